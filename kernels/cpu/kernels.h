@@ -1,0 +1,85 @@
+// CPU kernels: one table of functions an instruction set, chosen at run time. Every function is
+// single-threaded and works on one task; src/core distributes tasks over threads.
+//
+// Byte identity: all packers compute in fp32 with IEEE subtraction, division and
+// round-to-nearest-even, and without contraction, so that every ISA (and CUDA) writes the same
+// bytes for the same input.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/params.h"
+
+namespace rillkv::kernels::cpu {
+
+struct KernelTable {
+  const char* name;  // "scalar", "avx2", "avx512"
+
+  // ---- attention ----
+  /// Bytes of scratch that `attend` needs; depends on head_dim, block_size and the task's queries,
+  /// never on the context's length. The scratch is 64-byte aligned.
+  size_t (*attention_workspace_bytes)(const AttentionParams&, int32_t query_tokens);
+  void (*attend)(const AttentionParams&, const AttentionTask&, void* workspace);
+
+  // ---- statistics ----
+  /// absmax[c] = max over tokens of |x[t, kv_head, c]|; NaN if any is NaN. out: [head_dim]
+  void (*absmax)(const PackParams&, float* out);
+  /// Exact minimum and maximum over tokens of each channel. lo, hi: [head_dim]. Input is finite.
+  void (*min_max)(const PackParams&, float* lo, float* hi);
+  /// sums[c] += q[t, h, c]^2 in fp32, tokens in ascending order, no contraction. `input` holds
+  /// queries [tokens, heads, D] before RoPE, `kv_head` is the query head here. sums: [head_dim]
+  void (*add_squares)(const PackParams&, float* sums);
+
+  // ---- packing; formats in kernels/packed_format.h ----
+  /// Affine channel block (policy "adaptive"): lo rounds towards minus infinity, step = (hi - lo) /
+  /// (2^w - 1) rounds up, code = rint((x - lo) / step); lo, hi as min_max gives them; widths:
+  /// [head_dim / 2] as the format stores them. A constant channel has step 0 and code 0.
+  void (*pack_channels_affine)(const PackParams&, const float* lo, const float* hi,
+                               const uint8_t* widths, uint8_t* out);
+  /// Symmetric channel block (policy "ema"): step = fp16(absmax / (2^(w-1) - 1)), code =
+  /// clamp(rint(x / step), -2^(w-1), 2^(w-1)-1) + 2^(w-1). Returns how many codes were clipped.
+  int64_t (*pack_channels_symmetric)(const PackParams&, const float* absmax, const uint8_t* widths,
+                                     uint8_t* out);
+  /// Affine token block (values): per token and group, lo and step as for channels. At 2 bits the
+  /// range is shrunk about its middle by the factor of 1, .95, .9, .85, .8, .75, .7 that has the
+  /// least squared error. Returns how many codes were clipped (only the search at 2 bits can clip).
+  int64_t (*pack_tokens_affine)(const PackParams&, int32_t groups, int32_t bits, uint8_t* out);
+  /// Symmetric token block with one group (sinks): tokens go to rows first_row ... of a block of
+  /// params.block_size rows; other rows are left alone.
+  void (*pack_tokens_symmetric)(const PackParams&, int32_t first_row, int32_t bits, uint8_t* out);
+
+  // ---- rotations ----
+  /// y = H x / sqrt(D) for every token of one head, D a power of two; butterflies in order 1, 2, 4,
+  /// ..., fp32, one multiply by 1/sqrt(D) at the end. In place allowed.
+  void (*hadamard)(const PackParams&, MutableActivation out);
+};
+
+/// The table in use: the best the machine has, or the one RILLKV_ISA names.
+/// Throws std::invalid_argument for a name that is unknown or that this machine lacks.
+const KernelTable& kernels();
+/// One table by name, for tests and benchmarks; null if this machine lacks it or the name is
+/// unknown.
+const KernelTable* find_kernels(const char* name);
+
+// Back-end independent helpers, in portable C++.
+
+/// Unpack to fp32 [tokens, head_dim], contiguous (utility and test oracle's counterpart).
+void unpack_channels(const uint8_t* block, int tokens, int block_size, int head_dim, bool symmetric,
+                     float* out);
+void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_dim, int groups,
+                   bool symmetric, int bits, float* out);
+
+/// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
+/// range: [D] hi - lo; energy: [D]; classes: the allowed widths, ascending; increments: how many
+/// steps to the next class the head may spend; widths: [D/2] out, as the format stores them.
+void allocate_widths(const float* range, const float* energy, int head_dim, const int* classes,
+                     int class_count, int increments, uint8_t* widths);
+
+/// Merge `parts` partial results of AttentionTask by log-sum-exp and write params.out for the
+/// queries [query_begin, query_end) of one kv head. partials: parts blocks of rows * (head_dim + 2)
+/// floats.
+void merge_partials(const AttentionParams&, int32_t kv_head, int32_t query_begin, int32_t query_end,
+                    const float* partials, int32_t parts);
+
+}  // namespace rillkv::kernels::cpu

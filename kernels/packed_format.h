@@ -1,0 +1,152 @@
+// The packed format of the compressed KV cache. This file is its one authority: every packer,
+// attention kernel and script cites it, and nothing else computes an offset.
+//
+// PLANES. A code of `width` bits (1..8) is split, most significant bits first, into planes of 4-bit
+// (nibble), 2-bit (crumb) and 1-bit elements:
+//
+//   width   1    2    3    4    5    6    7      8
+//   planes  b    c    c b  n    n b  n c  n c b  n n        n = nibble, c = crumb, b = bit
+//
+//   code bits of width 7:   | 6 5 4 3 | 2 1 | 0 |
+//                             nibble   crumb  bit
+//
+// A plane of `count` elements of e bits is W = ceil(count * e / 32) little-endian 32-bit words.
+// Element k of word i (bits e*k .. e*k+e-1) belongs to index k * W + i:
+//
+//   nibble plane of 128 tokens, W = 16      word 0                             word 1 ...
+//   bits    0..3   4..7   8..11  ...  28..31 |
+//   token   0      16     32     ...  112    | 1, 17, 33, ...
+//
+// so one load, one shift and one mask of a register of words yield *consecutive* indices, whatever
+// the register's width, and the planes of 2 and 1 bits line up with the nibbles after one constant
+// per-lane shift. At 128 tokens the planes are 64, 32 and 16 bytes: one AVX-512 or AVX2 register,
+// or one coalesced warp load.
+//
+// CHANNEL BLOCK (keys of both policies, values of policy "ema"): `tokens` x head_dim of one kv
+// head, a scale (and offset) and a width for each channel.
+//
+//   offset                   bytes
+//   0                        2 * D        lo   fp16[D]      absent if symmetric
+//   channel_step_offset      2 * D        step fp16[D]
+//   channel_widths_offset    D / 2        byte p: width of channel p in bits 0..3, of p + D/2
+//   in 4..7 channel_codes_offset                  all nibble planes in channel order (a channel of
+//   8 bits has two,
+//                                         high then low), then all crumb planes, then all bit
+//                                         planes
+//   total                    rounded up to kAlignment
+//
+//   value = lo + step * code;   symmetric: value = step * (code - 2^(width-1))
+//
+// TOKEN BLOCK (values of policy "adaptive", sinks): `tokens` x head_dim of one kv head, one width
+// for all, a scale (and offset) for each token and group of channels.
+//
+//   0                        2 * G * T    lo   fp16[G][T]   absent if symmetric
+//   token_step_offset        2 * G * T    step fp16[G][T]
+//   token_codes_offset                    nibble rows [T][nibble planes], then crumb rows [T], then
+//   bit
+//                                         rows [T]; a row is one plane of D elements
+//   total                    rounded up to kAlignment
+//
+// Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
+// step 0. All offsets are bytes from the start of the block, which is kAlignment-aligned.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define RILLKV_HOST_DEVICE __host__ __device__
+#else
+#define RILLKV_HOST_DEVICE
+#endif
+
+namespace rillkv::format {
+
+inline constexpr int kVersion = 1;
+inline constexpr int kAlignment = 64;
+inline constexpr int kMinWidth = 1;
+inline constexpr int kMaxWidth = 8;
+
+// lo, hi and (hi - lo) / (2^width - 1) all fit in fp16 (largest finite value 65504) as long as no
+// input exceeds half of it. Larger or non-finite input is rejected before any state changes.
+inline constexpr float kMaxMagnitude = 32752.0f;
+
+RILLKV_HOST_DEVICE constexpr size_t align_up(size_t bytes, size_t to = kAlignment) {
+  return (bytes + to - 1) / to * to;
+}
+
+// ---- planes ----
+RILLKV_HOST_DEVICE constexpr int nibble_planes(int width) { return width == 8 ? 2 : width >> 2; }
+RILLKV_HOST_DEVICE constexpr int crumb_planes(int width) { return (width >> 1) & 1; }
+RILLKV_HOST_DEVICE constexpr int bit_planes(int width) { return width & 1; }
+/// Right shift that brings the (first) nibble of a code to bit 0; the second nibble of width 8 has
+/// 0.
+RILLKV_HOST_DEVICE constexpr int nibble_shift(int width) { return width - 4; }
+RILLKV_HOST_DEVICE constexpr int crumb_shift(int width) { return width & 1; }
+
+/// 32-bit words of a plane of `count` elements of `element_bits` bits.
+RILLKV_HOST_DEVICE constexpr int plane_words(int count, int element_bits) {
+  return (count * element_bits + 31) / 32;
+}
+RILLKV_HOST_DEVICE constexpr size_t plane_bytes(int count, int element_bits) {
+  return 4 * static_cast<size_t>(plane_words(count, element_bits));
+}
+/// Bytes of all planes of `count` codes of `width` bits.
+RILLKV_HOST_DEVICE constexpr size_t codes_bytes(int count, int width) {
+  return nibble_planes(width) * plane_bytes(count, 4) +
+         crumb_planes(width) * plane_bytes(count, 2) + bit_planes(width) * plane_bytes(count, 1);
+}
+
+// ---- channel block ----
+RILLKV_HOST_DEVICE constexpr size_t channel_step_offset(int head_dim, bool symmetric) {
+  return symmetric ? 0 : 2 * static_cast<size_t>(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr size_t channel_widths_offset(int head_dim, bool symmetric) {
+  return channel_step_offset(head_dim, symmetric) + 2 * static_cast<size_t>(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr size_t channel_codes_offset(int head_dim, bool symmetric) {
+  return align_up(channel_widths_offset(head_dim, symmetric) + static_cast<size_t>(head_dim) / 2);
+}
+/// `width_sum` is the sum of the widths of all channels; exact because block sizes are multiples of
+/// 32, which leaves no plane with unused elements.
+RILLKV_HOST_DEVICE constexpr size_t channel_block_bytes(int head_dim, int block_size,
+                                                        bool symmetric, int width_sum) {
+  return align_up(channel_codes_offset(head_dim, symmetric) +
+                  static_cast<size_t>(block_size) / 8 * static_cast<size_t>(width_sum));
+}
+RILLKV_HOST_DEVICE constexpr int channel_width(const uint8_t* widths, int channel, int head_dim) {
+  const int half = head_dim / 2;
+  return channel < half ? widths[channel] & 15 : widths[channel - half] >> 4;
+}
+
+// ---- token block ----
+/// Groups of a row: max(1, D / size) of them, D split evenly, earlier groups take the remainder.
+RILLKV_HOST_DEVICE constexpr int value_groups(int head_dim, int group_size) {
+  return head_dim / group_size > 0 ? head_dim / group_size : 1;
+}
+RILLKV_HOST_DEVICE constexpr int group_begin(int group, int groups, int head_dim) {
+  const int rest = head_dim % groups;
+  return group * (head_dim / groups) + (group < rest ? group : rest);
+}
+RILLKV_HOST_DEVICE constexpr size_t token_step_offset(int tokens, int groups, bool symmetric) {
+  return symmetric ? 0 : 2 * static_cast<size_t>(groups) * static_cast<size_t>(tokens);
+}
+RILLKV_HOST_DEVICE constexpr size_t token_codes_offset(int tokens, int groups, bool symmetric) {
+  return align_up(token_step_offset(tokens, groups, symmetric) +
+                  2 * static_cast<size_t>(groups) * static_cast<size_t>(tokens));
+}
+RILLKV_HOST_DEVICE constexpr size_t token_block_bytes(int tokens, int head_dim, int groups,
+                                                      bool symmetric, int width) {
+  return align_up(token_codes_offset(tokens, groups, symmetric) +
+                  static_cast<size_t>(tokens) * codes_bytes(head_dim, width));
+}
+
+// ---- the sizes that DESIGN promises, checked where they are defined ----
+static_assert(codes_bytes(128, 7) == 64 + 32 + 16 && codes_bytes(128, 8) == 128);
+// balanced, 4.25 / 4 bits: 4.531 bits an element at D = 64, 4.516 at D = 128.
+static_assert(channel_block_bytes(64, 128, false, 64 * 17 / 4) == 4672);
+static_assert(token_block_bytes(128, 64, 1, false, 4) == 4608);
+static_assert(channel_block_bytes(128, 128, false, 128 * 17 / 4) == 9280);
+static_assert(token_block_bytes(128, 128, 2, false, 4) == 9216);
+
+}  // namespace rillkv::format
