@@ -256,7 +256,8 @@ def make_tokenizer_config(meta, config, tokenizer):
         "chat_template": meta.get("tokenizer.chat_template"),
         "clean_up_tokenization_spaces": False,
         "model_max_length": config["max_position_embeddings"],
-        "tokenizer_class": "GPT2Tokenizer",
+        # As tokenizer.json says; GPT2Tokenizer would put its own splitting in place of the digits'.
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }
 
 
