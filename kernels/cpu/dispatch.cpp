@@ -69,8 +69,10 @@ const Isa kIsas[] = {
        __builtin_cpu_init();
        return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
               __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-              __builtin_cpu_supports("fma") != 0 && __builtin_cpu_supports("avx2") != 0 &&
-              __builtin_cpu_supports("f16c") != 0;
+              __builtin_cpu_supports("avx512vbmi") != 0 &&
+              __builtin_cpu_supports("avx512vnni") != 0 &&
+              __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
+              __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
      }},
     {&kAvx2,
      [] {
