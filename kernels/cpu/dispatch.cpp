@@ -42,8 +42,8 @@ constexpr KernelTable kAvx2 = {
 
 constexpr KernelTable kAvx512 = {
     .name = "avx512",
-    .attention_workspace_bytes = scalar::attention_workspace_bytes,
-    .attend = scalar::attend,
+    .attention_workspace_bytes = avx512::attention_workspace_bytes,
+    .attend = avx512::attend,
     .absmax = avx512::absmax,
     .min_max = avx512::min_max,
     .add_squares = avx512::add_squares,
