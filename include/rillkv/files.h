@@ -16,6 +16,6 @@ void write_file_atomically(const std::string& path, std::string_view contents);
 
 /// `text` in quotation marks for an error line: control bytes are escaped, anything beyond 120
 /// bytes is cut.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace rillkv

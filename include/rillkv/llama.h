@@ -50,6 +50,11 @@ class LlamaModelImpl : public torch::nn::Module {
   /// calls up to rounding of the matrix multiplications.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
+  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size], ...
+  at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
+  /// ... and logits of any rows of them, [rows, vocab] f32.
+  at::Tensor logits(const at::Tensor& hidden_states) const;
+
   /// An empty cache for one sequence.
   QuantizedKvCache make_cache(const CompressionConfig& config,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
@@ -61,8 +66,6 @@ class LlamaModelImpl : public torch::nn::Module {
   at::ScalarType dtype() const { return dtype_; }
 
  private:
-  at::Tensor logits_of(const at::Tensor& hidden) const;
-
   ModelConfig config_;
   at::ScalarType dtype_;
   at::Tensor embed_tokens_;  // [vocab, hidden]

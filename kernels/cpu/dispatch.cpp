@@ -42,8 +42,8 @@ constexpr KernelTable kAvx2 = {
 
 constexpr KernelTable kAvx512 = {
     .name = "avx512",
-    .attention_workspace_bytes = scalar::attention_workspace_bytes,
-    .attend = scalar::attend,
+    .attention_workspace_bytes = avx512::attention_workspace_bytes,
+    .attend = avx512::attend,
     .absmax = scalar::absmax,
     .min_max = scalar::min_max,
     .add_squares = scalar::add_squares,
@@ -69,8 +69,10 @@ const Isa kIsas[] = {
        __builtin_cpu_init();
        return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
               __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-              __builtin_cpu_supports("fma") != 0 && __builtin_cpu_supports("avx2") != 0 &&
-              __builtin_cpu_supports("f16c") != 0;
+              __builtin_cpu_supports("avx512vbmi") != 0 &&
+              __builtin_cpu_supports("avx512vnni") != 0 &&
+              __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
+              __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
      }},
     {&kAvx2,
      [] {

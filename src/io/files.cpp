@@ -13,7 +13,7 @@
 
 namespace rillkv {
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr size_t kLongest = 120;
   constexpr char kHex[] = "0123456789abcdef";
   std::string out = "\"";

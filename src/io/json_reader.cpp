@@ -28,7 +28,7 @@ json parse_json(std::string_view text, const std::string& where, int deepest) {
         break;
       case json::parse_event_t::key: {
         const auto& key = value.get_ref<const std::string&>();
-        RILLKV_CHECK(keys.back().insert(key).second, where, ": duplicate key ", quoted(key));
+        RILLKV_CHECK(keys.back().insert(key).second, where, ": duplicate key ", in_quotes(key));
         break;
       }
       default:
@@ -42,7 +42,7 @@ json parse_json(std::string_view text, const std::string& where, int deepest) {
     // "[json.exception.parse_error.101] parse error at line ...": drop the internal identifier.
     std::string_view what = error.what();
     if (const size_t end = what.find("] "); end != what.npos) what.remove_prefix(end + 2);
-    const std::string clean = quoted(what);
+    const std::string clean = in_quotes(what);
     throw Error(str_cat(where, ": bad JSON: ", clean.substr(1, clean.size() - 2)));
   }
 }

@@ -79,7 +79,7 @@ struct SafetensorsFile::Impl {
 
   const io::SafetensorsEntry& entry(const std::string& name) const {
     const auto found = header.tensors.find(name);
-    RILLKV_CHECK(found != header.tensors.end(), path, ": tensor ", quoted(name), " is missing");
+    RILLKV_CHECK(found != header.tensors.end(), path, ": tensor ", in_quotes(name), " is missing");
     return found->second;
   }
 
@@ -116,8 +116,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   for (const auto& [spelling, scalar_type] : kReadable) {
     if (entry.dtype == spelling) type = scalar_type;
   }
-  RILLKV_CHECK(type, impl_->path, ": tensor ", quoted(name), " has dtype ", quoted(entry.dtype),
-               "; F32, F16 and BF16 are supported");
+  RILLKV_CHECK(type, impl_->path, ": tensor ", in_quotes(name), " has dtype ",
+               in_quotes(entry.dtype), "; F32, F16 and BF16 are supported");
   const auto options = at::TensorOptions(*type);
   char* data = impl_->mapping.data() + entry.begin;
   if (entry.begin % c10::elementSize(*type) != 0) {
@@ -164,21 +164,21 @@ Checkpoint Checkpoint::open(const std::string& path) {
   }
   std::map<std::string, size_t> opened;
   for (const auto& [name, value] : weight_map->items()) {
-    RILLKV_CHECK(value.is_string(), index_path, ": weight_map of ", quoted(name),
+    RILLKV_CHECK(value.is_string(), index_path, ": weight_map of ", in_quotes(name),
                  " must be a file name");
     const auto shard = value.get<std::string>();
     // A checkpoint must not make us read files outside its folder.
     RILLKV_CHECK(!shard.empty() && shard.find('/') == shard.npos && shard != "." && shard != "..",
-                 index_path, ": weight_map of ", quoted(name), " names ", quoted(shard),
+                 index_path, ": weight_map of ", in_quotes(name), " names ", in_quotes(shard),
                  ", expected a file in the same folder");
     auto found = opened.find(shard);
     if (found == opened.end()) {
-      RILLKV_CHECK(fs::exists(folder / shard, ignored), path, ": shard ", quoted(shard),
-                   " is missing, the index says it holds tensor ", quoted(name));
+      RILLKV_CHECK(fs::exists(folder / shard, ignored), path, ": shard ", in_quotes(shard),
+                   " is missing, the index says it holds tensor ", in_quotes(name));
       found = opened.emplace(shard, add_file((folder / shard).string())).first;
     }
     RILLKV_CHECK(checkpoint.files_[found->second].contains(name),
-                 checkpoint.files_[found->second].path(), ": tensor ", quoted(name),
+                 checkpoint.files_[found->second].path(), ": tensor ", in_quotes(name),
                  " is missing, ", kIndexFile, " says it is there");
     checkpoint.file_index_[name] = found->second;
   }
@@ -187,7 +187,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
 
 const SafetensorsFile& Checkpoint::file_of(const std::string& name) const {
   const auto found = file_index_.find(name);
-  RILLKV_CHECK(found != file_index_.end(), path_, ": tensor ", quoted(name), " is missing");
+  RILLKV_CHECK(found != file_index_.end(), path_, ": tensor ", in_quotes(name), " is missing");
   return files_[found->second];
 }
 
@@ -217,7 +217,7 @@ void write_safetensors(const std::string& path, const std::map<std::string, at::
       if (tensor.scalar_type() == type) entry.dtype = spelling;
     }
     if (tensor.scalar_type() == at::kLong) entry.dtype = "I64";
-    RILLKV_CHECK(!entry.dtype.empty(), path, ": tensor ", quoted(name), " has dtype ",
+    RILLKV_CHECK(!entry.dtype.empty(), path, ": tensor ", in_quotes(name), " has dtype ",
                  tensor.scalar_type(), "; float, half, bfloat16 and int64 can be written");
     entry.shape = tensor.sizes().vec();
     entry.begin = position;

@@ -37,7 +37,7 @@ const json& member(const json& entry, const char* key, const std::string& what) 
 uint64_t natural(const json& value, const char* key, const std::string& what) {
   // nlohmann types a literal without sign as unsigned, one with a minus as signed.
   RILLKV_CHECK(value.is_number_unsigned(), what, ": \"", key,
-               "\" must hold non-negative integers, found ", quoted(value.dump()));
+               "\" must hold non-negative integers, found ", in_quotes(value.dump()));
   return value.get<uint64_t>();
 }
 
@@ -113,10 +113,10 @@ void check_tiling(const SafetensorsHeader& header, uint64_t data_start, uint64_t
   const std::string* previous = nullptr;
   for (const Item* item : order) {
     const SafetensorsEntry& entry = item->second;
-    RILLKV_CHECK(entry.begin >= reached, name, ": tensor ", quoted(item->first),
-                 " overlaps tensor ", quoted(previous == nullptr ? "" : *previous));
+    RILLKV_CHECK(entry.begin >= reached, name, ": tensor ", in_quotes(item->first),
+                 " overlaps tensor ", in_quotes(previous == nullptr ? "" : *previous));
     RILLKV_CHECK(entry.begin == reached, name, ": ", entry.begin - reached, " bytes before tensor ",
-                 quoted(item->first), " belong to no tensor");
+                 in_quotes(item->first), " belong to no tensor");
     reached = entry.end;
     previous = &item->first;
   }
@@ -154,11 +154,11 @@ SafetensorsHeader parse_safetensors_header(std::string_view file, const std::str
 
   SafetensorsHeader header;
   for (const auto& [key, value] : root.items()) {
-    const std::string what = str_cat(name, ": tensor ", quoted(key));
+    const std::string what = str_cat(name, ": tensor ", in_quotes(key));
     if (key == kMetadataKey) {
       RILLKV_CHECK(value.is_object(), name, ": __metadata__ must be an object");
       for (const auto& [field, text] : value.items()) {
-        RILLKV_CHECK(text.is_string(), name, ": __metadata__ ", quoted(field),
+        RILLKV_CHECK(text.is_string(), name, ": __metadata__ ", in_quotes(field),
                      " must be a string, found ", text.type_name());
         header.metadata[field] = text.get<std::string>();
       }

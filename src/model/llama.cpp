@@ -44,8 +44,35 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
   }
 }
 
-at::Tensor LlamaModelImpl::logits_of(const at::Tensor& hidden) const {
-  return lm_head_->forward(rms_norm(hidden, norm_, config_.rms_norm_eps)).to(at::kFloat);
+at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
+  at::InferenceMode inference;
+  return lm_head_->forward(rms_norm(hidden_states, norm_, config_.rms_norm_eps)).to(at::kFloat);
+}
+
+at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
+  at::InferenceMode inference;
+  std::vector<at::Tensor> tokens;
+  std::vector<SequenceRows> rows;
+  int64_t total = 0;
+  for (const SequenceChunk& chunk : batch) {
+    RILLKV_CHECK(chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong,
+                 "LlamaModel: expected tokens of [T] int64, got ", chunk.tokens.scalar_type(), " ",
+                 chunk.tokens.sizes());
+    const int64_t count = chunk.tokens.size(0);
+    RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
+    const int64_t low = chunk.tokens.min().item<int64_t>(),
+                  high = chunk.tokens.max().item<int64_t>();
+    RILLKV_CHECK(low >= 0 && high < config_.vocab_size, "LlamaModel: expected token ids in 0..",
+                 config_.vocab_size - 1, ", got ", low < 0 ? low : high);
+    tokens.push_back(chunk.tokens);
+    rows.push_back({total, total + count, chunk.cache});
+    total += count;
+  }
+  RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
+  at::Tensor hidden =
+      at::embedding(embed_tokens_, tokens.size() == 1 ? tokens[0] : at::cat(tokens));
+  for (const auto& layer : layers_) hidden = layer->forward(hidden, rows);
+  return hidden;
 }
 
 at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& cache,
@@ -54,35 +81,15 @@ at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& c
 }
 
 std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>& batch,
-                                                Logits logits) const {
-  at::InferenceMode inference;
-  std::vector<at::Tensor> tokens;
-  std::vector<SequenceRows> rows;
-  int64_t total = 0;
-  for (const SequenceChunk& chunk : batch) {
-    RILLKV_CHECK(chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong,
-                 "LlamaModel::forward: expected tokens of [T] int64, got ",
-                 chunk.tokens.scalar_type(), " ", chunk.tokens.sizes());
-    const int64_t count = chunk.tokens.size(0);
-    RILLKV_CHECK(count > 0, "LlamaModel::forward: expected at least one token, got none");
-    const int64_t low = chunk.tokens.min().item<int64_t>(),
-                  high = chunk.tokens.max().item<int64_t>();
-    RILLKV_CHECK(low >= 0 && high < config_.vocab_size,
-                 "LlamaModel::forward: expected token ids in 0..", config_.vocab_size - 1, ", got ",
-                 low < 0 ? low : high);
-    tokens.push_back(chunk.tokens);
-    rows.push_back({total, total + count, chunk.cache});
-    total += count;
-  }
-  const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
-  at::Tensor hidden = at::embedding(embed_tokens_, ids);
-  for (const auto& layer : layers_) hidden = layer->forward(hidden, rows);
-
+                                                Logits which) const {
+  const at::Tensor hidden = hidden_states(batch);
   std::vector<at::Tensor> results(batch.size());
-  if (logits == Logits::kNone) return results;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t begin = logits == Logits::kLast ? rows[i].end - 1 : rows[i].begin;
-    results[i] = logits_of(hidden.slice(0, begin, rows[i].end));
+  if (which == Logits::kNone) return results;
+  int64_t begin = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const int64_t end = begin + batch[i].tokens.size(0);
+    results[i] = logits(hidden.slice(0, which == Logits::kLast ? end - 1 : begin, end));
+    begin = end;
   }
   return results;
 }

@@ -1,46 +1,45 @@
-// A folder that disappears with its test.
+// A folder that lives as long as the object.
 #pragma once
 
-#include <unistd.h>
+#include <stdlib.h>
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 
-namespace rillkv::test {
+namespace rillkv::testing {
 
 class TemporaryFolder {
  public:
   TemporaryFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "rillkv_test_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
+    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create " + name);
     path_ = name;
   }
   ~TemporaryFolder() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
   }
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
-  const std::filesystem::path& path() const { return path_; }
+  std::string path() const { return path_.string(); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
 
-  std::filesystem::path write(const std::string& name, const std::string& text) const {
+  /// Writes a file, making folders as needed, and returns its path.
+  std::string write(const std::string& name, std::string_view contents) const {
     std::filesystem::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << text;
-    return path_ / name;
-  }
-  static std::string read(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
+    std::ofstream out(path_ / name, std::ios::binary);
+    out << contents;
+    if (!out.flush()) throw std::runtime_error("cannot write " + file(name));
+    return file(name);
   }
 
  private:
   std::filesystem::path path_;
 };
 
-}  // namespace rillkv::test
+}  // namespace rillkv::testing
