@@ -15,10 +15,10 @@ namespace rillkv::eval {
 namespace {
 
 using Json = nlohmann::json;
-using test::error_of;
-using test::FakeBackend;
-using rillkv::testing::TemporaryFolder;
-using testing::HasSubstr;
+using testing::error_of;
+using testing::FakeBackend;
+using testing::TemporaryFolder;
+using ::testing::HasSubstr;
 
 /// Finds the first "is DIGITS." in the prompt, as a perfect model would.
 std::string find_number(const std::string& prompt) {

@@ -7,6 +7,7 @@
 #include <csignal>
 
 #include "rillkv/eval/progress.h"
+#include "rillkv/files.h"
 #include "tests/support/error_of.h"
 #include "tests/support/temporary_folder.h"
 
@@ -14,10 +15,10 @@ namespace rillkv::eval {
 namespace {
 
 using Json = nlohmann::json;
-using test::error_of;
-using rillkv::testing::TemporaryFolder;
-using testing::AllOf;
-using testing::HasSubstr;
+using testing::error_of;
+using testing::TemporaryFolder;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 const Json kFingerprint = {{"model", "m"}, {"config", {{"policy", "ema"}, {"decay", 1.0}}}};
 
@@ -52,7 +53,7 @@ TEST(ResultLog, DropsATornLastLine) {
   TemporaryFolder folder;
   const auto path = folder / "results.jsonl";
   { ResultLog(path, kFingerprint).append("a", {{"x", 1}}); }
-  const std::string whole = TemporaryFolder::read(path);
+  const std::string whole = read_file(path.string());
   folder.write("results.jsonl", whole + R"({"key":"b","x":)");
   ResultLog log(path, kFingerprint);
   EXPECT_EQ(log.records().size(), 1u);
@@ -64,7 +65,7 @@ TEST(ResultLog, MalformedLineIsNamed) {
   TemporaryFolder folder;
   const auto path = folder / "results.jsonl";
   { ResultLog(path, kFingerprint).append("a", {{"x", 1}}); }
-  folder.write("results.jsonl", TemporaryFolder::read(path) + "oops\n");
+  folder.write("results.jsonl", read_file(path.string()) + "oops\n");
   EXPECT_THAT(error_of([&] { ResultLog(path, kFingerprint); }), HasSubstr("results.jsonl:2:"));
 }
 

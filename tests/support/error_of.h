@@ -6,7 +6,7 @@
 
 #include "rillkv/error.h"
 
-namespace rillkv::test {
+namespace rillkv::testing {
 
 /// Empty if nothing was thrown. Other exceptions pass.
 template <typename Call>
@@ -19,4 +19,4 @@ std::string error_of(Call&& call) {
   return "";
 }
 
-}  // namespace rillkv::test
+}  // namespace rillkv::testing

@@ -9,7 +9,7 @@
 
 #include "rillkv/eval/backend.h"
 
-namespace rillkv::test {
+namespace rillkv::testing {
 
 /// Tokens are a word with the white space before it, or trailing white space. Id 0 begins every
 /// prompt, ids 1 and 2 enclose a user's turn; decoding drops all three.
@@ -84,4 +84,4 @@ class FakeBackend : public eval::GenerationBackend {
   mutable std::vector<std::string> words_;
 };
 
-}  // namespace rillkv::test
+}  // namespace rillkv::testing

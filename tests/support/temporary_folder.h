@@ -1,11 +1,10 @@
-// A folder that disappears with its test.
+// A folder that lives as long as the object.
 #pragma once
 
 #include <stdlib.h>
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -30,19 +29,13 @@ class TemporaryFolder {
   std::string file(const std::string& name) const { return (path_ / name).string(); }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
 
-  /// Writes a file, with the folders above it, and returns its path.
+  /// Writes a file, making folders as needed, and returns its path.
   std::string write(const std::string& name, std::string_view contents) const {
     std::filesystem::create_directories((path_ / name).parent_path());
     std::ofstream out(path_ / name, std::ios::binary);
     out << contents;
     if (!out.flush()) throw std::runtime_error("cannot write " + file(name));
     return file(name);
-  }
-  static std::string read(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
   }
 
  private:
