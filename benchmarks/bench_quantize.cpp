@@ -249,15 +249,11 @@ bool verified(benchmark::State& state, const KernelTable& isa, Workload& work) {
   return false;
 }
 
-void report(benchmark::State& state, const Workload& work, double bytes) {
+void report(benchmark::State& state, const Workload& work, double bytes, double seconds) {
+  const double each = seconds / static_cast<double>(state.iterations());
   state.SetBytesProcessed(static_cast<int64_t>(bytes) * state.iterations());
-  const auto n = static_cast<double>(state.iterations());
-  state.counters["peak"] =
-      benchmark::Counter(bytes * n / peak_bandwidth, benchmark::Counter::kIsRate);
-  // A rate inverted: seconds a token of all layers, shown in microseconds.
-  state.counters["us/token"] =
-      benchmark::Counter(n * kBlock / work.layer_count() / 1e6,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["peak"] = bytes / each / peak_bandwidth;
+  state.counters["us/token"] = each * 1e6 * work.layer_count() / kBlock;
 }
 
 void add(const std::string& name, const KernelTable& isa, const Model& model, const Preset& preset,
@@ -269,11 +265,13 @@ void add(const std::string& name, const KernelTable& isa, const Model& model, co
         Workload work(model, preset);
         if (!verified(state, isa, work)) return;
         size_t layer = 0;
+        const auto begin = std::chrono::steady_clock::now();
         for (auto _ : state) {
           body(work, isa, layer);
           layer = (layer + 1) % work.layers();
         }
-        report(state, work, bytes(work));
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+        report(state, work, bytes(work), elapsed.count());
       });
 }
 

@@ -31,24 +31,23 @@ namespace {
 
 template <class S>
 struct Scale {
-  typename S::Float lo;       // as stored; 0 if symmetric
-  typename S::Float divisor;  // the stored step; infinity where that is 0, so that all codes are 0
+  typename S::Float lo, step;  // as stored
+  typename S::Float divisor;   // the stored step; infinity where that is 0, so that all codes are 0
 };
 
-/// affine_scale of common.h for a register; stores the bits of the lanes that exist.
+/// affine_scale of common.h for a register, and the bits to store.
 template <class S>
 Scale<S> make_affine_scale(typename S::Float lo, typename S::Float hi, typename S::Float top,
-                           uint16_t* lo_out, uint16_t* step_out, typename S::Part part) {
+                           typename S::Half& lo_bits, typename S::Half& step_bits) {
   Scale<S> scale;
   // lo_bits = float_to_half(lo + 0.0f, down)
-  const typename S::Half lo_bits = S::to_half_down(S::add(lo, S::set(0.0f)));
+  lo_bits = S::to_half_down(S::add(lo, S::set(0.0f)));
   scale.lo = S::from_half(lo_bits);
   // step_bits = max((hi - lo) / top, 0), up
   const typename S::Float step = S::div(S::sub(hi, scale.lo), top);
-  const typename S::Half step_bits = S::to_half_up(S::max(step, S::set(0.0f)));
-  scale.divisor = S::infinity_if_zero(S::from_half(step_bits));
-  S::store_half_part(lo_bits, lo_out, part);
-  S::store_half_part(step_bits, step_out, part);
+  step_bits = S::to_half_up(S::max(step, S::set(0.0f)));
+  scale.step = S::from_half(step_bits);
+  scale.divisor = S::infinity_if_zero(scale.step);
   return scale;
 }
 
@@ -229,7 +228,10 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
       S::store_half_part(step_bits, step_out + c, part);
     } else {
       const typename S::Float lower = S::template load_part<Dtype::kFloat32>(lo, c, part);
-      strip.scale = make_affine_scale<S>(lower, upper, strip.top, lo_out + c, step_out + c, part);
+      typename S::Half lo_bits, step_bits;
+      strip.scale = make_affine_scale<S>(lower, upper, strip.top, lo_bits, step_bits);
+      S::store_half_part(lo_bits, lo_out + c, part);
+      S::store_half_part(step_bits, step_out + c, part);
     }
     clipped += pack_strip<S, kType, kSymmetric>(p, c, part, strip);
   }
@@ -326,11 +328,24 @@ void range_of(const float* x, int count, float& lo, float& hi) {
   hi = S::max_of(most);
 }
 
-/// Codes of x[0, count) and, if `errors`, their squared error in the order of scalar_pack.cpp. May
-/// write up to L - 1 codes past the end.
-template <class S, bool kErrors>
-float row_codes(const float* x, int count, const Scale<S>& scale, typename S::Float step, float top,
-                uint8_t* codes) {
+/// Stores the codes of x[0, count), and up to L - 1 more.
+template <class S>
+void row_codes(const float* x, int count, const Scale<S>& scale, float top, uint8_t* codes) {
+  constexpr int L = S::kLanes;
+  const typename S::Float tops = S::set(top);
+  int i = 0;
+  for (; i + L <= count; i += L) {
+    S::store_bytes(affine_code<S>(S::load(x + i), scale, tops), codes + i);
+  }
+  if (i < count) {
+    const typename S::Float v = S::load_or(x + i, S::part(count - i), scale.lo);
+    S::store_bytes(affine_code<S>(v, scale, tops), codes + i);
+  }
+}
+
+/// The squared error of x[0, count)'s codes, added in the order of scalar_pack.cpp.
+template <class S>
+float squared_error(const float* x, int count, const Scale<S>& scale, float top) {
   constexpr int L = S::kLanes;
   typename S::Float sums[16 / L];
   for (int a = 0; a < 16 / L; ++a) sums[a] = S::set(0.0f);
@@ -341,37 +356,36 @@ float row_codes(const float* x, int count, const Scale<S>& scale, typename S::Fl
       if (begin >= count) break;
       const typename S::Part part = S::part(count - begin < L ? count - begin : L);
       const typename S::Float v = S::load_or(x + begin, part, scale.lo);
-      const typename S::Int code = affine_code<S>(v, scale, tops);
-      S::store_bytes(code, codes + begin);
-      if constexpr (kErrors) {
-        // value = lo + step * code; error = x - value; sums[i % 16] += error * error
-        const typename S::Float value = S::add(scale.lo, S::mul(step, S::to_float(code)));
-        const typename S::Float error = S::keep(S::sub(v, value), part);
-        sums[a] = S::add(sums[a], S::mul(error, error));
-      }
+      // value = lo + step * code; error = x - value; sums[i % 16] += error * error
+      const typename S::Float code = S::to_float(affine_code<S>(v, scale, tops));
+      const typename S::Float value = S::add(scale.lo, S::mul(scale.step, code));
+      const typename S::Float error = S::keep(S::sub(v, value), part);
+      sums[a] = S::add(sums[a], S::mul(error, error));
     }
   }
-  return kErrors ? S::fold16(sums) : 0.0f;
+  return S::fold16(sums);
 }
 
 /// Scale of one group of a row, in all lanes, and its stored bits.
 template <class S>
-Scale<S> group_scale(float lo, float hi, int width, uint16_t* lo_bits, uint16_t* step_bits) {
-  return make_affine_scale<S>(S::set(lo), S::set(hi), S::set(max_code(width)), lo_bits, step_bits,
-                              S::part(1));
+Scale<S> group_scale(float lo, float hi, float top, uint16_t* lo_out, uint16_t* step_out) {
+  typename S::Half lo_bits, step_bits;
+  const Scale<S> scale =
+      make_affine_scale<S>(S::set(lo), S::set(hi), S::set(top), lo_bits, step_bits);
+  *lo_out = S::first_half(lo_bits);
+  *step_out = S::first_half(step_bits);
+  return scale;
 }
 
 /// The 2-bit search of scalar_pack.cpp: lo and hi become those of the best range.
 template <class S>
-void search_range(const float* x, int count, int width, float& lo, float& hi, uint8_t* codes) {
+void search_range(const float* x, int count, float top, float& lo, float& hi) {
   constexpr float kFactors[] = {.95f, .9f, .85f, .8f, .75f, .7f};
   const float middle = (lo + hi) * 0.5f;
   const float radius = (hi - lo) * 0.5f;
-  uint16_t lo_bits, step_bits;
   const auto error_of = [&](float from, float to) {
-    const Scale<S> scale = group_scale<S>(from, to, width, &lo_bits, &step_bits);
-    const typename S::Float step = S::set(half_to_float(step_bits));
-    return row_codes<S, true>(x, count, scale, step, max_code(width), codes);
+    uint16_t lo_bits, step_bits;
+    return squared_error<S>(x, count, group_scale<S>(from, to, top, &lo_bits, &step_bits), top);
   };
   float least = error_of(lo, hi);
   for (float factor : kFactors) {
@@ -410,6 +424,7 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
   uint16_t* step_out =
       reinterpret_cast<uint16_t*>(out + format::token_step_offset(T, groups, false));
   const uint8_t* row = first_row(p);
+  const float top = max_code(width);
   int64_t clipped = 0;
   for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
     load_whole_row<S, kType>(row, D, x);
@@ -418,11 +433,10 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
       const int count = format::group_begin(g + 1, groups, D) - begin;
       float lo, hi;
       range_of<S>(x + begin, count, lo, hi);
-      if (width == 2) search_range<S>(x + begin, count, width, lo, hi, codes + begin);
-      const Scale<S> scale =
-          group_scale<S>(lo, hi, width, lo_out + g * T + t, step_out + g * T + t);
-      if (width == 2) clipped += count_clipped<S>(x + begin, count, scale, max_code(width));
-      row_codes<S, false>(x + begin, count, scale, scale.lo, max_code(width), codes + begin);
+      if (width == 2) search_range<S>(x + begin, count, top, lo, hi);
+      const Scale<S> scale = group_scale<S>(lo, hi, top, lo_out + g * T + t, step_out + g * T + t);
+      if (width == 2) clipped += count_clipped<S>(x + begin, count, scale, top);
+      row_codes<S>(x + begin, count, scale, top, codes + begin);
     }
     pack_row<S>(codes, D, width, token_planes(out, T, t, D, groups, false, width));
   }

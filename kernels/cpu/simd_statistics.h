@@ -151,7 +151,7 @@ void hadamard_row(const uint8_t* in, int head_dim, typename S::Float factor, voi
     }
   }
   for (int v = 0; v < registers; ++v) {
-    S::template store_as<kType>(S::mul(x[v], factor), out, v * L, S::part(L));
+    S::template store_as<kType>(S::mul(x[v], factor), out, v * L);
   }
 }
 
@@ -173,7 +173,7 @@ void hadamard_in(const PackParams& p, const MutableActivation& out) {
       const typename S::Part part = S::part(D);
       const typename S::Float x =
           butterflies_within<S>(S::template load_part<kType>(row, 0, part), D);
-      S::template store_as<kType>(S::mul(x, factor), to, 0, part);
+      S::template store_part_as<kType>(S::mul(x, factor), to, 0, part);
     }
   }
 }
