@@ -58,7 +58,7 @@ size_t sentence_boundary(const std::string& text, size_t at) {
     const char before = text[i - 1];
     const bool space = text[i] == ' ' || text[i] == '\n';
     if (space && (before == '.' || before == '!' || before == '?')) return i;
-    if (before == '\n' && text[i] == '\n') return i;
+    if (before == '\n' && text[i] == '\n') return i - 1;  // The end of a paragraph.
   }
   return 0;
 }

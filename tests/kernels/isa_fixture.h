@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -61,7 +62,7 @@ class GuardedBuffer {
       : bytes_(bytes), storage_(bytes + shift + 3 * kGuard, kPattern) {
     const auto address = reinterpret_cast<uintptr_t>(storage_.data());
     begin_ = kGuard + (kAlign - (address + kGuard) % kAlign) % kAlign + shift;
-    std::memset(data(), fill, bytes_);
+    std::fill_n(data(), bytes_, fill);
   }
   GuardedBuffer(const GuardedBuffer&) = delete;
   GuardedBuffer& operator=(const GuardedBuffer&) = delete;

@@ -4,17 +4,64 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/reference/half.h"
+
 namespace rillkv::reference {
 
-Vector rotate(const Vector& x, int64_t position, const Vector& inv_freq) {
+namespace {
+
+template <typename Real>
+Vector rotate_in(const Vector& x, int64_t position, const Vector& inv_freq) {
   const size_t half = x.size() / 2;
   Vector y(x.size());
   for (size_t c = 0; c < half; ++c) {
     const double angle = static_cast<double>(position) * inv_freq[c];
-    y[c] = x[c] * std::cos(angle) - x[c + half] * std::sin(angle);
-    y[c + half] = x[c + half] * std::cos(angle) + x[c] * std::sin(angle);
+    const auto cosine = static_cast<Real>(std::cos(angle));
+    const auto sine = static_cast<Real>(std::sin(angle));
+    const auto a = static_cast<Real>(x[c]), b = static_cast<Real>(x[c + half]);
+    y[c] = static_cast<double>(a * cosine - b * sine);
+    y[c + half] = static_cast<double>(b * cosine + a * sine);
   }
   return y;
+}
+
+/// Naive attention in the arithmetic of Real; `round` on the weights alone.
+template <typename Real>
+Vector attend_in(const Vector& rotated_query, int64_t index, const std::vector<Token>& rotated,
+                 double scale, double (*round)(double)) {
+  const std::vector<Real> q(rotated_query.begin(), rotated_query.end());
+  std::vector<Real> scores;
+  std::vector<const Token*> visible;
+  for (const Token& token : rotated) {
+    if (token.index > index) continue;
+    Real score = 0;
+    for (size_t c = 0; c < q.size(); ++c) score += q[c] * static_cast<Real>(token.key[c]);
+    scores.push_back(static_cast<Real>(scale) * score);
+    visible.push_back(&token);
+  }
+  Real most = -std::numeric_limits<Real>::infinity();
+  for (Real score : scores) most = std::max(most, score);
+  std::vector<Real> out(q.size(), Real{0});
+  Real total = 0;
+  for (size_t j = 0; j < visible.size(); ++j) {
+    const Real weight = std::exp(scores[j] - most);
+    total += weight;
+    const auto rounded = static_cast<Real>(round(static_cast<double>(weight)));
+    for (size_t c = 0; c < out.size(); ++c) {
+      out[c] += rounded * static_cast<Real>(visible[j]->value[c]);
+    }
+  }
+  Vector result;
+  for (Real x : out) result.push_back(static_cast<double>(x / total));
+  return result;
+}
+
+double exactly(double x) { return x; }
+
+}  // namespace
+
+Vector rotate(const Vector& x, int64_t position, const Vector& inv_freq) {
+  return rotate_in<double>(x, position, inv_freq);
 }
 
 Vector hadamard(const Vector& x) {
@@ -30,40 +77,31 @@ Vector hadamard(const Vector& x) {
   return y;
 }
 
-std::vector<Token> with_rotated_keys(std::vector<Token> tokens, const Vector& inv_freq) {
-  for (Token& token : tokens) token.key = rotate(token.key, token.position, inv_freq);
+std::vector<Token> with_rotated_keys(std::vector<Token> tokens, const Vector& inv_freq,
+                                     Precision precision) {
+  for (Token& token : tokens) {
+    token.key = precision == Precision::kFloat32
+                    ? rotate_in<float>(token.key, token.position, inv_freq)
+                    : rotate(token.key, token.position, inv_freq);
+    if (precision != Precision::kBFloat16Tiles) continue;
+    for (double& element : token.key) element = bfloat16_round(element);
+    for (double& element : token.value) element = bfloat16_round(element);
+  }
   return tokens;
 }
 
 Vector attend(const Query& query, const std::vector<Token>& rotated, const Vector& inv_freq,
-              double scale, const Precision& precision) {
-  const auto round_all = [&](Vector x) {
-    for (double& element : x) element = precision.round(element);
-    return x;
-  };
-  const Vector q = round_all(rotate(query.vector, query.position, inv_freq));
-  std::vector<double> scores;
-  std::vector<const Token*> visible;
-  for (const Token& token : rotated) {
-    if (token.index > query.index) continue;
-    double score = 0;
-    for (size_t c = 0; c < q.size(); ++c) score += q[c] * precision.round(token.key[c]);
-    scores.push_back(scale * score);
-    visible.push_back(&token);
+              double scale, Precision precision) {
+  if (precision == Precision::kFloat32) {
+    const Vector q = rotate_in<float>(query.vector, query.position, inv_freq);
+    return attend_in<float>(q, query.index, rotated, scale, exactly);
   }
-  double most = -std::numeric_limits<double>::infinity();
-  for (double score : scores) most = std::max(most, score);
-  Vector out(query.vector.size(), 0.0);
-  double total = 0;
-  for (size_t j = 0; j < visible.size(); ++j) {
-    const double weight = std::exp(scores[j] - most);
-    total += weight;
-    for (size_t c = 0; c < out.size(); ++c) {
-      out[c] += precision.round(weight) * precision.round(visible[j]->value[c]);
-    }
+  Vector q = rotate(query.vector, query.position, inv_freq);
+  if (precision == Precision::kExact) {
+    return attend_in<double>(q, query.index, rotated, scale, exactly);
   }
-  for (double& element : out) element /= total;
-  return out;
+  for (double& element : q) element = bfloat16_round(element);
+  return attend_in<double>(q, query.index, rotated, scale, bfloat16_round);
 }
 
 }  // namespace rillkv::reference

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 namespace rillkv::reference {
@@ -30,17 +29,21 @@ Vector rotate(const Vector& x, int64_t position, const Vector& inv_freq);
 /// (-1)^popcount(i & j) / sqrt(D).
 Vector hadamard(const Vector& x);
 
-/// Applied to intermediate quantities, to see what plain low-precision code would make of them.
-struct Precision {
-  std::function<double(double)> round = [](double x) { return x; };
+/// How attention computes. Beside exact (double) attention, what plain low-precision code would
+/// make of the same input: the yardstick of a kernel's error.
+enum class Precision {
+  kExact,
+  kFloat32,        // naive code in fp32 throughout
+  kBFloat16Tiles,  // rotated queries and keys, weights and values rounded to bf16, sums exact
 };
 
-/// The same tokens with keys as RoPE leaves them.
-std::vector<Token> with_rotated_keys(std::vector<Token> tokens, const Vector& inv_freq);
+/// The same tokens with keys as RoPE leaves them; under kBFloat16Tiles keys and values are rounded.
+std::vector<Token> with_rotated_keys(std::vector<Token> tokens, const Vector& inv_freq,
+                                     Precision precision = Precision::kExact);
 
-/// softmax over the visible tokens (index <= the query's) times their values. With a `precision`
-/// the rotated query and key, the weights relative to the largest, and the values are rounded.
+/// softmax over the visible tokens (index <= the query's) times their values. `rotated` comes from
+/// with_rotated_keys with the same precision.
 Vector attend(const Query& query, const std::vector<Token>& rotated, const Vector& inv_freq,
-              double scale, const Precision& precision = {});
+              double scale, Precision precision = Precision::kExact);
 
 }  // namespace rillkv::reference
