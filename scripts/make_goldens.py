@@ -60,6 +60,8 @@ def nasty_corpus():
         "thai": "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01",
         "accents": "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m \u00df \u017f \u0130\u0131 \ufb01",
         "combining": "e\u0301 a\u0308\u0323 \u0301alone o\u0302\u0300",
+        "compositions": "A\u030a \u212b \u1100\u1161\u11a8 \u0958 q\u0307\u0323 \u2126 \uf900"
+                        "\u0928\u093c \u0344 \U0001d15e \uac00\u11a8 e\u0323\u0301",
         "emoji": "\U0001f642 \U0001f44d\U0001f3fd \u2764\ufe0f \U0001f1e9\U0001f1ea",
         "zwj": "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \u0915\u094d\u200d\u0937",
         "invisible": "a\u200bb\u200cc\u2060d\ufeffe\u00adf",
@@ -130,7 +132,7 @@ def random_texts():
 
 
 def write_bpe_tokenizer(folder, text, llama3):
-    """A small byte-level BPE in the style of LLaMA 3, or of SmolLM2 with a byte that has no token."""
+    """A small byte-level BPE in the style of LLaMA 3, or of SmolLM2 with bytes without a token."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers import processors, trainers
 
@@ -202,6 +204,10 @@ def make_tokenizers(model_folder):
     text = pathlib.Path(make_llama2_shaped.DEFAULT_TEXT).read_text(encoding="utf-8")
     write_bpe_tokenizer(folder / "llama3", text, llama3=True)
     write_bpe_tokenizer(folder / "smollm", text, llama3=False)
+    qwen2 = json.loads((folder / "llama3" / "tokenizer.json").read_text(encoding="utf-8"))
+    qwen2.update(normalizer={"type": "NFC"}, post_processor={"type": "ByteLevel",
+                 "add_prefix_space": False, "trim_offsets": False, "use_regex": False})
+    write_json(folder / "qwen2" / "tokenizer.json", qwen2)
     (folder / "llama2").mkdir(parents=True, exist_ok=True)
     make_llama2_shaped.train_tokenizer(
         make_llama2_shaped.DEFAULT_TEXT, 1000, folder / "llama2" / "tokenizer.model")
@@ -209,6 +215,7 @@ def make_tokenizers(model_folder):
     fast = {
         "llama3": tokenizers.Tokenizer.from_file(str(folder / "llama3" / "tokenizer.json")),
         "smollm": tokenizers.Tokenizer.from_file(str(folder / "smollm" / "tokenizer.json")),
+        "qwen2": tokenizers.Tokenizer.from_file(str(folder / "qwen2" / "tokenizer.json")),
         "smollm2": tokenizers.Tokenizer.from_file(str(model_folder / "tokenizer.json")),
     }
     piece = sentencepiece.SentencePieceProcessor(str(folder / "llama2" / "tokenizer.model"))

@@ -6,6 +6,7 @@
 #include "rillkv/files.h"
 #include "src/io/bpe_model.h"
 #include "src/io/json_reader.h"
+#include "src/io/nfc.h"
 #include "src/io/pre_tokenizer.h"
 #include "src/io/special_tokens.h"
 #include "src/io/tokenizers.h"
@@ -35,7 +36,10 @@ class BpeTokenizer final : public Tokenizer {
       : model_(section(root, "model"), alphabet_, path + ": model"),
         pre_tokenizer_(section(root, "pre_tokenizer"), path + ": pre_tokenizer") {
     const JsonReader reader(root, path);
-    if (reader.has("normalizer")) reader.fail("normalizer", "null");
+    if (reader.has("normalizer")) {
+      nfc_ = section(root, "normalizer") == json{{"type", "NFC"}};
+      if (!nfc_) reader.fail("normalizer", "null or {\"type\":\"NFC\"}");
+    }
     if (!contains_type(section(root, "decoder"), "ByteLevel")) {
       reader.fail("decoder", "type ByteLevel");
     }
@@ -174,9 +178,10 @@ class BpeTokenizer final : public Tokenizer {
     // Natural text repeats its words; other pieces are not worth remembering.
     constexpr size_t kLongestCached = 32;
     constexpr size_t kMostCached = 1 << 17;
-    const bool valid = is_utf8(text);
-    const std::string replaced = valid ? std::string() : replace_invalid_utf8(text);
-    pre_tokenizer_.split(valid ? text : replaced, [&](std::string_view piece) {
+    std::string changed;
+    if (!is_utf8(text)) changed = replace_invalid_utf8(text);
+    if (nfc_) changed = normalize_nfc(changed.empty() ? text : changed);
+    pre_tokenizer_.split(changed.empty() ? text : changed, [&](std::string_view piece) {
       if (piece.size() > kLongestCached) {
         model_.encode(piece, ids);
         return;
@@ -193,6 +198,7 @@ class BpeTokenizer final : public Tokenizer {
     });
   }
 
+  bool nfc_ = false;
   ByteAlphabet alphabet_;
   BpeModel model_;
   PreTokenizer pre_tokenizer_;

@@ -99,7 +99,7 @@ TEST_P(TokenizerGolden, PartsAreJoined) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerGolden,
-                         ::testing::Values("smollm2", "smollm", "llama3", "llama2"),
+                         ::testing::Values("smollm2", "smollm", "llama3", "qwen2", "llama2"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
