@@ -122,7 +122,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   char* data = impl_->mapping.data() + entry.begin;
   if (entry.begin % c10::elementSize(*type) != 0) {
     at::Tensor copy = at::empty(entry.shape, options);
-    std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
+    // memcpy may not be given the null pointer of an empty tensor.
+    if (entry.end > entry.begin) std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
     return copy;
   }
   // The deleter's copy of impl_ keeps the mapping alive.

@@ -205,6 +205,27 @@ TEST(Regex, RejectsWhatMeansSomethingElseInPcre) {
   expect_error([&] { matcher.find(text, 0); }, {"here", "regex failed"});
 }
 
+// \s is Unicode's White_Space (PropList.txt), outside and inside of [], and \S is the rest.
+TEST(Regex, SpaceIsWhiteSpace) {
+  const std::u32string spaces =
+      U"\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+      U"\u200a\u2028\u2029\u202f\u205f\u3000";
+  const io::Regex plain("\\s", "here");
+  const io::Regex in_class("[x\\s]", "here");
+  const io::Regex other("\\S", "here");
+  io::Regex::Matcher matchers[] = {io::Regex::Matcher(plain), io::Regex::Matcher(in_class),
+                                   io::Regex::Matcher(other)};
+  for (char32_t code = 0; code <= 0x10ffff; ++code) {
+    if ((code >= 0xd800 && code < 0xe000) || code == U'x') continue;
+    std::string text;
+    io::append_utf8(text, code);
+    const bool space = spaces.find(code) != spaces.npos;
+    ASSERT_EQ(matchers[0].find(text, 0).has_value(), space) << static_cast<uint32_t>(code);
+    ASSERT_EQ(matchers[1].find(text, 0).has_value(), space) << static_cast<uint32_t>(code);
+    ASSERT_EQ(matchers[2].find(text, 0).has_value(), !space) << static_cast<uint32_t>(code);
+  }
+}
+
 // A single word of a million bytes, and a million spaces: a quadratic algorithm would take hours.
 TEST(BpeTokenizer, LongRunsAreNotQuadratic) {
   for (const char* name : {"smollm", "llama3"}) {
