@@ -343,19 +343,20 @@ class Attention {
 
   void run() {
     load_queries();
-    const int blocks = p_.prefix.block_count;
-    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
-    if (has(0)) add_sinks();
-    if (has(blocks + 1)) add_dense(p_.tail);
-    if (has(blocks + 2)) add_dense(p_.chunk);
-    const int first = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0;
-    const int last = task_.tile_end - 1 < blocks ? task_.tile_end - 1 : blocks;
-    if (few_rows()) consume();
-    for (int n = first; n < last; ++n) {
+    // Few rows: blocks change the queries, so the rest comes first. Many rows: blocks come first,
+    // which keeps them at whole panels.
+    if (few_rows()) {
+      add_uncompressed();
+      consume();
+    }
+    const int last =
+        task_.tile_end - 1 < p_.prefix.block_count ? task_.tile_end - 1 : p_.prefix.block_count;
+    for (int n = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0; n < last; ++n) {
       ahead_ = entry_ahead(n, last);
       add_block(n);
       if (few_rows()) consume();
     }
+    if (!few_rows()) add_uncompressed();
     consume();
     finish();
   }
@@ -474,6 +475,13 @@ class Attention {
       value_rows_to_tile<S>(w_.rows, stride_, D_, w_.values, tile_tokens_ / S::kPack, vectors_ * L);
       add_rows(first_index + begin, here);
     }
+  }
+
+  void add_uncompressed() {
+    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
+    if (has(0)) add_sinks();
+    if (has(p_.prefix.block_count + 1)) add_dense(p_.tail);
+    if (has(p_.prefix.block_count + 2)) add_dense(p_.chunk);
   }
 
   void add_sinks() {
