@@ -142,6 +142,16 @@ inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int bl
   return at;
 }
 
+/// Bytes of a channel block as its widths have it.
+template <int kBlock>
+inline size_t channel_block_bytes(const uint8_t* block, int head_dim, bool symmetric) {
+  const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
+  const ChannelCursors at = channel_cursors(block, head_dim, kBlock, symmetric);
+  uint32_t bits = 0;  // planes of one bit among the second half of the channels
+  for (int p = 0; p < head_dim / 2; ++p) bits += (widths[p] >> 4) & 1u;
+  return static_cast<size_t>(at.second.bits - block) + bits * (kBlock / 8);
+}
+
 /// fp16 to fp32, `count` values.
 template <class S>
 void halves_to_floats(const uint16_t* in, int count, float* out) {
@@ -159,18 +169,41 @@ RILLKV_INLINE uint32_t* tile_vector(uint32_t* tile, int steps, int vector) {
                     S::kLanes;
 }
 
+/// Memory that will be read soon, fetched a few cache lines at a time beside the work on a block,
+/// so that neither the memory nor the arithmetic waits for the other.
+struct Prefetch {
+  const uint8_t* at = nullptr;
+  const uint8_t* end = nullptr;
+  size_t bytes_a_step = 0;
+
+  Prefetch() = default;
+  /// `bytes` from `begin` on, in `steps` steps.
+  Prefetch(const uint8_t* begin, size_t bytes, int steps)
+      : at(begin),
+        end(begin == nullptr ? nullptr : begin + bytes),
+        bytes_a_step((bytes / static_cast<size_t>(steps) + 127) / 64 * 64) {}
+
+  template <class S>
+  RILLKV_INLINE void step() {
+    const uint8_t* stop = at + bytes_a_step;
+    if (stop > end) stop = end;
+    for (; at < stop; at += 64) S::prefetch(at);
+  }
+};
+
 /// Scales of a block in fp32, from the workspace.
 struct Scales {
   float* lo;
   float* step;
 };
 
-/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j), or
-/// by R(j) alone where block_rotation is null.
-template <class S, int kBlock>
+/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
+/// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
+/// which is cheaper if they are few).
+template <class S, int kBlock, bool kCompose>
 void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
                        const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector) {
+                       int first_vector, Prefetch ahead) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kBlock>;
@@ -194,14 +227,15 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
     const typename S::Affine high1(l1, s1 * high_step(w1)), high2(l2, s2 * high_step(w2));
     const float* cosines = params.rotations.in_block_cos + static_cast<size_t>(p) * kBlock;
     const float* sines = params.rotations.in_block_sin + static_cast<size_t>(p) * kBlock;
-    const float c0 = block_rotation != nullptr ? block_rotation[p] : 1.0f;
-    const float s0 = block_rotation != nullptr ? block_rotation[half + p] : 0.0f;
+    const float c0 = kCompose ? block_rotation[p] : 1.0f;
+    const float s0 = kCompose ? block_rotation[half + p] : 0.0f;
+    ahead.step<S>();
     const size_t offset = static_cast<size_t>(p) * S::kPanel;
     const size_t offset2 = static_cast<size_t>(p + half) * S::kPanel;  // fp32 tiles only
 
     const auto rotate_and_store = [&](int v, F x, F y) {
       F c = S::load(cosines + v * S::kLanes), s = S::load(sines + v * S::kLanes);
-      if (block_rotation != nullptr) {  // R(t0 + j) = R(t0) R(j)
+      if constexpr (kCompose) {  // R(t0 + j) = R(t0) R(j)
         const F c_in = c, s_in = s;
         c = S::fnma(S::set1(s0), s_in, S::mul(S::set1(c0), c_in));
         s = S::fma(S::set1(s0), c_in, S::mul(S::set1(c0), s_in));
@@ -315,7 +349,7 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
 /// whole registers, as steps first_token / kPack ... of a value tile.
 template <class S, int kCount, int kGroups>
 void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, const Scales& scales,
-                          uint32_t* tile, int tile_steps, int first_token) {
+                          uint32_t* tile, int tile_steps, int first_token, Prefetch ahead) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kCount>;
@@ -338,6 +372,7 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
   }
   for (int t = 0; t < tokens; t += S::kPack) {
     F x[S::kPack][kVectors];
+    ahead.step<S>();
 #pragma GCC unroll 2
     for (int i = 0; i < S::kPack; ++i) {
 #pragma GCC unroll 4
@@ -449,19 +484,35 @@ void read_row(const void* row, Dtype dtype, int head_dim, float* out) {
   }
 }
 
-/// Rotates a key (or query) row by `cosines`, `sines` [D/2], times `factor`, into steps of dwords.
-template <class S>
+/// A channel pair of a row, rotated: (x, y) becomes (x cos - y sin, y cos + x sin). With kInverse
+/// by the opposite angle.
+template <class S, bool kInverse>
+RILLKV_INLINE void rotate_pair(typename S::F& x, typename S::F& y, typename S::F c,
+                               typename S::F s) {
+  const typename S::F x_in = x;
+  if constexpr (kInverse) {
+    x = S::fma(y, s, S::mul(x, c));
+    y = S::fnma(x_in, s, S::mul(y, c));
+  } else {
+    x = S::fnma(y, s, S::mul(x, c));
+    y = S::fma(x_in, s, S::mul(y, c));
+  }
+}
+
+/// Rotates a key (or query) row by `cosines`, `sines` [D/2], times `factor`, into steps of dwords,
+/// or into D floats with kFloats.
+template <class S, bool kInverse = false, bool kFloats = S::kPack == 1>
 void rotate_row(const float* row, const float* cosines, const float* sines, float factor,
                 int head_dim, uint32_t* out) {
   using F = typename S::F;
   const int half = head_dim / 2;
   for (int p = 0; p < half; p += S::kLanes) {
     const int count = half - p;
-    const F x = S::load_first(row + p, count), y = S::load_first(row + half + p, count);
+    F first = S::load_first(row + p, count), second = S::load_first(row + half + p, count);
     const F c = S::mul(S::load_first(cosines + p, count), S::set1(factor));
     const F s = S::mul(S::load_first(sines + p, count), S::set1(factor));
-    const F first = S::fnma(y, s, S::mul(x, c)), second = S::fma(x, s, S::mul(y, c));
-    if constexpr (S::kPack == 2) {
+    rotate_pair<S, kInverse>(first, second, c, s);
+    if constexpr (!kFloats) {
       S::store_first(reinterpret_cast<float*>(out) + p, S::as_float(S::pack_pair(first, second)),
                      count);
     } else {
