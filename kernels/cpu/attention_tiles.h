@@ -134,6 +134,7 @@ RILLKV_INLINE float high_step(int width) {
 /// here, larger ones are added in rounds.
 struct ChannelCursors {
   Planes first, second;
+  const uint8_t* end;
 };
 inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int block_size,
                                       bool symmetric) {
@@ -159,17 +160,8 @@ inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int bl
   at.second.crumbs = at.first.crumbs + crumbs[0] * (B / 4);
   at.first.bits = at.second.crumbs + crumbs[1] * (B / 4);
   at.second.bits = at.first.bits + bits[0] * (B / 8);
+  at.end = at.second.bits + bits[1] * (B / 8);
   return at;
-}
-
-/// Bytes of a channel block as its widths have it.
-template <int kBlock>
-inline size_t channel_block_bytes(const uint8_t* block, int head_dim, bool symmetric) {
-  const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
-  const ChannelCursors at = channel_cursors(block, head_dim, kBlock, symmetric);
-  uint32_t bits = 0;  // planes of one bit among the second half of the channels
-  for (int p = 0; p < head_dim / 2; ++p) bits += (widths[p] >> 4) & 1u;
-  return static_cast<size_t>(at.second.bits - block) + bits * (kBlock / 8);
 }
 
 /// fp16 to fp32, `count` values.
@@ -219,11 +211,11 @@ struct Scales {
 
 /// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
 /// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
-/// which is cheaper if they are few).
+/// which is cheaper if they are few). `next_block`, unless null, is fetched meanwhile.
 template <class S, int kBlock, bool kCompose>
 void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
                        const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector, Prefetch ahead) {
+                       int first_vector, const uint8_t* next_block) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kBlock>;
@@ -234,6 +226,8 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
   halves_to_floats<S>(halves + (symmetric ? 0 : D), D, scales.step);
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   ChannelCursors at = channel_cursors(block, D, kBlock, symmetric);
+  // The block to come is about as large as this one.
+  Prefetch ahead(next_block, static_cast<size_t>(at.end - block), half);
 
   // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
   uint32_t* const out = tile_vector<S>(tile, steps, first_vector);

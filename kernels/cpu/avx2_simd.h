@@ -20,6 +20,7 @@ struct Fp32 {
   static constexpr int kPanelVectors = 2;
   static constexpr int kPanel = kPanelVectors * kLanes;
   static constexpr int kPack = 1;  // values in a dword
+  static constexpr bool kStreams = false;
   static constexpr int kTileTokens = 256;
   using F = __m256;
   using I = __m256i;

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/avx512_decode.h"
 #include "kernels/params.h"
 
 namespace rillkv::kernels::cpu::avx512 {
@@ -197,6 +198,7 @@ struct Simd {
 /// fp32 tiles: a dword is one float, one multiply-add a dword.
 struct Fp32 : Simd {
   static constexpr int kPack = 1;  // values in a dword
+  static constexpr bool kStreams = false;
   static constexpr int kTileTokens = 256;
 
   static void store_pair(uint32_t* first, uint32_t* second, F a, F b) {
@@ -224,7 +226,19 @@ struct Fp32 : Simd {
 /// bf16 tiles: a dword is two bf16 values, two multiply-adds a dword (vdpbf16ps).
 struct Bf16 : Simd {
   static constexpr int kPack = 2;
+  static constexpr bool kStreams = true;  // see avx512_decode.h
   static constexpr int kTileTokens = 512;
+  using Row = RowState;
+  static bool streams_blocks(const AttentionParams& params) {
+    return avx512::streams_blocks(params);
+  }
+  static void start_streaming(const AttentionParams& params, float* scratch) {
+    avx512::start_streaming(params, scratch);
+  }
+  static void add_block_streaming(const AttentionParams& params, int n, int64_t entry,
+                                  int64_t ahead, const RowState& row) {
+    avx512::add_block_streaming(params, n, entry, ahead, row);
+  }
 
   /// (a, b) of each lane as one dword, a in the low half.
   static I pack_pair(F a, F b) {
