@@ -22,6 +22,8 @@ constexpr KernelTable kScalar = {
     .pack_tokens_affine = scalar::pack_tokens_affine,
     .pack_tokens_symmetric = scalar::pack_tokens_symmetric,
     .hadamard = scalar::hadamard,
+    .rms_norm = scalar::rms_norm,
+    .gate = scalar::gate,
 };
 
 #if defined(__x86_64__)
@@ -38,6 +40,8 @@ constexpr KernelTable kAvx2 = {
     .pack_tokens_affine = avx2::pack_tokens_affine,
     .pack_tokens_symmetric = avx2::pack_tokens_symmetric,
     .hadamard = avx2::hadamard,
+    .rms_norm = avx2::rms_norm,
+    .gate = avx2::gate,
 };
 
 constexpr KernelTable kAvx512 = {
@@ -52,6 +56,8 @@ constexpr KernelTable kAvx512 = {
     .pack_tokens_affine = avx512::pack_tokens_affine,
     .pack_tokens_symmetric = avx512::pack_tokens_symmetric,
     .hadamard = avx512::hadamard,
+    .rms_norm = avx512::rms_norm,
+    .gate = avx512::gate,
 };
 #endif
 

@@ -68,8 +68,9 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   at::Tensor hidden =
       at::embedding(embed_tokens_->weight, tokens.size() == 1 ? tokens[0] : at::cat(tokens))
           .to(dtype_);
-  for (const auto& layer : layers_) hidden = layer->forward(hidden, rows);
-  return hidden;
+  at::Tensor delta;
+  for (const auto& layer : layers_) delta = layer->forward(hidden, delta, rows);
+  return hidden.add_(delta);
 }
 
 at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& cache,
