@@ -1,4 +1,4 @@
-// Statistics and packers for AVX2 and F16C: 8 lanes. The algorithm is in simd_pack.h.
+// Statistics and packers for AVX2, FMA and F16C: 8 lanes. The algorithm is in simd_pack.h.
 #include <immintrin.h>
 
 #include "kernels/cpu/isa.h"
@@ -54,22 +54,32 @@ struct Avx2 {
       return widen<kType>(_mm_load_si128(reinterpret_cast<const __m128i*>(x)));
     }
   }
+  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+  static __m128i to_bfloat16(Float x) {
+    const Int bits = _mm256_castps_si256(x);
+    const Int top = _mm256_srli_epi32(bits, 16);
+    const Int odd = _mm256_and_si256(top, set_int(1));
+    const Int rounded =
+        _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, set_int(0x7fff))), 16);
+    const Int nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return narrow_to_16(_mm256_blendv_epi8(rounded, _mm256_or_si256(top, set_int(0x40)), nan));
+  }
   template <Dtype kType>
-  static void store_as(Float x, void* row, int c, const Part& part) {
+  static void store_as(Float x, void* row, int c) {
+    if constexpr (kType == Dtype::kFloat32) {
+      _mm256_storeu_ps(static_cast<float*>(row) + c, x);
+    } else {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(static_cast<uint16_t*>(row) + c),
+                       kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half_nearest(x));
+    }
+  }
+  template <Dtype kType>
+  static void store_part_as(Float x, void* row, int c, const Part& part) {
     if constexpr (kType == Dtype::kFloat32) {
       _mm256_maskstore_ps(static_cast<float*>(row) + c, part.mask, x);
-    } else if constexpr (kType == Dtype::kBFloat16) {
-      // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16
-      const Int bits = _mm256_castps_si256(x);
-      const Int top = _mm256_srli_epi32(bits, 16);
-      const Int odd = _mm256_and_si256(top, set_int(1));
-      const Int rounded =
-          _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, set_int(0x7fff))), 16);
-      const Int nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-      const Int narrow = _mm256_blendv_epi8(rounded, _mm256_or_si256(top, set_int(0x40)), nan);
-      store_half_part(narrow_to_16(narrow), static_cast<uint16_t*>(row) + c, part);
     } else {
-      store_half_part(to_half_nearest(x), static_cast<uint16_t*>(row) + c, part);
+      store_half_part(kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half_nearest(x),
+                      static_cast<uint16_t*>(row) + c, part);
     }
   }
   static __m128i narrow_to_16(Int x) {
@@ -126,6 +136,7 @@ struct Avx2 {
   static Half to_half_nearest(Float x) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact);
   }
+  static uint16_t first_half(Half x) { return static_cast<uint16_t>(_mm_cvtsi128_si32(x)); }
   static Float from_half(Half x) { return _mm256_cvtph_ps(x); }
   static Float infinity_if_zero(Float x) {
     return _mm256_blendv_ps(x, set(float_from_bits(0x7f800000u)),
@@ -219,6 +230,7 @@ struct Avx2 {
     }
   }
   /// Lane l takes x[l] + x[l ^ kSpan] where bit kSpan of l is clear, x[l ^ kSpan] - x[l] where set.
+  /// The multiply-add by 1 or -1 rounds once, as the sum or difference does.
   template <int kSpan>
   static Float butterfly(Float x) {
     constexpr int kUpper = kSpan == 1 ? 0xaa : kSpan == 2 ? 0xcc : 0xf0;
@@ -230,7 +242,7 @@ struct Avx2 {
     } else {
       y = _mm256_permute2f128_ps(x, x, 1);
     }
-    return _mm256_blend_ps(_mm256_add_ps(x, y), _mm256_sub_ps(y, x), kUpper);
+    return _mm256_fmadd_ps(x, _mm256_blend_ps(set(1.0f), set(-1.0f), kUpper), y);
   }
 };
 

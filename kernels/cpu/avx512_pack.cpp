@@ -48,23 +48,33 @@ struct Avx512 {
       return kType == Dtype::kBFloat16 ? widen_bfloat16(x) : _mm512_cvtph_ps(x);
     }
   }
+  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16
+  static __m256i to_bfloat16(Float x) {
+    const Int bits = _mm512_castps_si512(x);
+    const Int top = _mm512_srli_epi32(bits, 16);
+    const Int odd = _mm512_and_si512(top, set_int(1));
+    const Int rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, set_int(0x7fff))), 16);
+    return _mm512_cvtepi32_epi16(
+        _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top, set_int(0x40)));
+  }
   template <Dtype kType>
-  static void store_as(Float x, void* row, int c, Part part) {
+  static void store_as(Float x, void* row, int c) {
+    if constexpr (kType == Dtype::kFloat32) {
+      _mm512_storeu_ps(static_cast<float*>(row) + c, x);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(row) + c),
+                          kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half_nearest(x));
+    }
+  }
+  // Apart from store_as because a masked store costs several times a plain one on some machines.
+  template <Dtype kType>
+  static void store_part_as(Float x, void* row, int c, Part part) {
     if constexpr (kType == Dtype::kFloat32) {
       _mm512_mask_storeu_ps(static_cast<float*>(row) + c, part, x);
-    } else if constexpr (kType == Dtype::kBFloat16) {
-      // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16
-      const Int bits = _mm512_castps_si512(x);
-      const Int top = _mm512_srli_epi32(bits, 16);
-      const Int odd = _mm512_and_si512(top, set_int(1));
-      const Int rounded =
-          _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, set_int(0x7fff))), 16);
-      const Int narrow =
-          _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top, set_int(0x40));
-      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + c, part,
-                               _mm512_cvtepi32_epi16(narrow));
     } else {
-      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + c, part, to_half_nearest(x));
+      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + c, part,
+                               kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half_nearest(x));
     }
   }
   static Float load(const float* x) { return _mm512_loadu_ps(x); }
@@ -105,6 +115,9 @@ struct Avx512 {
   static Half to_half_up(Float x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_POS_INF | kExact); }
   static Half to_half_nearest(Float x) {
     return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact);
+  }
+  static uint16_t first_half(Half x) {
+    return static_cast<uint16_t>(_mm_cvtsi128_si32(_mm256_castsi256_si128(x)));
   }
   static Float from_half(Half x) { return _mm512_cvtph_ps(x); }
   static Float infinity_if_zero(Float x) {
@@ -199,12 +212,13 @@ struct Avx512 {
     }
   }
   /// Lane l takes x[l] + x[l ^ kSpan] where bit kSpan of l is clear, x[l ^ kSpan] - x[l] where set.
+  /// The multiply-add by 1 or -1 rounds once, as the sum or difference does.
   template <int kSpan>
   static Float butterfly(Float x) {
-    constexpr unsigned kUpper = kSpan == 1   ? 0xaaaa
-                                : kSpan == 2 ? 0xcccc
-                                : kSpan == 4 ? 0xf0f0
-                                             : 0xff00;
+    constexpr __mmask16 kUpper = kSpan == 1   ? 0xaaaa
+                                 : kSpan == 2 ? 0xcccc
+                                 : kSpan == 4 ? 0xf0f0
+                                              : 0xff00;
     Float y;
     if constexpr (kSpan == 1) {
       y = _mm512_permute_ps(x, 0xb1);
@@ -215,7 +229,7 @@ struct Avx512 {
     } else {
       y = _mm512_shuffle_f32x4(x, x, 0x4e);
     }
-    return _mm512_mask_sub_ps(_mm512_add_ps(x, y), static_cast<__mmask16>(kUpper), y, x);
+    return _mm512_fmadd_ps(x, _mm512_mask_blend_ps(kUpper, set(1.0f), set(-1.0f)), y);
   }
 };
 

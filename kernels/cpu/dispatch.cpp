@@ -28,8 +28,8 @@ constexpr KernelTable kScalar = {
 // An entry that an instruction set has no version of yet is taken from the next lower one.
 constexpr KernelTable kAvx2 = {
     .name = "avx2",
-    .attention_workspace_bytes = scalar::attention_workspace_bytes,
-    .attend = scalar::attend,
+    .attention_workspace_bytes = avx2::attention_workspace_bytes,
+    .attend = avx2::attend,
     .absmax = avx2::absmax,
     .min_max = avx2::min_max,
     .add_squares = avx2::add_squares,

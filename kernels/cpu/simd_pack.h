@@ -1,4 +1,4 @@
-// Statistics, quantisation and packing for a register of S::kLanes fp32 numbers: one algorithm,
+// Quantisation and packing for a register of S::kLanes fp32 numbers: one algorithm,
 // instantiated by avx2_pack.cpp and avx512_pack.cpp. scalar_pack.cpp defines what the bytes are;
 // its lines stand above the groups of vector operations that repeat them.
 //
@@ -22,140 +22,32 @@
 
 #include "kernels/cpu/common.h"
 #include "kernels/cpu/planes.h"
+#include "kernels/cpu/simd_statistics.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
-
-inline constexpr int kMaxSimdHeadDim = 1024;  // rows live on the stack; more takes the scalar path
-inline constexpr int kStrip = 4;              // registers of a row that a reduction holds at a time
-
-inline const uint8_t* first_row(const PackParams& p) {
-  return static_cast<const uint8_t*>(row_of(p.input, p.dtype, 0, p.kv_head));
-}
-inline int64_t row_bytes(const PackParams& p) {
-  return p.input.token_stride * static_cast<int64_t>(element_bytes(p.dtype));
-}
-
-// ---- statistics ----
-
-/// One strip of N registers from channel c on; Reduction says what to do with a token.
-template <class S, Dtype kType, int N, class Reduction>
-void reduce_strip(const PackParams& p, int c, Reduction reduction) {
-  constexpr int L = S::kLanes;
-  const int rest = p.head_dim - c - (N - 1) * L;
-  const typename S::Part part = S::part(rest < L ? rest : L);
-  typename Reduction::State state[N];
-  for (int v = 0; v < N - 1; ++v) reduction.begin(state[v], c + v * L, S::part(L));
-  reduction.begin(state[N - 1], c + (N - 1) * L, part);
-  const uint8_t* row = first_row(p);
-  const int64_t stride = row_bytes(p);
-  for (int t = 0; t < p.tokens; ++t, row += stride) {
-    for (int v = 0; v < N - 1; ++v) {
-      reduction.add(state[v], S::template load<kType>(row, c + v * L));
-    }
-    reduction.add(state[N - 1], S::template load_part<kType>(row, c + (N - 1) * L, part));
-  }
-  for (int v = 0; v < N - 1; ++v) reduction.end(state[v], c + v * L, S::part(L));
-  reduction.end(state[N - 1], c + (N - 1) * L, part);
-}
-
-template <class S, Dtype kType, class Reduction>
-void reduce(const PackParams& p, Reduction reduction) {
-  constexpr int L = S::kLanes;
-  for (int c = 0; c < p.head_dim; c += kStrip * L) {
-    switch ((p.head_dim - c + L - 1) / L) {
-      case 1:
-        reduce_strip<S, kType, 1>(p, c, reduction);
-        break;
-      case 2:
-        reduce_strip<S, kType, 2>(p, c, reduction);
-        break;
-      case 3:
-        reduce_strip<S, kType, 3>(p, c, reduction);
-        break;
-      default:
-        reduce_strip<S, kType, kStrip>(p, c, reduction);
-    }
-  }
-}
-
-template <class S>
-struct Absmax {
-  using State = typename S::Int;
-  float* out;
-  void begin(State& most, int, typename S::Part) const { most = S::zero_int(); }
-  // most[c] = max(most[c], bits(x) & 0x7fffffff)
-  void add(State& most, typename S::Float x) const {
-    most = S::max_unsigned(most, S::bit_and(S::bits(x), S::set_int(0x7fffffff)));
-  }
-  // out[c] = most[c] > inf ? NaN : most[c]
-  void end(State most, int c, typename S::Part part) const {
-    const typename S::Int nan =
-        S::bit_and(S::greater(most, S::set_int(0x7f800000)), S::set_int(0x7fffffff));
-    // bits | nan would keep the payload of some and not of others: set all, then clear to
-    // 0x7fc00000.
-    const typename S::Int merged = S::bit_or(most, nan);
-    const typename S::Int clear = S::bit_and(nan, S::set_int(0x003fffff));
-    S::store_part(S::floats(S::and_not(clear, merged)), out + c, part);
-  }
-};
-
-template <class S>
-struct MinMax {
-  struct State {
-    typename S::Float lo, hi;
-  };
-  float* lo;
-  float* hi;
-  void begin(State& s, int, typename S::Part) const {
-    s.lo = S::set(float_from_bits(0x7f800000u));
-    s.hi = S::set(float_from_bits(0xff800000u));
-  }
-  void add(State& s, typename S::Float x) const {
-    s.lo = S::min(x, s.lo);
-    s.hi = S::max(x, s.hi);
-  }
-  // lo[c] += 0.0f
-  void end(State s, int c, typename S::Part part) const {
-    S::store_part(S::add(s.lo, S::set(0.0f)), lo + c, part);
-    S::store_part(S::add(s.hi, S::set(0.0f)), hi + c, part);
-  }
-};
-
-template <class S>
-struct AddSquares {
-  using State = typename S::Float;
-  float* sums;
-  void begin(State& sum, int c, typename S::Part part) const {
-    sum = S::template load_part<Dtype::kFloat32>(sums, c, part);
-  }
-  // sums[c] += x * x, two roundings
-  void add(State& sum, typename S::Float x) const { sum = S::add(sum, S::mul(x, x)); }
-  void end(State sum, int c, typename S::Part part) const { S::store_part(sum, sums + c, part); }
-};
 
 // ---- scales ----
 
 template <class S>
 struct Scale {
-  typename S::Float lo;       // as stored; 0 if symmetric
-  typename S::Float divisor;  // the stored step; infinity where that is 0, so that all codes are 0
+  typename S::Float lo, step;  // as stored
+  typename S::Float divisor;   // the stored step; infinity where that is 0, so that all codes are 0
 };
 
-/// affine_scale of common.h for a register; stores the bits of the lanes that exist.
+/// affine_scale of common.h for a register, and the bits to store.
 template <class S>
 Scale<S> make_affine_scale(typename S::Float lo, typename S::Float hi, typename S::Float top,
-                           uint16_t* lo_out, uint16_t* step_out, typename S::Part part) {
+                           typename S::Half& lo_bits, typename S::Half& step_bits) {
   Scale<S> scale;
   // lo_bits = float_to_half(lo + 0.0f, down)
-  const typename S::Half lo_bits = S::to_half_down(S::add(lo, S::set(0.0f)));
+  lo_bits = S::to_half_down(S::add(lo, S::set(0.0f)));
   scale.lo = S::from_half(lo_bits);
   // step_bits = max((hi - lo) / top, 0), up
   const typename S::Float step = S::div(S::sub(hi, scale.lo), top);
-  const typename S::Half step_bits = S::to_half_up(S::max(step, S::set(0.0f)));
-  scale.divisor = S::infinity_if_zero(S::from_half(step_bits));
-  S::store_half_part(lo_bits, lo_out, part);
-  S::store_half_part(step_bits, step_out, part);
+  step_bits = S::to_half_up(S::max(step, S::set(0.0f)));
+  scale.step = S::from_half(step_bits);
+  scale.divisor = S::infinity_if_zero(scale.step);
   return scale;
 }
 
@@ -336,7 +228,10 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
       S::store_half_part(step_bits, step_out + c, part);
     } else {
       const typename S::Float lower = S::template load_part<Dtype::kFloat32>(lo, c, part);
-      strip.scale = make_affine_scale<S>(lower, upper, strip.top, lo_out + c, step_out + c, part);
+      typename S::Half lo_bits, step_bits;
+      strip.scale = make_affine_scale<S>(lower, upper, strip.top, lo_bits, step_bits);
+      S::store_half_part(lo_bits, lo_out + c, part);
+      S::store_half_part(step_bits, step_out + c, part);
     }
     clipped += pack_strip<S, kType, kSymmetric>(p, c, part, strip);
   }
@@ -433,11 +328,24 @@ void range_of(const float* x, int count, float& lo, float& hi) {
   hi = S::max_of(most);
 }
 
-/// Codes of x[0, count) and, if `errors`, their squared error in the order of scalar_pack.cpp. May
-/// write up to L - 1 codes past the end.
-template <class S, bool kErrors>
-float row_codes(const float* x, int count, const Scale<S>& scale, typename S::Float step, float top,
-                uint8_t* codes) {
+/// Stores the codes of x[0, count), and up to L - 1 more.
+template <class S>
+void row_codes(const float* x, int count, const Scale<S>& scale, float top, uint8_t* codes) {
+  constexpr int L = S::kLanes;
+  const typename S::Float tops = S::set(top);
+  int i = 0;
+  for (; i + L <= count; i += L) {
+    S::store_bytes(affine_code<S>(S::load(x + i), scale, tops), codes + i);
+  }
+  if (i < count) {
+    const typename S::Float v = S::load_or(x + i, S::part(count - i), scale.lo);
+    S::store_bytes(affine_code<S>(v, scale, tops), codes + i);
+  }
+}
+
+/// The squared error of x[0, count)'s codes, added in the order of scalar_pack.cpp.
+template <class S>
+float squared_error(const float* x, int count, const Scale<S>& scale, float top) {
   constexpr int L = S::kLanes;
   typename S::Float sums[16 / L];
   for (int a = 0; a < 16 / L; ++a) sums[a] = S::set(0.0f);
@@ -448,37 +356,36 @@ float row_codes(const float* x, int count, const Scale<S>& scale, typename S::Fl
       if (begin >= count) break;
       const typename S::Part part = S::part(count - begin < L ? count - begin : L);
       const typename S::Float v = S::load_or(x + begin, part, scale.lo);
-      const typename S::Int code = affine_code<S>(v, scale, tops);
-      S::store_bytes(code, codes + begin);
-      if constexpr (kErrors) {
-        // value = lo + step * code; error = x - value; sums[i % 16] += error * error
-        const typename S::Float value = S::add(scale.lo, S::mul(step, S::to_float(code)));
-        const typename S::Float error = S::keep(S::sub(v, value), part);
-        sums[a] = S::add(sums[a], S::mul(error, error));
-      }
+      // value = lo + step * code; error = x - value; sums[i % 16] += error * error
+      const typename S::Float code = S::to_float(affine_code<S>(v, scale, tops));
+      const typename S::Float value = S::add(scale.lo, S::mul(scale.step, code));
+      const typename S::Float error = S::keep(S::sub(v, value), part);
+      sums[a] = S::add(sums[a], S::mul(error, error));
     }
   }
-  return kErrors ? S::fold16(sums) : 0.0f;
+  return S::fold16(sums);
 }
 
 /// Scale of one group of a row, in all lanes, and its stored bits.
 template <class S>
-Scale<S> group_scale(float lo, float hi, int width, uint16_t* lo_bits, uint16_t* step_bits) {
-  return make_affine_scale<S>(S::set(lo), S::set(hi), S::set(max_code(width)), lo_bits, step_bits,
-                              S::part(1));
+Scale<S> group_scale(float lo, float hi, float top, uint16_t* lo_out, uint16_t* step_out) {
+  typename S::Half lo_bits, step_bits;
+  const Scale<S> scale =
+      make_affine_scale<S>(S::set(lo), S::set(hi), S::set(top), lo_bits, step_bits);
+  *lo_out = S::first_half(lo_bits);
+  *step_out = S::first_half(step_bits);
+  return scale;
 }
 
 /// The 2-bit search of scalar_pack.cpp: lo and hi become those of the best range.
 template <class S>
-void search_range(const float* x, int count, int width, float& lo, float& hi, uint8_t* codes) {
+void search_range(const float* x, int count, float top, float& lo, float& hi) {
   constexpr float kFactors[] = {.95f, .9f, .85f, .8f, .75f, .7f};
   const float middle = (lo + hi) * 0.5f;
   const float radius = (hi - lo) * 0.5f;
-  uint16_t lo_bits, step_bits;
   const auto error_of = [&](float from, float to) {
-    const Scale<S> scale = group_scale<S>(from, to, width, &lo_bits, &step_bits);
-    const typename S::Float step = S::set(half_to_float(step_bits));
-    return row_codes<S, true>(x, count, scale, step, max_code(width), codes);
+    uint16_t lo_bits, step_bits;
+    return squared_error<S>(x, count, group_scale<S>(from, to, top, &lo_bits, &step_bits), top);
   };
   float least = error_of(lo, hi);
   for (float factor : kFactors) {
@@ -517,6 +424,7 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
   uint16_t* step_out =
       reinterpret_cast<uint16_t*>(out + format::token_step_offset(T, groups, false));
   const uint8_t* row = first_row(p);
+  const float top = max_code(width);
   int64_t clipped = 0;
   for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
     load_whole_row<S, kType>(row, D, x);
@@ -525,11 +433,10 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
       const int count = format::group_begin(g + 1, groups, D) - begin;
       float lo, hi;
       range_of<S>(x + begin, count, lo, hi);
-      if (width == 2) search_range<S>(x + begin, count, width, lo, hi, codes + begin);
-      const Scale<S> scale =
-          group_scale<S>(lo, hi, width, lo_out + g * T + t, step_out + g * T + t);
-      if (width == 2) clipped += count_clipped<S>(x + begin, count, scale, max_code(width));
-      row_codes<S, false>(x + begin, count, scale, scale.lo, max_code(width), codes + begin);
+      if (width == 2) search_range<S>(x + begin, count, top, lo, hi);
+      const Scale<S> scale = group_scale<S>(lo, hi, top, lo_out + g * T + t, step_out + g * T + t);
+      if (width == 2) clipped += count_clipped<S>(x + begin, count, scale, top);
+      row_codes<S>(x + begin, count, scale, top, codes + begin);
     }
     pack_row<S>(codes, D, width, token_planes(out, T, t, D, groups, false, width));
   }
@@ -560,66 +467,6 @@ void pack_tokens_symmetric_in(const PackParams& p, int first, int width, uint8_t
       S::store_bytes(S::round(S::add(code, S::set(half))), codes + c);
     }
     pack_row<S>(codes, D, width, token_planes(out, p.block_size, first + t, D, 1, true, width));
-  }
-}
-
-// ---- Walsh-Hadamard ----
-
-/// Butterflies of the spans below L within one register.
-template <class S>
-typename S::Float butterflies_within(typename S::Float x, int head_dim) {
-  x = S::template butterfly<1>(x);
-  if (head_dim > 2) x = S::template butterfly<2>(x);
-  if (head_dim > 4) x = S::template butterfly<4>(x);
-  if constexpr (S::kLanes > 8) {
-    if (head_dim > 8) x = S::template butterfly<8>(x);
-  }
-  return x;
-}
-
-/// One row of V registers (V = 0: as many as head_dim needs).
-template <class S, Dtype kType, int V>
-void hadamard_row(const uint8_t* in, int head_dim, typename S::Float factor, void* out) {
-  constexpr int L = S::kLanes;
-  const int registers = V > 0 ? V : head_dim / L;
-  typename S::Float x[V > 0 ? V : kMaxSimdHeadDim / L];
-  for (int v = 0; v < registers; ++v) {
-    x[v] = butterflies_within<S>(S::template load<kType>(in, v * L), head_dim);
-  }
-  for (int span = 1; span < registers; span *= 2) {
-    for (int begin = 0; begin < registers; begin += 2 * span) {
-      for (int v = begin; v < begin + span; ++v) {
-        const typename S::Float a = x[v], b = x[v + span];
-        x[v] = S::add(a, b);
-        x[v + span] = S::sub(a, b);
-      }
-    }
-  }
-  for (int v = 0; v < registers; ++v) {
-    S::template store_as<kType>(S::mul(x[v], factor), out, v * L, S::part(L));
-  }
-}
-
-template <class S, Dtype kType>
-void hadamard_in(const PackParams& p, const MutableActivation& out) {
-  constexpr int L = S::kLanes;
-  const int D = p.head_dim;
-  const typename S::Float factor = S::set(hadamard_factor(D));
-  const uint8_t* row = first_row(p);
-  for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
-    void* to = row_of(out, kType, t, p.kv_head);
-    if (D == 64) {
-      hadamard_row<S, kType, 64 / L>(row, D, factor, to);
-    } else if (D == 128) {
-      hadamard_row<S, kType, 128 / L>(row, D, factor, to);
-    } else if (D >= L) {
-      hadamard_row<S, kType, 0>(row, D, factor, to);
-    } else {
-      const typename S::Part part = S::part(D);
-      const typename S::Float x =
-          butterflies_within<S>(S::template load_part<kType>(row, 0, part), D);
-      S::template store_as<kType>(S::mul(x, factor), to, 0, part);
-    }
   }
 }
 
