@@ -118,4 +118,25 @@ struct PackParams {
   int32_t head_dim = 0;
 };
 
+/// out = x * rsqrt(mean(x^2) + epsilon) * weight over rows, after x += delta where there is one
+/// (the residual connection before the norm, in the same pass). All contiguous and of one dtype;
+/// arithmetic in fp32.
+struct NormParams {
+  void* x = nullptr;             // [rows, columns]; overwritten with the sum if there is a delta
+  const void* delta = nullptr;   // [rows, columns] or null
+  const void* weight = nullptr;  // [columns]
+  void* out = nullptr;           // [rows, columns]
+  int64_t columns = 0;
+  float epsilon = 0;
+  Dtype dtype = Dtype::kFloat32;
+};
+
+/// out = silu(gate) * up, silu(g) = g / (1 + exp(-g)); a row of the input is gate then up.
+struct GateParams {
+  const void* gate_up = nullptr;  // [rows, 2 * columns]
+  void* out = nullptr;            // [rows, columns]
+  int64_t columns = 0;
+  Dtype dtype = Dtype::kFloat32;
+};
+
 }  // namespace rillkv::kernels

@@ -343,19 +343,22 @@ class Attention {
 
   void run() {
     load_queries();
-    const int blocks = p_.prefix.block_count;
-    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
-    if (has(0)) add_sinks();
-    if (has(blocks + 1)) add_dense(p_.tail);
-    if (has(blocks + 2)) add_dense(p_.chunk);
-    const int first = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0;
-    const int last = task_.tile_end - 1 < blocks ? task_.tile_end - 1 : blocks;
-    if (few_rows()) consume();
-    for (int n = first; n < last; ++n) {
+    // Few rows: blocks change the queries, so the rest comes first. Many rows: blocks come first,
+    // which keeps them at whole panels.
+    if (few_rows()) {
+      add_uncompressed();
+      consume();
+    }
+    const int last =
+        task_.tile_end - 1 < p_.prefix.block_count ? task_.tile_end - 1 : p_.prefix.block_count;
+    start_streaming();
+    for (int n = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0; n < last; ++n) {
       ahead_ = entry_ahead(n, last);
+      if (stream_block(n)) continue;
       add_block(n);
       if (few_rows()) consume();
     }
+    if (!few_rows()) add_uncompressed();
     consume();
     finish();
   }
@@ -476,6 +479,13 @@ class Attention {
     }
   }
 
+  void add_uncompressed() {
+    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
+    if (has(0)) add_sinks();
+    if (has(p_.prefix.block_count + 1)) add_dense(p_.tail);
+    if (has(p_.prefix.block_count + 2)) add_dense(p_.chunk);
+  }
+
   void add_sinks() {
     const PackedPrefix& prefix = p_.prefix;
     if (prefix.sink_count == 0) return;
@@ -520,15 +530,36 @@ class Attention {
     }
   }
 
+  void start_streaming() {
+    if constexpr (S::kStreams) {
+      if (rows_ == 1 && S::streams_blocks(p_)) S::start_streaming(p_, w_.rows);
+    }
+  }
+
+  /// A single row reads the codes without a tile where the instruction set has a kernel for it.
+  bool stream_block(int n) {
+    if constexpr (S::kStreams) {
+      const int64_t last_index =
+          p_.prefix.sink_capacity + static_cast<int64_t>(n + 1) * p_.block_size - 1;
+      if (rows_ != 1 || last_index > p_.first_query_index + task_.query_begin ||
+          !S::streams_blocks(p_)) {
+        return false;
+      }
+      const typename S::Row row = {raw_query(0), w_.row_max, w_.row_sum, w_.sums, w_.rows};
+      S::add_block_streaming(p_, n, static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head, ahead_,
+                             row);
+      return true;
+    }
+    return false;
+  }
+
   template <int kBlock>
   void add_block_of(int n, int64_t first_index) {
     const PackedPrefix& prefix = p_.prefix;
     const int64_t entry = static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head;
     reserve(kBlock / L);
     const uint8_t* keys = prefix.keys[entry];
-    // The block to come is about as large as this one.
-    const Prefetch keys_ahead(ahead_ < 0 ? nullptr : prefix.keys[ahead_],
-                              channel_block_bytes<kBlock>(keys, D_, prefix.keys_symmetric), D_ / 2);
+    const uint8_t* keys_ahead = ahead_ < 0 ? nullptr : prefix.keys[ahead_];
     if (few_rows()) {
       turn_queries(prefix.rotations[n]);
       key_block_to_tile<S, kBlock, false>(p_, keys, nullptr, w_.scales, w_.keys, vectors_,

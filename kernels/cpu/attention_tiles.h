@@ -97,11 +97,31 @@ RILLKV_INLINE void load_codes(const Planes& at, int width, int h, typename S::I&
   low = width == 8 ? R::template load<4>(at.nibbles + kCount / 2, h) : rest;
 }
 
+/// Bytes of the planes of one channel (or row), by width.
+template <int kCount>
+struct PlaneSizes {
+  struct Entry {
+    uint16_t nibbles = 0, crumbs = 0, bits = 0, padding = 0;
+  };
+  struct Table {
+    Entry entries[format::kMaxWidth + 1];
+    constexpr Table() : entries() {
+      for (int w = format::kMinWidth; w <= format::kMaxWidth; ++w) {
+        entries[w].nibbles = static_cast<uint16_t>(format::nibble_planes(w) * (kCount / 2));
+        entries[w].crumbs = static_cast<uint16_t>(format::crumb_planes(w) * (kCount / 4));
+        entries[w].bits = static_cast<uint16_t>(format::bit_planes(w) * (kCount / 8));
+      }
+    }
+  };
+  static constexpr Table kTable{};
+};
+
 template <int kCount>
 RILLKV_INLINE void advance(Planes& at, int width) {
-  at.nibbles += (width >> 2) * (kCount / 2);
-  at.crumbs += ((width >> 1) & 1) * (kCount / 4);
-  at.bits += (width & 1) * (kCount / 8);
+  const auto& sizes = PlaneSizes<kCount>::kTable.entries[width];
+  at.nibbles += sizes.nibbles;
+  at.crumbs += sizes.crumbs;
+  at.bits += sizes.bits;
 }
 
 /// Step of the high register's fields, in units of the code's step.
@@ -114,6 +134,7 @@ RILLKV_INLINE float high_step(int width) {
 /// here, larger ones are added in rounds.
 struct ChannelCursors {
   Planes first, second;
+  const uint8_t* end;
 };
 inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int block_size,
                                       bool symmetric) {
@@ -139,17 +160,8 @@ inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int bl
   at.second.crumbs = at.first.crumbs + crumbs[0] * (B / 4);
   at.first.bits = at.second.crumbs + crumbs[1] * (B / 4);
   at.second.bits = at.first.bits + bits[0] * (B / 8);
+  at.end = at.second.bits + bits[1] * (B / 8);
   return at;
-}
-
-/// Bytes of a channel block as its widths have it.
-template <int kBlock>
-inline size_t channel_block_bytes(const uint8_t* block, int head_dim, bool symmetric) {
-  const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
-  const ChannelCursors at = channel_cursors(block, head_dim, kBlock, symmetric);
-  uint32_t bits = 0;  // planes of one bit among the second half of the channels
-  for (int p = 0; p < head_dim / 2; ++p) bits += (widths[p] >> 4) & 1u;
-  return static_cast<size_t>(at.second.bits - block) + bits * (kBlock / 8);
 }
 
 /// fp16 to fp32, `count` values.
@@ -199,11 +211,11 @@ struct Scales {
 
 /// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
 /// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
-/// which is cheaper if they are few).
+/// which is cheaper if they are few). `next_block`, unless null, is fetched meanwhile.
 template <class S, int kBlock, bool kCompose>
 void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
                        const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector, Prefetch ahead) {
+                       int first_vector, const uint8_t* next_block) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kBlock>;
@@ -214,11 +226,12 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
   halves_to_floats<S>(halves + (symmetric ? 0 : D), D, scales.step);
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   ChannelCursors at = channel_cursors(block, D, kBlock, symmetric);
+  // The block to come is about as large as this one.
+  Prefetch ahead(next_block, static_cast<size_t>(at.end - block), half);
 
-  uint32_t* out[kBlock / S::kLanes];
-  for (int v = 0; v < kBlock / S::kLanes; ++v) {
-    out[v] = tile_vector<S>(tile, steps, first_vector + v);
-  }
+  // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
+  uint32_t* const out = tile_vector<S>(tile, steps, first_vector);
+  const size_t panel_stride = static_cast<size_t>(steps) * S::kPanel;
   for (int p = 0; p < half; ++p) {
     const int w1 = widths[p] & 15, w2 = widths[p] >> 4;
     const float s1 = scales.step[p], s2 = scales.step[p + half];
@@ -234,14 +247,16 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
     const size_t offset2 = static_cast<size_t>(p + half) * S::kPanel;  // fp32 tiles only
 
     const auto rotate_and_store = [&](int v, F x, F y) {
-      F c = S::load(cosines + v * S::kLanes), s = S::load(sines + v * S::kLanes);
+      F c = S::load_once(cosines + v * S::kLanes), s = S::load_once(sines + v * S::kLanes);
       if constexpr (kCompose) {  // R(t0 + j) = R(t0) R(j)
         const F c_in = c, s_in = s;
         c = S::fnma(S::set1(s0), s_in, S::mul(S::set1(c0), c_in));
         s = S::fma(S::set1(s0), c_in, S::mul(S::set1(c0), s_in));
       }
       // (x, y) becomes (x cos - y sin, y cos + x sin)
-      S::store_pair(out[v] + offset, out[v] + offset2, S::fnma(y, s, S::mul(x, c)),
+      uint32_t* at_vector = out + static_cast<size_t>(v / S::kPanelVectors) * panel_stride +
+                            static_cast<size_t>(v % S::kPanelVectors) * S::kLanes;
+      S::store_pair(at_vector + offset, at_vector + offset2, S::fnma(y, s, S::mul(x, c)),
                     S::fma(x, s, S::mul(y, c)));
     };
 #pragma GCC unroll 4
@@ -369,6 +384,31 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
   for (int v = 0; v < kVectors; ++v) {
     out[v] = tile_vector<S>(tile, tile_steps, v) +
              static_cast<size_t>(first_token / S::kPack) * S::kPanel;
+  }
+  if constexpr (S::kPack == 2 && kVectors <= 8) {
+    if (width <= 4) {  // both rows of a step in one table
+      for (int t = 0; t < tokens; t += 2) {
+        ahead.step<S>();
+        I a, b, none;
+        load_codes<S, kCount>(at, width, 0, a, none);
+        advance<kCount>(at, width);
+        load_codes<S, kCount>(at, width, 0, b, none);
+        advance<kCount>(at, width);
+        const I low = S::low_words(a, b), high = S::high_words(a, b);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          const float *lo = scales.lo + g * tokens + t, *step = scales.step + g * tokens + t;
+          const typename S::PairTable table(lo[0], step[0], lo[1], step[1]);
+#pragma GCC unroll 8
+          for (int v = g * kGroupVectors; v < (g + 1) * kGroupVectors; ++v) {
+            const int bit = v * R::kSpacing;
+            S::store_int(out[v] + static_cast<size_t>(t / 2) * S::kPanel,
+                         table(S::shift_right(bit < 16 ? low : high, bit % 16)));
+          }
+        }
+      }
+      return;
+    }
   }
   for (int t = 0; t < tokens; t += S::kPack) {
     F x[S::kPack][kVectors];

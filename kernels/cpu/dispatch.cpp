@@ -22,14 +22,16 @@ constexpr KernelTable kScalar = {
     .pack_tokens_affine = scalar::pack_tokens_affine,
     .pack_tokens_symmetric = scalar::pack_tokens_symmetric,
     .hadamard = scalar::hadamard,
+    .rms_norm = scalar::rms_norm,
+    .gate = scalar::gate,
 };
 
 #if defined(__x86_64__)
 // An entry that an instruction set has no version of yet is taken from the next lower one.
 constexpr KernelTable kAvx2 = {
     .name = "avx2",
-    .attention_workspace_bytes = scalar::attention_workspace_bytes,
-    .attend = scalar::attend,
+    .attention_workspace_bytes = avx2::attention_workspace_bytes,
+    .attend = avx2::attend,
     .absmax = avx2::absmax,
     .min_max = avx2::min_max,
     .add_squares = avx2::add_squares,
@@ -38,6 +40,8 @@ constexpr KernelTable kAvx2 = {
     .pack_tokens_affine = avx2::pack_tokens_affine,
     .pack_tokens_symmetric = avx2::pack_tokens_symmetric,
     .hadamard = avx2::hadamard,
+    .rms_norm = avx2::rms_norm,
+    .gate = avx2::gate,
 };
 
 constexpr KernelTable kAvx512 = {
@@ -52,6 +56,8 @@ constexpr KernelTable kAvx512 = {
     .pack_tokens_affine = avx512::pack_tokens_affine,
     .pack_tokens_symmetric = avx512::pack_tokens_symmetric,
     .hadamard = avx512::hadamard,
+    .rms_norm = avx512::rms_norm,
+    .gate = avx512::gate,
 };
 #endif
 

@@ -34,12 +34,19 @@ std::string first_difference(const Json& before, const Json& now) {
   return "they differ";
 }
 
+void write_dump(const fs::path& path, const std::string& dump) {
+  make_parent(path);
+  write_file_atomically(path.string(), dump + "\n");
+}
+
 }  // namespace
 
 void write_json_atomically(const fs::path& path, const Json& json) {
-  make_parent(path);
-  write_file_atomically(path.string(),
-                        json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  write_dump(path, json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+void write_json_atomically(const fs::path& path, const nlohmann::ordered_json& json) {
+  write_dump(path, json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
 Json read_json(const fs::path& path) {

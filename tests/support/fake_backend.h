@@ -53,10 +53,11 @@ class FakeBackend : public eval::GenerationBackend {
     const std::string prompt = decode(request.prompt);
     generation.text = script_(prompt);
     generation.tokens = encode(generation.text);
-    // A continuation the script would say is likely, any other is not.
-    for (const auto& continuation : request.continuations) {
-      const bool said = generation.text.find(decode(continuation).substr(1)) != std::string::npos;
-      generation.continuation_log_probs.push_back(said ? -0.5 : -7.5);
+    // An answer the script would say is likely, any other is not.
+    if (!request.answer.empty()) {
+      const bool said = generation.text.find(decode(request.answer)) != std::string::npos;
+      generation.answer_log_prob = said ? -0.5 : -7.5;
+      generation.margin = said ? 7 : 0;
     }
     generation.stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
     generation.stats.new_tokens = static_cast<int64_t>(generation.tokens.size());

@@ -14,6 +14,7 @@ namespace rillkv::eval {
 /// Writes JSON, indented by two spaces, to a temporary file that is then renamed to `path`; creates
 /// the folder. Not-a-number becomes null. Throws Error if it cannot be written.
 void write_json_atomically(const std::filesystem::path& path, const nlohmann::json& json);
+void write_json_atomically(const std::filesystem::path& path, const nlohmann::ordered_json& json);
 /// Parses a JSON file. Throws Error naming the file and the parser's reason.
 nlohmann::json read_json(const std::filesystem::path& path);
 /// Parses a file of one JSON object a line; empty lines are skipped. Throws Error with the number
