@@ -139,4 +139,20 @@ struct GateParams {
   Dtype dtype = Dtype::kFloat32;
 };
 
+/// out = x W^T + bias in bf16 with fp32 accumulation; W [out_features, in_features] has been packed
+/// by pack_linear into panels of kLinearPanel outputs: panel p holds, for each pair of inputs,
+/// kLinearPanel pairs of bf16 (the dot-product instruction's order). in_features is even; the last
+/// panel is padded with zeros.
+struct LinearParams {
+  const void* x = nullptr;       // bf16 [rows, in_features]
+  const void* packed = nullptr;  // bf16 [panels, in_features / 2, kLinearPanel, 2]
+  const void* bias = nullptr;    // bf16 [out_features] or null
+  void* out = nullptr;           // [rows, out_features] bf16, or fp32
+  bool out_float32 = false;
+  int64_t rows = 0;
+  int64_t in_features = 0;
+  int64_t out_features = 0;
+};
+inline constexpr int kLinearPanel = 32;
+
 }  // namespace rillkv::kernels

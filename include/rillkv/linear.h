@@ -23,11 +23,12 @@ class LinearImpl : public torch::nn::Module {
   /// A layer over existing tensors, shared with the caller.
   LinearImpl(at::Tensor weight, at::Tensor bias);
 
-  /// x: [rows, in_features] of the weight's dtype -> [rows, out_features].
-  at::Tensor forward(const at::Tensor& x) const;
+  /// x: [rows, in_features] of the weight's dtype -> [rows, out_features], of the same dtype or
+  /// float32.
+  at::Tensor forward(const at::Tensor& x, bool out_float32 = false) const;
 
-  /// Repacks for oneDNN where that pays (bfloat16 on a CPU that has it); no-op otherwise.
-  /// Afterwards `weight` is undefined. Returns whether it repacked.
+  /// Packs where that pays: bfloat16, an even number of inputs, a CPU that multiplies bfloat16.
+  /// Afterwards `weight` is undefined. Returns whether it packed.
   bool pack();
 
   /// Forgets the plain weight (of a view whose fused weight has been packed).
@@ -37,7 +38,8 @@ class LinearImpl : public torch::nn::Module {
   at::Tensor bias;
 
  private:
-  at::Tensor packed_;  // opaque oneDNN tensor
+  at::Tensor packed_;  // [panels, in_features / 2, kLinearPanel, 2], kernels/params.h
+  int64_t out_features_ = 0, in_features_ = 0;
 };
 TORCH_MODULE(Linear);
 

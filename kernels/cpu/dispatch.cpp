@@ -24,6 +24,8 @@ constexpr KernelTable kScalar = {
     .hadamard = scalar::hadamard,
     .rms_norm = scalar::rms_norm,
     .gate = scalar::gate,
+    .pack_linear = nullptr,
+    .linear = nullptr,
 };
 
 #if defined(__x86_64__)
@@ -42,6 +44,8 @@ constexpr KernelTable kAvx2 = {
     .hadamard = avx2::hadamard,
     .rms_norm = avx2::rms_norm,
     .gate = avx2::gate,
+    .pack_linear = nullptr,
+    .linear = nullptr,
 };
 
 constexpr KernelTable kAvx512 = {
@@ -58,6 +62,8 @@ constexpr KernelTable kAvx512 = {
     .hadamard = avx512::hadamard,
     .rms_norm = avx512::rms_norm,
     .gate = avx512::gate,
+    .pack_linear = avx512::pack_linear,
+    .linear = avx512::linear,
 };
 #endif
 

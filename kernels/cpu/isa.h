@@ -33,7 +33,11 @@ RILLKV_DECLARE_KERNELS
 }
 namespace avx512 {
 RILLKV_DECLARE_KERNELS
-}
+void pack_linear(const void* weight, int64_t out_features, int64_t in_features, int64_t begin,
+                 int64_t end, void* packed);
+void linear(const LinearParams& params, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+            int64_t row_end);
+}  // namespace avx512
 
 }  // namespace rillkv::kernels::cpu
 

@@ -64,6 +64,14 @@ struct KernelTable {
   // ---- between the linear layers; rows [begin, end) ----
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
   void (*gate)(const GateParams&, int64_t begin, int64_t end);
+
+  // ---- linear layers in bf16; null where the instruction set has no bf16 dot product ----
+  /// W [out_features, in_features] bf16 into panels [begin, end).
+  void (*pack_linear)(const void* weight, int64_t out_features, int64_t in_features, int64_t begin,
+                      int64_t end, void* packed);
+  /// Output panels [panel_begin, panel_end) of rows [row_begin, row_end).
+  void (*linear)(const LinearParams&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
+                 int64_t row_end);
 };
 
 /// The table in use: the best the machine has, or the one RILLKV_ISA names.

@@ -1,39 +1,22 @@
 #include "rillkv/linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
+
+#include <algorithm>
+
+#include "core/parallel.h"
+#include "kernels/cpu/kernels.h"
 
 namespace rillkv {
 namespace {
 
-// Torch's oneDNN operators: public in its operator registry, not in its C++ headers.
-using Reorder = at::Tensor(const at::Tensor&, std::optional<int64_t>);
-using PackedLinear = at::Tensor(const at::Tensor&, const at::Tensor&,
-                                const std::optional<at::Tensor>&, c10::string_view,
-                                c10::List<std::optional<at::Scalar>>,
-                                std::optional<c10::string_view>);
-
-const c10::TypedOperatorHandle<Reorder>& reorder_weight() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
-                             .typed<Reorder>();
-  return op;
-}
-
-const c10::TypedOperatorHandle<PackedLinear>& packed_linear() {
-  static const auto op = c10::Dispatcher::singleton()
-                             .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
-                             .typed<PackedLinear>();
-  return op;
-}
-
-std::optional<at::Tensor> bias_argument(const at::Tensor& bias) {
-  return bias.defined() ? std::optional(bias) : std::nullopt;
+int64_t panels_of(int64_t out_features) {
+  return (out_features + kernels::kLinearPanel - 1) / kernels::kLinearPanel;
 }
 
 }  // namespace
 
-bool multiplies_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
+bool multiplies_bfloat16() { return kernels::cpu::kernels().linear != nullptr; }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias,
                        at::ScalarType dtype) {
@@ -47,16 +30,48 @@ LinearImpl::LinearImpl(at::Tensor weight_in, at::Tensor bias_in) {
   if (bias_in.defined()) bias = register_parameter("bias", std::move(bias_in), false);
 }
 
-at::Tensor LinearImpl::forward(const at::Tensor& x) const {
-  if (!packed_.defined()) return at::linear(x, weight, bias);
-  return packed_linear().call(x, packed_, bias_argument(bias), "none",
-                              c10::List<std::optional<at::Scalar>>(), std::nullopt);
+at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
+  if (!packed_.defined()) {
+    const at::Tensor out = at::linear(x, weight, bias);
+    return out_float32 ? out.to(at::kFloat) : out;
+  }
+  const at::Tensor input = x.contiguous();
+  at::Tensor out = at::empty({x.size(0), out_features_},
+                             x.options().dtype(out_float32 ? at::kFloat : at::kBFloat16));
+  kernels::LinearParams params;
+  params.x = input.const_data_ptr();
+  params.packed = packed_.const_data_ptr();
+  if (bias.defined()) params.bias = bias.const_data_ptr();
+  params.out = out.mutable_data_ptr();
+  params.out_float32 = out_float32;
+  params.rows = x.size(0);
+  params.in_features = in_features_;
+  params.out_features = out_features_;
+  // A task is a run of panels over all rows: a panel's weights are read once. Four tasks a thread
+  // even out what the machine's other work takes away.
+  const int64_t panels = panels_of(out_features_);
+  const int64_t tasks = std::min<int64_t>(panels, 4 * at::get_num_threads());
+  parallel_tasks(tasks, [&](int64_t task) {
+    kernels::cpu::kernels().linear(params, panels * task / tasks, panels * (task + 1) / tasks, 0,
+                                   params.rows);
+  });
+  return out;
 }
 
 bool LinearImpl::pack() {
-  if (!weight.defined() || weight.scalar_type() != at::kBFloat16 || !multiplies_bfloat16())
+  if (!weight.defined() || weight.scalar_type() != at::kBFloat16 || weight.size(1) % 2 != 0 ||
+      !multiplies_bfloat16()) {
     return false;
-  packed_ = reorder_weight().call(weight, std::nullopt);
+  }
+  out_features_ = weight.size(0);
+  in_features_ = weight.size(1);
+  const at::Tensor rows = weight.contiguous();
+  const int64_t panels = panels_of(out_features_);
+  packed_ = at::empty({panels, in_features_ / 2, kernels::kLinearPanel, 2}, weight.options());
+  parallel_tasks(panels, [&](int64_t panel) {
+    kernels::cpu::kernels().pack_linear(rows.const_data_ptr(), out_features_, in_features_, panel,
+                                        panel + 1, packed_.mutable_data_ptr());
+  });
   drop_weight();
   return true;
 }

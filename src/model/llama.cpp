@@ -41,8 +41,8 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
 
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
   at::InferenceMode inference;
-  return lm_head_->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps))
-      .to(at::kFloat);
+  return lm_head_->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
+                           /*out_float32=*/true);
 }
 
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
