@@ -136,7 +136,6 @@ struct Avx2 {
   static Half to_half_nearest(Float x) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact);
   }
-  static uint16_t first_half(Half x) { return static_cast<uint16_t>(_mm_cvtsi128_si32(x)); }
   static Float from_half(Half x) { return _mm256_cvtph_ps(x); }
   static Float infinity_if_zero(Float x) {
     return _mm256_blendv_ps(x, set(float_from_bits(0x7f800000u)),

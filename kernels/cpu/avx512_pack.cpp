@@ -116,9 +116,6 @@ struct Avx512 {
   static Half to_half_nearest(Float x) {
     return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact);
   }
-  static uint16_t first_half(Half x) {
-    return static_cast<uint16_t>(_mm_cvtsi128_si32(_mm256_castsi256_si128(x)));
-  }
   static Float from_half(Half x) { return _mm512_cvtph_ps(x); }
   static Float infinity_if_zero(Float x) {
     return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ),

@@ -366,17 +366,6 @@ float squared_error(const float* x, int count, const Scale<S>& scale, float top)
   return S::fold16(sums);
 }
 
-/// Scale of one group of a row, in all lanes, and its stored bits.
-template <class S>
-Scale<S> group_scale(float lo, float hi, float top, uint16_t* lo_out, uint16_t* step_out) {
-  typename S::Half lo_bits, step_bits;
-  const Scale<S> scale =
-      make_affine_scale<S>(S::set(lo), S::set(hi), S::set(top), lo_bits, step_bits);
-  *lo_out = S::first_half(lo_bits);
-  *step_out = S::first_half(step_bits);
-  return scale;
-}
-
 /// The 2-bit search of scalar_pack.cpp: lo and hi become those of the best range.
 template <class S>
 void search_range(const float* x, int count, float top, float& lo, float& hi) {
@@ -384,8 +373,10 @@ void search_range(const float* x, int count, float top, float& lo, float& hi) {
   const float middle = (lo + hi) * 0.5f;
   const float radius = (hi - lo) * 0.5f;
   const auto error_of = [&](float from, float to) {
-    uint16_t lo_bits, step_bits;
-    return squared_error<S>(x, count, group_scale<S>(from, to, top, &lo_bits, &step_bits), top);
+    typename S::Half lo_bits, step_bits;
+    const Scale<S> scale =
+        make_affine_scale<S>(S::set(from), S::set(to), S::set(top), lo_bits, step_bits);
+    return squared_error<S>(x, count, scale, top);
   };
   float least = error_of(lo, hi);
   for (float factor : kFactors) {
@@ -414,11 +405,16 @@ int64_t count_clipped(const float* x, int count, const Scale<S>& scale, float to
   return clipped;
 }
 
+/// L tokens at a time: their ranges one by one, their scales in one register, their codes one by
+/// one, so that the long chain from range to scale (two roundings, a division) is paid once for L
+/// rows.
 template <class S, Dtype kType>
 int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_t* out) {
-  const int D = p.head_dim, T = p.block_size;
-  alignas(64) float x[kMaxSimdHeadDim + S::kLanes];
-  alignas(64) uint8_t codes[kMaxSimdHeadDim + S::kLanes];
+  constexpr int L = S::kLanes;
+  const int D = p.head_dim, T = p.block_size, stride = D + L;
+  alignas(64) float x[L * (kMaxSimdHeadDim + L)];
+  alignas(64) uint8_t codes[L * (kMaxSimdHeadDim + L)];
+  alignas(64) float lo[L] = {}, hi[L] = {}, step[L], divisor[L];
   std::memset(out, 0, format::token_block_bytes(T, D, groups, false, width));
   uint16_t* lo_out = reinterpret_cast<uint16_t*>(out);
   uint16_t* step_out =
@@ -426,19 +422,38 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
   const uint8_t* row = first_row(p);
   const float top = max_code(width);
   int64_t clipped = 0;
-  for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
-    load_whole_row<S, kType>(row, D, x);
+  for (int first = 0; first < p.tokens; first += L) {
+    const int rows = p.tokens - first < L ? p.tokens - first : L;
+    for (int i = 0; i < rows; ++i, row += row_bytes(p)) {
+      load_whole_row<S, kType>(row, D, x + i * stride);
+    }
     for (int g = 0; g < groups; ++g) {
       const int begin = format::group_begin(g, groups, D);
       const int count = format::group_begin(g + 1, groups, D) - begin;
-      float lo, hi;
-      range_of<S>(x + begin, count, lo, hi);
-      if (width == 2) search_range<S>(x + begin, count, top, lo, hi);
-      const Scale<S> scale = group_scale<S>(lo, hi, top, lo_out + g * T + t, step_out + g * T + t);
-      if (width == 2) clipped += count_clipped<S>(x + begin, count, scale, top);
-      row_codes<S>(x + begin, count, scale, top, codes + begin);
+      for (int i = 0; i < rows; ++i) {
+        const float* group = x + i * stride + begin;
+        range_of<S>(group, count, lo[i], hi[i]);
+        if (width == 2) search_range<S>(group, count, top, lo[i], hi[i]);
+      }
+      typename S::Half lo_bits, step_bits;
+      const Scale<S> scales = make_affine_scale<S>(S::load_aligned(lo), S::load_aligned(hi),
+                                                   S::set(top), lo_bits, step_bits);
+      S::store_half_part(lo_bits, lo_out + g * T + first, S::part(rows));
+      S::store_half_part(step_bits, step_out + g * T + first, S::part(rows));
+      S::store(scales.lo, lo);
+      S::store(scales.step, step);
+      S::store(scales.divisor, divisor);
+      for (int i = 0; i < rows; ++i) {
+        const float* group = x + i * stride + begin;
+        const Scale<S> scale = {S::set(lo[i]), S::set(step[i]), S::set(divisor[i])};
+        if (width == 2) clipped += count_clipped<S>(group, count, scale, top);
+        row_codes<S>(group, count, scale, top, codes + i * stride + begin);
+      }
     }
-    pack_row<S>(codes, D, width, token_planes(out, T, t, D, groups, false, width));
+    for (int i = 0; i < rows; ++i) {
+      pack_row<S>(codes + i * stride, D, width,
+                  token_planes(out, T, first + i, D, groups, false, width));
+    }
   }
   return clipped;
 }

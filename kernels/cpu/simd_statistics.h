@@ -10,8 +10,8 @@
 namespace rillkv::kernels::cpu {
 namespace {
 
-inline constexpr int kMaxSimdHeadDim = 1024;  // rows live on the stack; more takes the scalar path
-inline constexpr int kStrip = 4;              // registers of a row that a reduction holds at a time
+inline constexpr int kMaxSimdHeadDim = 512;  // rows live on the stack; more takes the scalar path
+inline constexpr int kStrip = 4;             // registers of a row that a reduction holds at a time
 
 inline const uint8_t* first_row(const PackParams& p) {
   return static_cast<const uint8_t*>(row_of(p.input, p.dtype, 0, p.kv_head));

@@ -386,7 +386,7 @@ TEST_P(PackTest, BytesAreTheSameAsEveryOtherInstructionSets) {
   const auto tables = available_kernels();
   std::mt19937 random(99);
   for (int round = 0; round < 60; ++round) {
-    const int head_dim = 2 * static_cast<int>(1 + random() % 80);
+    const int head_dim = round == 0 ? 640 : 2 * static_cast<int>(1 + random() % 80);
     const int block_size = kBlockSizes[random() % 4];
     const int tokens = 1 + static_cast<int>(random() % unsigned(block_size));
     const Dtype dtype = kDtypes[random() % 3];

@@ -127,7 +127,7 @@ class HadamardTest : public EveryIsa {};
 
 TEST_P(HadamardTest, MatchesItsDefinitionAndItsOrder) {
   for (Dtype dtype : kDtypes) {
-    for (int head_dim : {2, 4, 8, 16, 32, 64, 128, 256}) {
+    for (int head_dim : {2, 4, 8, 16, 32, 64, 128, 256, 1024}) {
       for (int tokens : {1, 3, 33}) {
         SCOPED_TRACE(testing::Message()
                      << isa().name << " " << dtype_name(dtype) << " D " << head_dim);
