@@ -83,12 +83,12 @@ TEST_F(Llama2Path, PrefillRunsOnIt) {
   const json report = json::parse(read_file(out.file("report.json")));
   EXPECT_EQ(report.at("prompt_tokens"), ids.size());
 
-  // Chunking changes the order of float32 sums only: logits of size 1 over some 700 positions agree
-  // far better than 1e-3, and a token lost, doubled or shifted moves them by 0.1 and more.
+  // Chunking changes only the order of float32 sums, which moves logits of size 1 by some 1e-6; a
+  // token dropped in the middle of the prompt moves them by 0.02, one at the end by 5 (measured).
   const at::Tensor expected = last_logits(load_model(folder_->path()), ids);
   const at::Tensor logits = SafetensorsFile::open(out.file("logits.safetensors")).tensor("logits");
   ASSERT_EQ(logits.sizes(), expected.sizes());
-  EXPECT_LE((logits - expected).abs().max().item<float>(), 1e-3f);
+  EXPECT_LE((logits - expected).abs().max().item<float>(), 1e-4f);
   // Greedy: the first generated token is the logits' maximum.
   ASSERT_FALSE(report.at("token_ids").empty());
   EXPECT_EQ(report.at("token_ids")[0].get<int64_t>(), logits.argmax().item<int64_t>());
