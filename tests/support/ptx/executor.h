@@ -116,7 +116,7 @@ void unregister_memory(const void* begin);
 /// Allocates `bytes` (0 is allowed) 256-byte aligned, between guard zones that belong to no
 /// buffer, filled with 0xFF (NaN in every float format), and registers them.
 void* allocate_device_memory(size_t bytes);
-/// Throws Fault-free std::logic_error if a guard zone was overwritten by host code.
+/// Aborts with a message if host code overwrote a guard zone: kernels are stopped before they can.
 void free_device_memory(void* begin);
 
 /// An array of T in (simulated) device memory. Contents start as 0xFF unless given.
