@@ -15,8 +15,7 @@ constexpr uint32_t kSectorBytes = 32;
 AccessProfile::AccessProfile(const Program& program)
     : program_(program), shared_(program.site_ops.size()), global_(program.site_ops.size()) {}
 
-void AccessProfile::shared_access(int site, uint32_t active, const uint32_t* at,
-                                  uint32_t bytes) {
+void AccessProfile::shared_access(int site, uint32_t active, const uint32_t* at, uint32_t bytes) {
   Counters& counters = shared_[static_cast<size_t>(site)];
   ++counters.executions;
   const int lanes_a_pass = bytes <= kBankBytes ? kLanes : static_cast<int>(128 / bytes);
@@ -39,8 +38,7 @@ void AccessProfile::shared_access(int site, uint32_t active, const uint32_t* at,
   }
 }
 
-void AccessProfile::global_access(int site, uint32_t active, const uint64_t* at,
-                                  uint32_t bytes) {
+void AccessProfile::global_access(int site, uint32_t active, const uint64_t* at, uint32_t bytes) {
   Counters& counters = global_[static_cast<size_t>(site)];
   ++counters.executions;
   uint64_t starts[kLanes];

@@ -45,8 +45,8 @@ Block::Block(const Program& decoded, Dim3 grid_dims, Dim3 block_dims, size_t dyn
   char* file = registers_.data() + (64 - reinterpret_cast<uint64_t>(registers_.data()) % 64);
   for (size_t i = 0; i < warps.size(); ++i) {
     warps[i].bases[0] = file + i * file_bytes;
-    warps[i].bases[1] =
-        const_cast<char*>(reinterpret_cast<const char*>(program.constants.data()));  // never written
+    warps[i].bases[1] = const_cast<char*>(
+        reinterpret_cast<const char*>(program.constants.data()));  // never written
     warps[i].local = local_.data() + i * kLanes * program.local_bytes;
   }
 }
@@ -76,37 +76,84 @@ void Block::fill_specials(Warp* warp) {
       const uint32_t thread = static_cast<uint32_t>(warp->index) * kLanes + lane;
       uint64_t value = 0;
       switch (special.kind) {
-        case Kind::kTidX: value = thread % dims.x; break;
-        case Kind::kTidY: value = thread / dims.x % dims.y; break;
-        case Kind::kTidZ: value = thread / dims.x / dims.y; break;
-        case Kind::kNtidX: value = dims.x; break;
-        case Kind::kNtidY: value = dims.y; break;
-        case Kind::kNtidZ: value = dims.z; break;
-        case Kind::kCtaidX: value = index.x; break;
-        case Kind::kCtaidY: value = index.y; break;
-        case Kind::kCtaidZ: value = index.z; break;
-        case Kind::kNctaidX: value = grid.x; break;
-        case Kind::kNctaidY: value = grid.y; break;
-        case Kind::kNctaidZ: value = grid.z; break;
-        case Kind::kLaneId: value = lane; break;
-        case Kind::kWarpId: value = static_cast<uint64_t>(warp->index); break;
-        case Kind::kNwarpId: value = warps.size(); break;
-        case Kind::kLaneMaskEq: value = 1u << lane; break;
-        case Kind::kLaneMaskLt: value = (1u << lane) - 1; break;
-        case Kind::kLaneMaskLe: value = (2u << lane) - 1; break;
-        case Kind::kLaneMaskGt: value = static_cast<uint32_t>(-(2u << lane)); break;
-        case Kind::kLaneMaskGe: value = static_cast<uint32_t>(-(1u << lane)); break;
-        case Kind::kDynamicSharedBytes: value = dynamic_shared_bytes; break;
-        case Kind::kTotalSharedBytes: value = shared_bytes; break;
+        case Kind::kTidX:
+          value = thread % dims.x;
+          break;
+        case Kind::kTidY:
+          value = thread / dims.x % dims.y;
+          break;
+        case Kind::kTidZ:
+          value = thread / dims.x / dims.y;
+          break;
+        case Kind::kNtidX:
+          value = dims.x;
+          break;
+        case Kind::kNtidY:
+          value = dims.y;
+          break;
+        case Kind::kNtidZ:
+          value = dims.z;
+          break;
+        case Kind::kCtaidX:
+          value = index.x;
+          break;
+        case Kind::kCtaidY:
+          value = index.y;
+          break;
+        case Kind::kCtaidZ:
+          value = index.z;
+          break;
+        case Kind::kNctaidX:
+          value = grid.x;
+          break;
+        case Kind::kNctaidY:
+          value = grid.y;
+          break;
+        case Kind::kNctaidZ:
+          value = grid.z;
+          break;
+        case Kind::kLaneId:
+          value = lane;
+          break;
+        case Kind::kWarpId:
+          value = static_cast<uint64_t>(warp->index);
+          break;
+        case Kind::kNwarpId:
+          value = warps.size();
+          break;
+        case Kind::kLaneMaskEq:
+          value = 1u << lane;
+          break;
+        case Kind::kLaneMaskLt:
+          value = (1u << lane) - 1;
+          break;
+        case Kind::kLaneMaskLe:
+          value = (2u << lane) - 1;
+          break;
+        case Kind::kLaneMaskGt:
+          value = static_cast<uint32_t>(-(2u << lane));
+          break;
+        case Kind::kLaneMaskGe:
+          value = static_cast<uint32_t>(-(1u << lane));
+          break;
+        case Kind::kDynamicSharedBytes:
+          value = dynamic_shared_bytes;
+          break;
+        case Kind::kTotalSharedBytes:
+          value = shared_bytes;
+          break;
         case Kind::kParamAddress:
           value = reinterpret_cast<uint64_t>(params) + special.offset;
           break;
         case Kind::kLocalAddress:
-          value = reinterpret_cast<uint64_t>(warp->local) + lane * program.local_bytes +
-                  special.offset;
+          value =
+              reinterpret_cast<uint64_t>(warp->local) + lane * program.local_bytes + special.offset;
           break;
-        case Kind::kSharedAddress: value = shared_base; break;
-        case Kind::kUnknown: break;
+        case Kind::kSharedAddress:
+          value = shared_base;
+          break;
+        case Kind::kUnknown:
+          break;
       }
       if (wide) {
         warp->lanes<uint64_t>(special.ref)[lane] = value;
@@ -126,8 +173,7 @@ void Block::start_warps() {
   const uint64_t threads = dims.count();
   for (size_t i = 0; i < warps.size(); ++i) {
     const uint64_t left = threads - i * kLanes;
-    warps[i].start(this, static_cast<int>(i),
-                   left >= kLanes ? kAllLanes : (1u << left) - 1);
+    warps[i].start(this, static_cast<int>(i), left >= kLanes ? kAllLanes : (1u << left) - 1);
     fill_specials(&warps[i]);
   }
 }

@@ -19,7 +19,9 @@ class Layout {
   Layout(const ModuleData& module, const Function& entry, Program* program);
 
   Ref register_ref(int index) const { return register_refs_[static_cast<size_t>(index)]; }
-  Type register_type(int index) const { return function_.registers[static_cast<size_t>(index)].type; }
+  Type register_type(int index) const {
+    return function_.registers[static_cast<size_t>(index)].type;
+  }
   /// An array of 32 equal values.
   Ref constant(uint64_t bits, int width);
   Ref special(SpecialValue::Kind kind, uint64_t offset = 0);
@@ -90,16 +92,15 @@ class Builder {
 };
 
 // Each returns false if the instruction is not of its family, and fills in builder.op if it is.
-bool decode_move(Builder& b);        // mov selp setp set cvta
-bool decode_integer(Builder& b);     // arithmetic and bits
-bool decode_float(Builder& b);       // f32, f64
-bool decode_half(Builder& b);        // f16, bf16, packed pairs
-bool decode_convert(Builder& b);     // cvt
-bool decode_memory(Builder& b);      // ld st prefetch
-bool decode_atomic(Builder& b);      // atom red
-bool decode_async(Builder& b);       // cp.async
-bool decode_warp(Builder& b);        // shfl vote match redux activemask bar.warp
-bool decode_matrix(Builder& b);      // ldmatrix mma
-bool decode_control(Builder& b);     // bra ret bar trap membar
+bool decode_move(Builder& b);     // mov selp setp set cvta
+bool decode_integer(Builder& b);  // arithmetic and bits
+bool decode_float(Builder& b);    // f32, f64
+bool decode_half(Builder& b);     // f16, bf16, packed pairs
+bool decode_convert(Builder& b);  // cvt
+bool decode_memory(Builder& b);   // ld st prefetch
+bool decode_async(Builder& b);    // cp.async
+bool decode_warp(Builder& b);     // shfl vote match redux activemask bar.warp
+bool decode_matrix(Builder& b);   // ldmatrix mma
+bool decode_control(Builder& b);  // bra ret bar trap membar
 
 }  // namespace rillkv::ptx

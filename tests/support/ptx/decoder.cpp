@@ -245,7 +245,8 @@ Ref Builder::in_wide(const Operand& operand, Type type, int* bits) {
       if (ref == kNoRef) unsupported();
       return ref;
     }
-    default: unsupported();
+    default:
+      unsupported();
   }
 }
 
@@ -285,8 +286,7 @@ void Builder::address(size_t i, size_t slot, Space space) {
   op.immediate = address.offset;
   op.space = space;
   const Type wide{'u', 64};
-  if (base.kind == Operand::Kind::kRegister &&
-      layout_.register_type(base.index).bits == 32) {
+  if (base.kind == Operand::Kind::kRegister && layout_.register_type(base.index).bits == 32) {
     if (space != Space::kShared) unsupported();
     op.narrow_address = true;
     op.operand[slot] = in(base, {'u', 32});
@@ -313,9 +313,8 @@ std::string Program::describe(int op) const {
 
 std::shared_ptr<const Program> decode(const ModuleData& module, const Function& entry) {
   using Decoder = bool (*)(Builder&);
-  static constexpr Decoder kDecoders[] = {decode_move,    decode_integer, decode_float,
-                                          decode_half,    decode_convert, decode_memory,
-                                          decode_atomic,  decode_async,   decode_warp,
+  static constexpr Decoder kDecoders[] = {decode_move,    decode_integer, decode_float, decode_half,
+                                          decode_convert, decode_memory,  decode_async, decode_warp,
                                           decode_matrix,  decode_control};
   auto program = std::make_shared<Program>();
   program->name = entry.name;
@@ -345,10 +344,9 @@ std::shared_ptr<const Program> decode(const ModuleData& module, const Function& 
   program->sources.push_back(entry.code.empty() ? SourceLine{} : entry.code.back().source);
   program->opcodes.push_back("end");
   if (program->site_ops.size() >= kMaxSites) {
-    throw ModuleError(module.tree.name + ": " + entry.name + " has " +
-                      std::to_string(program->site_ops.size()) +
-                      " memory instructions, more than the executor's " +
-                      std::to_string(kMaxSites - 1));
+    throw ModuleError(
+        module.tree.name + ": " + entry.name + " has " + std::to_string(program->site_ops.size()) +
+        " memory instructions, more than the executor's " + std::to_string(kMaxSites - 1));
   }
   return program;
 }

@@ -101,10 +101,16 @@ uint64_t Report::excess_sectors() const {
 }
 
 std::string Report::to_string() const {
-  static const char* const kNames[] = {
-      "race",          "uninitialised read", "pending copy",         "out of bounds",
-      "misaligned",    "divergent barrier",  "divergent collective", "bad lane",
-      "trap",          "runaway"};
+  static const char* const kNames[] = {"race",
+                                       "uninitialised read",
+                                       "pending copy",
+                                       "out of bounds",
+                                       "misaligned",
+                                       "divergent barrier",
+                                       "divergent collective",
+                                       "bad lane",
+                                       "trap",
+                                       "runaway"};
   std::ostringstream out;
   for (const Finding& f : findings) {
     out << kNames[static_cast<int>(f.kind)] << ": " << f.message;

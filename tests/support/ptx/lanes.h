@@ -41,33 +41,28 @@ inline void write_predicate(Warp& warp, Ref ref, uint32_t value) {
 
 namespace internal {
 
-template <auto F, typename D, typename... S, size_t... I>
-inline void map(Warp& warp, const Op& op, std::index_sequence<I...>) {
-  D* const d = warp.lanes<D>(op.operand[0]);
-  const std::tuple<const S*...> s{warp.lanes<const S>(op.operand[I + 1])...};
-  for_lanes(warp.active, [d, s](int lane) { d[lane] = F(std::get<I>(s)[lane]...); });
-}
+/// Loops for a captureless function object F: D(S...).
+template <typename F, typename D, typename... S>
+struct LaneLoop {
+  template <size_t... I>
+  static void map(Warp& warp, const Op& op, std::index_sequence<I...>) {
+    D* const d = warp.lanes<D>(op.operand[0]);
+    const std::tuple<const S*...> s{warp.lanes<const S>(op.operand[I + 1])...};
+    for_lanes(warp.active, [d, s](int lane) { d[lane] = F{}(std::get<I>(s)[lane]...); });
+  }
+  static void run(Warp& warp, const Op& op) { map(warp, op, std::index_sequence_for<S...>{}); }
+};
 
-template <auto F, typename... S, size_t... I>
-inline void map_predicate(Warp& warp, const Op& op, std::index_sequence<I...>) {
-  const std::tuple<const S*...> s{warp.lanes<const S>(op.operand[I + 1])...};
-  alignas(64) uint8_t bytes[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) bytes[lane] = F(std::get<I>(s)[lane]...) ? 1 : 0;
-  write_predicate(warp, op.operand[0], pack_mask(bytes));
-}
+template <typename F, typename D, typename... S>
+LaneLoop<F, D, S...> loop_of(D (F::*)(S...) const);
 
 }  // namespace internal
 
-/// Handler of d[lane] = F(s1[lane], s2[lane], ...), operands in that order.
-template <auto F, typename D, typename... S>
-void map_lanes(Warp& warp, const Op& op) {
-  internal::map<F, D, S...>(warp, op, std::index_sequence_for<S...>{});
-}
-
-/// Handler of a predicate p[lane] = F(s1[lane], s2[lane], ...).
-template <auto F, typename... S>
-void map_to_predicate(Warp& warp, const Op& op) {
-  internal::map_predicate<F, S...>(warp, op, std::index_sequence_for<S...>{});
+/// Handler of d[lane] = f(s1[lane], s2[lane], ...) for the operands in that order. `f` is a lambda
+/// without captures; its parameter and result types are those of the registers.
+template <typename F>
+Handler map_lanes(F) {
+  return decltype(internal::loop_of(&F::operator()))::run;
 }
 
 }  // namespace rillkv::ptx

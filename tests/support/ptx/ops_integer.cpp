@@ -18,17 +18,29 @@ inline constexpr int kBits = static_cast<int>(8 * sizeof(T));
 template <typename T>
 struct Wider;
 template <>
-struct Wider<uint16_t> { using type = uint32_t; };
+struct Wider<uint16_t> {
+  using type = uint32_t;
+};
 template <>
-struct Wider<int16_t> { using type = int32_t; };
+struct Wider<int16_t> {
+  using type = int32_t;
+};
 template <>
-struct Wider<uint32_t> { using type = uint64_t; };
+struct Wider<uint32_t> {
+  using type = uint64_t;
+};
 template <>
-struct Wider<int32_t> { using type = int64_t; };
+struct Wider<int32_t> {
+  using type = int64_t;
+};
 template <>
-struct Wider<uint64_t> { using type = unsigned __int128; };
+struct Wider<uint64_t> {
+  using type = unsigned __int128;
+};
 template <>
-struct Wider<int64_t> { using type = __int128; };
+struct Wider<int64_t> {
+  using type = __int128;
+};
 
 template <typename T>
 Unsigned<T> multiply_low(T x, T y) {
@@ -45,7 +57,8 @@ T multiply_high(T x, T y) {
 template <typename T>
 T divide(T x, T y) {
   if (y == 0) return static_cast<T>(~T{0});
-  if (std::is_signed_v<T> && y == static_cast<T>(-1)) return static_cast<T>(Unsigned<T>{0} - Unsigned<T>(x));
+  if (std::is_signed_v<T> && y == static_cast<T>(-1))
+    return static_cast<T>(Unsigned<T>{0} - Unsigned<T>(x));
   return static_cast<T>(x / y);
 }
 template <typename T>
@@ -76,9 +89,8 @@ T extract_field(T x, uint32_t position, uint32_t length) {
   const bool sign = std::is_signed_v<T> && ((Unsigned<T>(x) >> sign_at) & 1) != 0;
   Unsigned<T> result = 0;
   for (uint32_t i = 0; i < kEnd; ++i) {
-    const bool bit = i < length && position + i < kEnd
-                         ? ((Unsigned<T>(x) >> (position + i)) & 1) != 0
-                         : sign;
+    const bool bit =
+        i < length && position + i < kEnd ? ((Unsigned<T>(x) >> (position + i)) & 1) != 0 : sign;
     result |= static_cast<Unsigned<T>>(bit) << i;
   }
   return static_cast<T>(result);
@@ -158,10 +170,14 @@ Handler by_type(Type type, F pick) {
   if (type.packed) return nullptr;
   const bool is_signed = type.kind == 's';
   switch (type.bits) {
-    case 16: return is_signed ? pick(int16_t{}) : pick(uint16_t{});
-    case 32: return is_signed ? pick(int32_t{}) : pick(uint32_t{});
-    case 64: return is_signed ? pick(int64_t{}) : pick(uint64_t{});
-    default: return nullptr;
+    case 16:
+      return is_signed ? pick(int16_t{}) : pick(uint16_t{});
+    case 32:
+      return is_signed ? pick(int32_t{}) : pick(uint32_t{});
+    case 64:
+      return is_signed ? pick(int64_t{}) : pick(uint64_t{});
+    default:
+      return nullptr;
   }
 }
 
@@ -183,19 +199,18 @@ bool decode_multiply(Builder& b) {
     using T = decltype(zero);
     using U = Unsigned<T>;
     if (part == "lo") {
-      return add ? map_lanes<[](T x, T y, U z) { return U(multiply_low(x, y) + z); }, U, T, T, U>
-                 : map_lanes<[](T x, T y) { return multiply_low(x, y); }, U, T, T>;
+      return add ? map_lanes([](T x, T y, U z) { return U(multiply_low(x, y) + z); })
+                 : map_lanes([](T x, T y) { return multiply_low(x, y); });
     }
     if (part == "hi") {
-      return add ? map_lanes<[](T x, T y, U z) { return U(U(multiply_high(x, y)) + z); }, U, T, T,
-                             U>
-                 : map_lanes<[](T x, T y) { return multiply_high(x, y); }, T, T, T>;
+      return add ? map_lanes([](T x, T y, U z) { return U(U(multiply_high(x, y)) + z); })
+                 : map_lanes([](T x, T y) { return multiply_high(x, y); });
     }
     if constexpr (kBits<T> < 64) {
       using W = typename Wider<T>::type;
       using UW = std::make_unsigned_t<W>;
-      return add ? map_lanes<[](T x, T y, UW z) { return UW(UW(W(x) * W(y)) + z); }, UW, T, T, UW>
-                 : map_lanes<[](T x, T y) { return W(W(x) * W(y)); }, W, T, T>;
+      return add ? map_lanes([](T x, T y, UW z) { return UW(UW(W(x) * W(y)) + z); })
+                 : map_lanes([](T x, T y) { return W(W(x) * W(y)); });
     }
     return nullptr;
   });
@@ -206,35 +221,35 @@ bool decode_multiply(Builder& b) {
 template <typename T>
 Handler binary(const std::string& name) {
   using U = Unsigned<T>;
-  if (name == "add") return map_lanes<[](U x, U y) { return U(x + y); }, U, U, U>;
-  if (name == "sub") return map_lanes<[](U x, U y) { return U(x - y); }, U, U, U>;
-  if (name == "div") return map_lanes<[](T x, T y) { return divide(x, y); }, T, T, T>;
-  if (name == "rem") return map_lanes<[](T x, T y) { return remainder(x, y); }, T, T, T>;
-  if (name == "min") return map_lanes<[](T x, T y) { return x < y ? x : y; }, T, T, T>;
-  if (name == "max") return map_lanes<[](T x, T y) { return x > y ? x : y; }, T, T, T>;
-  if (name == "and") return map_lanes<[](U x, U y) { return U(x & y); }, U, U, U>;
-  if (name == "or") return map_lanes<[](U x, U y) { return U(x | y); }, U, U, U>;
-  if (name == "xor") return map_lanes<[](U x, U y) { return U(x ^ y); }, U, U, U>;
+  if (name == "add") return map_lanes([](U x, U y) { return U(x + y); });
+  if (name == "sub") return map_lanes([](U x, U y) { return U(x - y); });
+  if (name == "div") return map_lanes([](T x, T y) { return divide(x, y); });
+  if (name == "rem") return map_lanes([](T x, T y) { return remainder(x, y); });
+  if (name == "min") return map_lanes([](T x, T y) { return x < y ? x : y; });
+  if (name == "max") return map_lanes([](T x, T y) { return x > y ? x : y; });
+  if (name == "and") return map_lanes([](U x, U y) { return U(x & y); });
+  if (name == "or") return map_lanes([](U x, U y) { return U(x | y); });
+  if (name == "xor") return map_lanes([](U x, U y) { return U(x ^ y); });
   return nullptr;
 }
 
 template <typename T>
 Handler unary(const std::string& name) {
   using U = Unsigned<T>;
-  if (name == "neg") return map_lanes<[](U x) { return U(U{0} - x); }, U, U>;
-  if (name == "abs") return map_lanes<[](T x) { return x < 0 ? U(U{0} - U(x)) : U(x); }, U, T>;
-  if (name == "not") return map_lanes<[](U x) { return U(~x); }, U, U>;
-  if (name == "cnot") return map_lanes<[](U x) { return U(x == 0); }, U, U>;
-  if (name == "brev") return map_lanes<[](U x) { return reverse_bits(x); }, U, U>;
+  if (name == "neg") return map_lanes([](U x) { return U(U{0} - x); });
+  if (name == "abs") return map_lanes([](T x) { return x < 0 ? U(U{0} - U(x)) : U(x); });
+  if (name == "not") return map_lanes([](U x) { return U(~x); });
+  if (name == "cnot") return map_lanes([](U x) { return U(x == 0); });
+  if (name == "brev") return map_lanes([](U x) { return reverse_bits(x); });
   return nullptr;
 }
 
 template <typename T>
 Handler shift(const std::string& name) {
   if (name == "shl") {
-    return map_lanes<[](T x, uint32_t n) { return shift_left(x, n); }, T, T, uint32_t>;
+    return map_lanes([](T x, uint32_t n) { return shift_left(x, n); });
   }
-  return map_lanes<[](T x, uint32_t n) { return shift_right(x, n); }, T, T, uint32_t>;
+  return map_lanes([](T x, uint32_t n) { return shift_right(x, n); });
 }
 
 /// Results of 32 bits whatever the source: popc, clz, bfind.
@@ -242,14 +257,14 @@ template <typename T>
 Handler count_bits(const std::string& name, bool shift_amount) {
   using U = Unsigned<T>;
   if (name == "popc") {
-    return map_lanes<[](U x) { return uint32_t(__builtin_popcountll(x)); }, uint32_t, U>;
+    return map_lanes([](U x) { return uint32_t(__builtin_popcountll(x)); });
   }
-  if (name == "clz") return map_lanes<[](U x) { return leading_zeros(x); }, uint32_t, U>;
-  if (!shift_amount) return map_lanes<[](T x) { return find_leading(x); }, uint32_t, T>;
-  return map_lanes<[](T x) {
+  if (name == "clz") return map_lanes([](U x) { return leading_zeros(x); });
+  if (!shift_amount) return map_lanes([](T x) { return find_leading(x); });
+  return map_lanes([](T x) {
     const uint32_t at = find_leading(x);
     return at == ~0u ? at : kBits<T> - 1 - at;
-  }, uint32_t, T>;
+  });
 }
 
 bool decode_predicate_logic(Builder& b) {
@@ -289,8 +304,7 @@ bool decode_fields(Builder& b) {
     b.op.operand[3] = b.in(3, u32);
     b.op.run = by_type(type, [](auto zero) -> Handler {
       using T = decltype(zero);
-      return map_lanes<[](T x, uint32_t p, uint32_t n) { return extract_field(x, p, n); }, T, T,
-                       uint32_t, uint32_t>;
+      return map_lanes([](T x, uint32_t p, uint32_t n) { return extract_field(x, p, n); });
     });
     return true;
   }
@@ -301,13 +315,12 @@ bool decode_fields(Builder& b) {
     b.op.operand[2] = b.in(2, type);
     b.op.operand[3] = b.in(3, u32);
     b.op.operand[4] = b.in(4, u32);
-    b.op.run = type.bits == 64
-                   ? map_lanes<[](uint64_t f, uint64_t x, uint32_t p, uint32_t n) {
-                       return insert_field(f, x, p, n);
-                     }, uint64_t, uint64_t, uint64_t, uint32_t, uint32_t>
-                   : map_lanes<[](uint32_t f, uint32_t x, uint32_t p, uint32_t n) {
-                       return insert_field(f, x, p, n);
-                     }, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+    b.op.run = type.bits == 64 ? map_lanes([](uint64_t f, uint64_t x, uint32_t p, uint32_t n) {
+      return insert_field(f, x, p, n);
+    })
+                               : map_lanes([](uint32_t f, uint32_t x, uint32_t p, uint32_t n) {
+                                   return insert_field(f, x, p, n);
+                                 });
     return true;
   }
   return false;
@@ -321,17 +334,15 @@ bool decode_words(Builder& b) {
     b.op.operand[0] = b.out(0, u32);
     sources(b, 3, u32);
     b.op.operand[4] = b.layout().constant(b.immediate(4), 32);
-    b.op.run = map_lanes<[](uint32_t x, uint32_t y, uint32_t z, uint32_t table) {
-      return look_up(x, y, z, table);
-    }, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>;
+    b.op.run = map_lanes(
+        [](uint32_t x, uint32_t y, uint32_t z, uint32_t table) { return look_up(x, y, z, table); });
     return true;
   }
   if (name == "prmt") {
     b.take_type();
     b.op.operand[0] = b.out(0, u32);
     sources(b, 3, u32);
-    b.op.run = map_lanes<[](uint32_t x, uint32_t y, uint32_t s) { return permute_bytes(x, y, s); },
-                         uint32_t, uint32_t, uint32_t, uint32_t>;
+    b.op.run = map_lanes([](uint32_t x, uint32_t y, uint32_t s) { return permute_bytes(x, y, s); });
     return true;
   }
   if (name == "shf") {
@@ -343,10 +354,11 @@ bool decode_words(Builder& b) {
     b.op.operand[0] = b.out(0, u32);
     sources(b, 3, u32);
     using U = uint32_t;
-    b.op.run = left ? (clamp ? map_lanes<funnel<true, true>, U, U, U, U>
-                             : map_lanes<funnel<true, false>, U, U, U, U>)
-                    : (clamp ? map_lanes<funnel<false, true>, U, U, U, U>
-                             : map_lanes<funnel<false, false>, U, U, U, U>);
+    b.op.run =
+        left ? (clamp ? map_lanes([](U x, U y, U n) { return funnel<true, true>(x, y, n); })
+                      : map_lanes([](U x, U y, U n) { return funnel<true, false>(x, y, n); }))
+             : (clamp ? map_lanes([](U x, U y, U n) { return funnel<false, true>(x, y, n); })
+                      : map_lanes([](U x, U y, U n) { return funnel<false, false>(x, y, n); }));
     return true;
   }
   if (name == "dp4a") {
@@ -355,10 +367,14 @@ bool decode_words(Builder& b) {
     b.op.operand[0] = b.out(0, u32);
     sources(b, 3, u32);
     using U = uint32_t;
-    b.op.run = signed_a ? (signed_b ? map_lanes<dot_bytes<int8_t, int8_t>, U, U, U, U>
-                                    : map_lanes<dot_bytes<int8_t, uint8_t>, U, U, U, U>)
-                        : (signed_b ? map_lanes<dot_bytes<uint8_t, int8_t>, U, U, U, U>
-                                    : map_lanes<dot_bytes<uint8_t, uint8_t>, U, U, U, U>);
+    b.op.run =
+        signed_a
+            ? (signed_b
+                   ? map_lanes([](U x, U y, U z) { return dot_bytes<int8_t, int8_t>(x, y, z); })
+                   : map_lanes([](U x, U y, U z) { return dot_bytes<int8_t, uint8_t>(x, y, z); }))
+            : (signed_b
+                   ? map_lanes([](U x, U y, U z) { return dot_bytes<uint8_t, int8_t>(x, y, z); })
+                   : map_lanes([](U x, U y, U z) { return dot_bytes<uint8_t, uint8_t>(x, y, z); }));
     return true;
   }
   return false;

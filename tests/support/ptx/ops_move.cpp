@@ -11,8 +11,8 @@ namespace rillkv::ptx {
 namespace {
 
 template <typename T>
-void move(Warp& w, const Op& op) {
-  map_lanes<[](T x) { return x; }, T, T>(w, op);
+Handler move() {
+  return map_lanes([](T x) { return x; });
 }
 
 void move_predicate(Warp& w, const Op& op) {
@@ -46,10 +46,14 @@ void pack(Warp& w, const Op& op) {
 template <typename T>
 Handler by_size(int bits, T pick) {
   switch (bits) {
-    case 16: return pick(uint16_t{});
-    case 32: return pick(uint32_t{});
-    case 64: return pick(uint64_t{});
-    default: return nullptr;
+    case 16:
+      return pick(uint16_t{});
+    case 32:
+      return pick(uint32_t{});
+    case 64:
+      return pick(uint64_t{});
+    default:
+      return nullptr;
   }
 }
 
@@ -79,9 +83,9 @@ bool decode_mov(Builder& b) {
   }
   b.op.operand[0] = b.out(0, type);
   b.op.operand[1] = b.in(1, type);
-  b.op.run = type.kind == 'p' ? move_predicate : by_size(type.bits, [](auto x) -> Handler {
-    return move<decltype(x)>;
-  });
+  b.op.run = type.kind == 'p'
+                 ? move_predicate
+                 : by_size(type.bits, [](auto x) -> Handler { return move<decltype(x)>(); });
   return b.op.run != nullptr;
 }
 
@@ -134,22 +138,22 @@ void store_comparison(Warp& w, const Op& op, uint32_t mask) {
   if ((op.target & kHasSecondResult) != 0) write_predicate(w, op.operand[1], q);
 }
 
-template <auto F, typename T>
+template <typename F, typename T>
 uint32_t compare_lanes(Warp& w, const Op& op) {
   const T* x = w.lanes<const T>(op.operand[2]);
   const T* y = w.lanes<const T>(op.operand[3]);
   alignas(64) uint8_t bytes[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) bytes[lane] = F(x[lane], y[lane]) ? 1 : 0;
+  for (int lane = 0; lane < kLanes; ++lane) bytes[lane] = F{}(x[lane], y[lane]) ? 1 : 0;
   return pack_mask(bytes);
 }
 
-template <auto F, typename T>
+template <typename F, typename T>
 void set_predicate(Warp& w, const Op& op) {
   store_comparison(w, op, compare_lanes<F, T>(w, op));
 }
 
 /// set.cmp.u32: all ones or zero; operand[0] is the result.
-template <auto F, typename T>
+template <typename F, typename T>
 void set_mask(Warp& w, const Op& op) {
   const uint32_t mask = compare_lanes<F, T>(w, op);
   uint32_t* d = w.lanes<uint32_t>(op.operand[0]);
@@ -157,64 +161,76 @@ void set_mask(Warp& w, const Op& op) {
   for_lanes(w.active, [=](int lane) { d[lane] = (mask >> lane & 1) != 0 ? one : 0u; });
 }
 
+/// The handler of setp, or with kSet of set, for a comparison without captures.
+template <typename T, bool kSet, typename F>
+Handler compare(F) {
+  return kSet ? Handler(set_mask<F, T>) : Handler(set_predicate<F, T>);
+}
+
 template <typename T, bool kSet>
 Handler integer_comparison(const std::string& name) {
-#define RILLKV_COMPARE(F) (kSet ? Handler(set_mask<F, T>) : Handler(set_predicate<F, T>))
-  if (name == "eq") return RILLKV_COMPARE([](T x, T y) { return x == y; });
-  if (name == "ne") return RILLKV_COMPARE([](T x, T y) { return x != y; });
-  if (name == "lt" || name == "lo") return RILLKV_COMPARE([](T x, T y) { return x < y; });
-  if (name == "le" || name == "ls") return RILLKV_COMPARE([](T x, T y) { return x <= y; });
-  if (name == "gt" || name == "hi") return RILLKV_COMPARE([](T x, T y) { return x > y; });
-  if (name == "ge" || name == "hs") return RILLKV_COMPARE([](T x, T y) { return x >= y; });
+  if (name == "eq") return compare<T, kSet>([](T x, T y) { return x == y; });
+  if (name == "ne") return compare<T, kSet>([](T x, T y) { return x != y; });
+  if (name == "lt" || name == "lo") return compare<T, kSet>([](T x, T y) { return x < y; });
+  if (name == "le" || name == "ls") return compare<T, kSet>([](T x, T y) { return x <= y; });
+  if (name == "gt" || name == "hi") return compare<T, kSet>([](T x, T y) { return x > y; });
+  if (name == "ge" || name == "hs") return compare<T, kSet>([](T x, T y) { return x >= y; });
   return nullptr;
 }
 
-/// Ordered comparisons are false for NaN, those ending in "u" are true. T is what registers hold,
-/// Widen makes a float or double of it.
-template <typename T, auto Widen, bool kSet>
+/// Ordered comparisons are false for NaN, those ending in "u" are true. Widen makes a float or
+/// double of T, which is what registers hold.
+template <typename Widen, bool kSet, typename T>
 Handler float_comparison(const std::string& name) {
-  if (name == "eq") return RILLKV_COMPARE([](T x, T y) { return Widen(x) == Widen(y); });
-  if (name == "ne") {
-    return RILLKV_COMPARE([](T x, T y) { return Widen(x) < Widen(y) || Widen(x) > Widen(y); });
-  }
-  if (name == "lt") return RILLKV_COMPARE([](T x, T y) { return Widen(x) < Widen(y); });
-  if (name == "le") return RILLKV_COMPARE([](T x, T y) { return Widen(x) <= Widen(y); });
-  if (name == "gt") return RILLKV_COMPARE([](T x, T y) { return Widen(x) > Widen(y); });
-  if (name == "ge") return RILLKV_COMPARE([](T x, T y) { return Widen(x) >= Widen(y); });
-  if (name == "equ") {
-    return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) < Widen(y) || Widen(x) > Widen(y)); });
-  }
-  if (name == "neu") return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) == Widen(y)); });
-  if (name == "ltu") return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) >= Widen(y)); });
-  if (name == "leu") return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) > Widen(y)); });
-  if (name == "gtu") return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) <= Widen(y)); });
-  if (name == "geu") return RILLKV_COMPARE([](T x, T y) { return !(Widen(x) < Widen(y)); });
-  if (name == "num") {
-    return RILLKV_COMPARE([](T x, T y) { return Widen(x) == Widen(x) && Widen(y) == Widen(y); });
-  }
-  if (name == "nan") {
-    return RILLKV_COMPARE([](T x, T y) { return Widen(x) != Widen(x) || Widen(y) != Widen(y); });
-  }
+  static constexpr Widen v{};
+  const auto made = [](auto f) { return compare<T, kSet>(f); };
+  if (name == "eq") return made([](T x, T y) { return v(x) == v(y); });
+  if (name == "ne") return made([](T x, T y) { return v(x) < v(y) || v(x) > v(y); });
+  if (name == "lt") return made([](T x, T y) { return v(x) < v(y); });
+  if (name == "le") return made([](T x, T y) { return v(x) <= v(y); });
+  if (name == "gt") return made([](T x, T y) { return v(x) > v(y); });
+  if (name == "ge") return made([](T x, T y) { return v(x) >= v(y); });
+  if (name == "equ") return made([](T x, T y) { return !(v(x) < v(y) || v(x) > v(y)); });
+  if (name == "neu") return made([](T x, T y) { return !(v(x) == v(y)); });
+  if (name == "ltu") return made([](T x, T y) { return !(v(x) >= v(y)); });
+  if (name == "leu") return made([](T x, T y) { return !(v(x) > v(y)); });
+  if (name == "gtu") return made([](T x, T y) { return !(v(x) <= v(y)); });
+  if (name == "geu") return made([](T x, T y) { return !(v(x) < v(y)); });
+  if (name == "num") return made([](T x, T y) { return v(x) == v(x) && v(y) == v(y); });
+  if (name == "nan") return made([](T x, T y) { return v(x) != v(x) || v(y) != v(y); });
   return nullptr;
-#undef RILLKV_COMPARE
 }
 
-float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+struct Plain {
+  template <typename T>
+  T operator()(T x) const {
+    return x;
+  }
+};
+struct Flush {
+  float operator()(float x) const { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+};
+struct WidenHalf {
+  float operator()(uint16_t x) const { return half_to_float(x); }
+};
+struct WidenBfloat {
+  float operator()(uint16_t x) const { return bfloat_to_float(x); }
+};
 
 template <bool kSet>
 Handler comparison(const std::string& name, Type type, bool ftz) {
   if (type.kind == 'f' && type.bits == 32) {
-    return ftz ? float_comparison<float, [](float x) { return flush(x); }, kSet>(name)
-               : float_comparison<float, [](float x) { return x; }, kSet>(name);
+    return ftz ? float_comparison<Flush, kSet, float>(name)
+               : float_comparison<Plain, kSet, float>(name);
   }
   if (type.kind == 'f' && type.bits == 64) {
-    return float_comparison<double, [](double x) { return x; }, kSet>(name);
+    return float_comparison<Plain, kSet, double>(name);
   }
   if (type.bits == 16 && type.kind == 'f') {
-    return float_comparison<uint16_t, [](uint16_t x) { return half_to_float(x); }, kSet>(name);
+    return float_comparison<WidenHalf, kSet, uint16_t>(name);
   }
   if (type.bits == 16 && type.kind == 'h') {
-    return float_comparison<uint16_t, [](uint16_t x) { return bfloat_to_float(x); }, kSet>(name);
+    return float_comparison<WidenBfloat, kSet, uint16_t>(name);
   }
   const bool is_signed = type.kind == 's';
   switch (type.bits) {
@@ -227,13 +243,14 @@ Handler comparison(const std::string& name, Type type, bool ftz) {
     case 64:
       return is_signed ? integer_comparison<int64_t, kSet>(name)
                        : integer_comparison<uint64_t, kSet>(name);
-    default: return nullptr;
+    default:
+      return nullptr;
   }
 }
 
 std::string take_comparison(Builder& b) {
-  return b.take_any({"eq",  "ne",  "lt",  "le",  "gt",  "ge",  "lo",  "ls",  "hi", "hs",
-                     "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"});
+  return b.take_any({"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu",
+                     "ltu", "leu", "gtu", "geu", "num", "nan"});
 }
 
 bool decode_setp(Builder& b) {
@@ -283,20 +300,18 @@ bool decode_set(Builder& b) {
 // shared addresses are offsets: operand[2] is the generic address of offset 0.
 bool decode_cvta(Builder& b) {
   const bool to = b.take("to");
-  const std::string space = b.take_any({"global", "shared", "shared::cta", "local", "const",
-                                        "param"});
+  const std::string space =
+      b.take_any({"global", "shared", "shared::cta", "local", "const", "param"});
   const Type type = b.take_type();
   if (space.empty() || type.bits != 64) b.unsupported();
   b.op.operand[0] = b.out(0, type);
   b.op.operand[1] = b.in(1, type);
   if (space[0] == 's') {
     b.op.operand[2] = b.layout().special(SpecialValue::Kind::kSharedAddress);
-    b.op.run = to ? map_lanes<[](uint64_t x, uint64_t base) { return x - base; }, uint64_t,
-                              uint64_t, uint64_t>
-                  : map_lanes<[](uint64_t x, uint64_t base) { return x + base; }, uint64_t,
-                              uint64_t, uint64_t>;
+    b.op.run = to ? map_lanes([](uint64_t x, uint64_t base) { return x - base; })
+                  : map_lanes([](uint64_t x, uint64_t base) { return x + base; });
   } else {
-    b.op.run = move<uint64_t>;
+    b.op.run = move<uint64_t>();
   }
   return true;
 }

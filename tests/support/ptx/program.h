@@ -46,15 +46,15 @@ struct Op {
   Control control = Control::kNone;
   Reduction reduction = Reduction::kNone;
   bool guard_negated = false;
-  uint8_t count = 0;             // elements of a vector access, matrices of ldmatrix
-  uint8_t bytes = 0;             // of one memory element
+  uint8_t count = 0;  // elements of a vector access, matrices of ldmatrix
+  uint8_t bytes = 0;  // of one memory element
   Space space = Space::kGeneric;
-  bool narrow_address = false;   // the address is a 32-bit register
-  Ref guard = -1;                // predicate in the register file
-  Ref mask = kNoRef;             // lane mask operand of a collective; kNoRef: all 32 lanes
-  int32_t target = 0;            // op index of a branch, table index, other small constants
-  int32_t site = -1;             // index into Program::sites, of memory accesses
-  int64_t immediate = 0;         // address offset
+  bool narrow_address = false;  // the address is a 32-bit register
+  Ref guard = -1;               // predicate in the register file
+  Ref mask = kNoRef;            // lane mask operand of a collective; kNoRef: all 32 lanes
+  int32_t target = 0;           // op index of a branch, table index, other small constants
+  int32_t site = -1;            // index into Program::sites, of memory accesses
+  int64_t immediate = 0;        // address offset
   Ref operand[kMaxOperands] = {};
 };
 
@@ -62,11 +62,30 @@ struct Op {
 /// differ between launches, blocks or lanes.
 struct SpecialValue {
   enum class Kind {
-    kTidX, kTidY, kTidZ, kNtidX, kNtidY, kNtidZ, kCtaidX, kCtaidY, kCtaidZ,
-    kNctaidX, kNctaidY, kNctaidZ, kLaneId, kWarpId, kNwarpId,
-    kLaneMaskEq, kLaneMaskLt, kLaneMaskLe, kLaneMaskGt, kLaneMaskGe,
-    kDynamicSharedBytes, kTotalSharedBytes, kUnknown,
-    kParamAddress,  // 64 bits, + offset
+    kTidX,
+    kTidY,
+    kTidZ,
+    kNtidX,
+    kNtidY,
+    kNtidZ,
+    kCtaidX,
+    kCtaidY,
+    kCtaidZ,
+    kNctaidX,
+    kNctaidY,
+    kNctaidZ,
+    kLaneId,
+    kWarpId,
+    kNwarpId,
+    kLaneMaskEq,
+    kLaneMaskLt,
+    kLaneMaskLe,
+    kLaneMaskGt,
+    kLaneMaskGe,
+    kDynamicSharedBytes,
+    kTotalSharedBytes,
+    kUnknown,
+    kParamAddress,   // 64 bits, + offset
     kLocalAddress,   // 64 bits, the lane's own, + offset
     kSharedAddress,  // 64 bits, generic address of shared offset 0
   };
@@ -95,8 +114,8 @@ struct Program {
   size_t static_shared_bytes = 0;
   size_t local_bytes = 0;  // of one thread
   std::vector<int> site_ops;
-  std::string source_name;            // of the PTX file
-  std::map<int, std::string> files;   // of .loc lines
+  std::string source_name;              // of the PTX file
+  std::map<int, std::string> files;     // of .loc lines
   std::shared_ptr<void> module_memory;  // keeps module-scope variables alive
 
   /// "prefill.cu:120 (ptx 4711) ld.shared.v4.f32".

@@ -12,10 +12,10 @@ namespace rillkv::ptx {
 namespace {
 
 enum CellFlags : uint8_t {
-  kAtomicWrite = 1,      // the last write was atomic
-  kManyWarpsRead = 2,    // several warps read in read_epoch
-  kOtherBlockRead = 4,   // a block before the current one read, in this launch
-  kSplit = 8,            // the word's bytes have cells of their own
+  kAtomicWrite = 1,     // the last write was atomic
+  kManyWarpsRead = 2,   // several warps read in read_epoch
+  kOtherBlockRead = 4,  // a block before the current one read, in this launch
+  kSplit = 8,           // the word's bytes have cells of their own
 };
 
 /// One access of one lane, with the times it is judged by.
@@ -30,9 +30,12 @@ struct Access {
 
 const char* verb(AccessKind kind) {
   switch (kind) {
-    case AccessKind::kRead: return "read";
-    case AccessKind::kWrite: return "write";
-    case AccessKind::kAtomic: return "atomic";
+    case AccessKind::kRead:
+      return "read";
+    case AccessKind::kWrite:
+      return "write";
+    case AccessKind::kAtomic:
+      return "atomic";
   }
   return "";
 }
@@ -176,8 +179,7 @@ void SharedShadow::reset(size_t bytes) {
   state_.assign(bytes, kUnwritten);
 }
 
-void SharedShadow::access(Warp& warp, int lane, uint32_t offset, uint32_t bytes,
-                          AccessKind kind) {
+void SharedShadow::access(Warp& warp, int lane, uint32_t offset, uint32_t bytes, AccessKind kind) {
   uint8_t* state = state_.data() + offset;
   for (uint32_t i = 0; i < bytes; ++i) {
     if (state[i] == kWritten) continue;
@@ -211,8 +213,8 @@ void SharedShadow::finish_copy(Warp& warp, int lane, uint32_t offset, uint32_t b
   cells_.access(warp, lane, offset, bytes, AccessKind::kWrite, "shared");
 }
 
-void GlobalShadow::access(Warp& warp, int lane, const char* begin, size_t size,
-                          const char* address, uint32_t bytes, AccessKind kind) {
+void GlobalShadow::access(Warp& warp, int lane, const char* begin, size_t size, const char* address,
+                          uint32_t bytes, AccessKind kind) {
   if (begin != last_begin_) {
     const auto [found, inserted] = ranges_.try_emplace(begin);
     if (inserted) found->second.reset(size);

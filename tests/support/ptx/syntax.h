@@ -69,7 +69,7 @@ struct Variable {
   Space space = Space::kGlobal;
   uint32_t align = 1;
   uint64_t bytes = 0;
-  bool dynamic = false;  // extern .shared x[]
+  bool dynamic = false;          // extern .shared x[]
   std::vector<uint8_t> initial;  // empty: zero
 };
 

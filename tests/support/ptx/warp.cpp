@@ -77,8 +77,12 @@ int64_t Warp::run(int64_t budget) {
       case Control::kCollective:
         if (!collective(op)) return executed;
         continue;
-      case Control::kBranch: branch(active, op.target); break;
-      case Control::kBranchTable: branch_table(op); break;
+      case Control::kBranch:
+        branch(active, op.target);
+        break;
+      case Control::kBranchTable:
+        branch_table(op);
+        break;
       case Control::kExit:
         exited |= active;
         mask &= ~active;
@@ -88,7 +92,9 @@ int64_t Warp::run(int64_t budget) {
           if (group.state == LaneGroup::State::kCollective) group.state = LaneGroup::State::kReady;
         }
         break;
-      case Control::kBarrier: wait_at_barrier(); break;
+      case Control::kBarrier:
+        wait_at_barrier();
+        break;
     }
     if ((mask == 0 || !groups.empty()) && !reschedule()) return executed;
   }

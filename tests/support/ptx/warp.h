@@ -47,8 +47,8 @@ struct Warp {
   uint32_t active = 0;  // lanes executing the current instruction
   uint32_t mask = 0;    // lanes of the current group
   int pc = 0;
-  int stop_pc = 0;      // the nearest other ready group
-  int index = 0;        // in the block
+  int stop_pc = 0;        // the nearest other ready group
+  int index = 0;          // in the block
   uint32_t existing = 0;  // lanes the block has
   uint32_t exited = 0;
   bool at_barrier = false;
@@ -61,6 +61,11 @@ struct Warp {
   /// known[i][j] is the time of the last one after which lane i sees what lane j did before.
   uint32_t sync_time = 0;
   uint32_t known[kLanes][kLanes];
+
+  // Between the two halves of a conversion or memory access.
+  alignas(64) int64_t scratch_int[kLanes];
+  alignas(64) double scratch_float[kLanes];
+  char* pointers[kLanes];
 
   template <typename T>
   T* lanes(Ref ref) const {
