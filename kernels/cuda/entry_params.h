@@ -1,0 +1,114 @@
+// The argument of every CUDA entry: one trivially copyable struct, passed by value. Launchers,
+// kernels and tests (which run the same PTX without a GPU) share these definitions. Pointers are
+// device pointers; shapes stand beside them.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/params.h"
+
+namespace rillkv::kernels::cuda {
+
+/// rillkv_column_statistics: grid (heads), threads: channels rounded up to warps.
+struct ColumnStatisticsParams {
+  Activation input;  // [tokens, heads, head_dim]
+  Dtype dtype = Dtype::kFloat32;
+  int32_t tokens = 0;
+  int32_t head_dim = 0;
+  float* absmax = nullptr;   // [heads, head_dim] or null: max |x|, NaN if any is NaN
+  float* squares = nullptr;  // [heads, head_dim] or null: += x^2, tokens ascending, fp32
+};
+
+/// Blocks of one sequence to pack: block b holds tokens [b * block_size, ...) of the input, the
+/// last one may be short. Grid (kv_heads, blocks).
+struct BlockPackParams {
+  Activation input;  // [tokens, kv_heads, head_dim]
+  Dtype dtype = Dtype::kFloat32;
+  int32_t tokens = 0;
+  int32_t block_size = 128;
+  int32_t head_dim = 0;
+  uint8_t* const* blocks = nullptr;   // [blocks, kv_heads], 64-byte aligned
+  unsigned long long* clipped = nullptr;  // [1] or null: += codes clipped
+};
+
+/// rillkv_pack_channels_affine: min/max, widths, lo/step, codes of channel blocks.
+struct PackChannelsAffineParams {
+  BlockPackParams block;
+  const float* energy = nullptr;  // [blocks, kv_heads, head_dim], for allocate_widths; or null and
+  const uint8_t* widths = nullptr;  // [blocks, kv_heads, head_dim / 2]: widths as given
+  int32_t class_count = 0;          // ascending widths a pair may take
+  int32_t classes[8] = {};
+  float drops[8] = {};     // drops[s]: fall of 1 / (2^w - 1)^2 from class s to s + 1
+  int32_t increments = 0;  // steps to the next class that a head spends
+};
+
+/// rillkv_pack_channels_symmetric (policy "ema").
+struct PackChannelsSymmetricParams {
+  BlockPackParams block;
+  const float* absmax = nullptr;    // [blocks, kv_heads, head_dim]
+  const uint8_t* widths = nullptr;  // [blocks, kv_heads, head_dim / 2]
+};
+
+/// rillkv_pack_tokens_affine and rillkv_pack_tokens_symmetric (sinks: one block, groups = 1).
+/// Grid (kv_heads, blocks, block_size / kPackRows rounded up).
+struct PackTokensParams {
+  BlockPackParams block;
+  int32_t groups = 1;
+  int32_t bits = 4;
+  int32_t first_row = 0;  // symmetric: tokens go to rows first_row ...; other rows are left alone
+};
+
+/// rillkv_rope and rillkv_hadamard: one warp a (token, head).
+struct RotateParams {
+  Activation input;       // [tokens, heads, head_dim]
+  MutableActivation out;  // same shape; may be the input
+  Dtype dtype = Dtype::kFloat32;
+  int32_t tokens = 0;
+  int32_t heads = 0;
+  int32_t head_dim = 0;
+  float hadamard_factor = 0;    // fp32(1 / sqrt(head_dim))
+  const float* cos = nullptr;  // rope: [tokens, head_dim / 2]
+  const float* sin = nullptr;
+};
+
+/// rillkv_dequantise: one packed block of each kv head to fp32. Grid (kv_heads).
+struct DequantiseParams {
+  const uint8_t* const* blocks = nullptr;  // [kv_heads]
+  int32_t tokens = 0;                      // rows to write
+  int32_t block_size = 128;                // rows the block has room for
+  int32_t head_dim = 0;
+  bool channel_major = true;
+  bool symmetric = false;
+  int32_t groups = 1;          // token blocks
+  int32_t bits = 4;            // token blocks
+  const float* cos = nullptr;  // [tokens, head_dim / 2]: rotate keys; null: do not
+  const float* sin = nullptr;
+  float* out = nullptr;  // [kv_heads, tokens, head_dim]
+};
+
+inline constexpr int kMaxSequencesPerLaunch = 6;
+
+/// rillkv_attention_*: grid (row tiles * splits, kv_heads, sequences), rows r = t * G + g. With
+/// splits > 1 a split writes an unnormalised part and rillkv_attention_merge combines them.
+struct AttentionLaunchParams {
+  AttentionParams sequences[kMaxSequencesPerLaunch];
+  int32_t row_tiles = 1;  // of the longest sequence
+  int32_t splits = 1;
+  int32_t row_stride = 0;         // rows of the longest sequence: stride of the parts
+  float* part_out = nullptr;      // [sequences, kv_heads, splits, row_stride, head_dim]
+  float* part_max_sum = nullptr;  // [sequences, kv_heads, splits, row_stride, 2]: max * log2(e), sum
+};
+static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's parameters");
+
+/// Dynamic shared memory of the kernels, bytes from its start; the launch plan and the kernels use
+/// the same formulas.
+inline constexpr int kAttentionTile = 128;  // tokens a step of the fast attention kernels
+inline constexpr int kFastThreads = 256;
+inline constexpr int kGenericTile = 32;      // tokens a step of the generic attention kernel
+inline constexpr int kGenericRows = 16;      // query rows of a generic CTA
+inline constexpr int kGenericThreads = 128;  // 8 threads a row
+inline constexpr int kPackThreads = 256;
+inline constexpr int kRotateThreads = 128;
+inline constexpr int kPackRows = 16;  // tokens a CTA of the token packers: 16 lanes each
+
+}  // namespace rillkv::kernels::cuda

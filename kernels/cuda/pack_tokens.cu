@@ -1,0 +1,212 @@
+// (a2) Token blocks: values of policy "adaptive" (affine, with the clip search at 2 bits) and sinks
+// (symmetric). 16 lanes a token, 16 tokens a CTA; grid (kv_heads, blocks, 16-token slabs).
+//
+// The clip search compares squared errors, whose fp32 sum has one order in every back end: 16
+// accumulators, element i in number i % 16, then a tree of spans 8, 4, 2, 1. Here an accumulator is
+// a lane and the tree is four shuffles.
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/entry_params.h"
+#include "kernels/cuda/quantise.cuh"
+#include "kernels/cuda/shared_layout.h"
+#include "kernels/cuda/unpack.cuh"
+
+namespace rillkv::kernels::cuda {
+namespace {
+
+extern __shared__ __align__(16) uint8_t shared_memory[];
+
+constexpr int kLanes = 16;  // of a token
+
+/// The 16 lanes of this thread's half warp.
+__device__ uint32_t half_warp_mask() { return threadIdx.x % 32 < kLanes ? 0xffffu : 0xffff0000u; }
+
+__device__ float squared_error(const float* x, int count, const AffineScale& scale, int width,
+                               uint32_t mask, int lane) {
+  float sum = 0.0f;
+  for (int i = lane; i < count; i += kLanes) {
+    const float code = static_cast<float>(affine_code(x[i], scale, width));
+    const float error = __fsub_rn(x[i], __fadd_rn(scale.lo, __fmul_rn(scale.step, code)));
+    sum = __fadd_rn(sum, __fmul_rn(error, error));
+  }
+  for (int span = kLanes / 2; span > 0; span /= 2) {
+    sum = __fadd_rn(sum, __shfl_xor_sync(mask, sum, span));
+  }
+  return sum;
+}
+
+/// The scale of one group; at 2 bits the range is shrunk about its middle by the factor of least
+/// squared error, the wider range on a tie.
+__device__ AffineScale group_scale(const float* x, int count, int width, uint32_t mask, int lane) {
+  float lo = x[0], hi = x[0];
+  for (int i = lane; i < count; i += kLanes) {
+    lo = fminf(lo, x[i]);
+    hi = fmaxf(hi, x[i]);
+  }
+  for (int span = kLanes / 2; span > 0; span /= 2) {
+    lo = fminf(lo, __shfl_xor_sync(mask, lo, span));
+    hi = fmaxf(hi, __shfl_xor_sync(mask, hi, span));
+  }
+  AffineScale best = affine_scale(lo, hi, width);
+  if (width != 2) return best;
+  float least = squared_error(x, count, best, width, mask, lane);
+  const float middle = __fmul_rn(__fadd_rn(lo, hi), 0.5f);
+  const float radius = __fmul_rn(__fsub_rn(hi, lo), 0.5f);
+#pragma unroll 1
+  for (int step = 1; step <= 6; ++step) {
+    const float factor = step == 1   ? .95f
+                         : step == 2 ? .9f
+                         : step == 3 ? .85f
+                         : step == 4 ? .8f
+                         : step == 5 ? .75f
+                                     : .7f;
+    const float shrunk = __fmul_rn(radius, factor);
+    const AffineScale scale =
+        affine_scale(__fsub_rn(middle, shrunk), __fadd_rn(middle, shrunk), width);
+    const float error = squared_error(x, count, scale, width, mask, lane);
+    if (error < least) {
+      least = error;
+      best = scale;
+    }
+  }
+  return best;
+}
+
+struct RowPlanes {
+  uint32_t* nibbles;
+  uint32_t* crumbs;
+  uint32_t* bit_plane;
+};
+
+__device__ RowPlanes row_planes(uint8_t* block, int rows, int row, int head_dim, int groups,
+                                bool symmetric, int width) {
+  uint8_t* codes = block + format::token_codes_offset(rows, groups, symmetric);
+  const size_t nibble_row = format::nibble_planes(width) * format::plane_bytes(head_dim, 4);
+  const size_t crumb_row = format::crumb_planes(width) * format::plane_bytes(head_dim, 2);
+  const size_t bit_row = format::bit_planes(width) * format::plane_bytes(head_dim, 1);
+  uint8_t* crumbs = codes + rows * nibble_row;
+  uint8_t* bit_planes = crumbs + rows * crumb_row;
+  return {reinterpret_cast<uint32_t*>(codes + row * nibble_row),
+          reinterpret_cast<uint32_t*>(crumbs + row * crumb_row),
+          reinterpret_cast<uint32_t*>(bit_planes + row * bit_row)};
+}
+
+__device__ void write_row(const RowPlanes& to, const uint8_t* codes, int head_dim, int width,
+                          int lane) {
+  for (int i = lane; i < words_of_row(width, head_dim); i += kLanes) {
+    const PlaneWord word = make_plane_word(codes, i, width, head_dim);
+    uint32_t* plane = word.plane == 0 ? to.nibbles : word.plane == 1 ? to.crumbs : to.bit_plane;
+    plane[word.word] = word.bits;
+  }
+}
+
+struct TokenRow {
+  float* values;
+  uint8_t* codes;
+  uint32_t mask;
+  int lane;
+  int row;     // in the block
+  int tokens;  // of the block
+};
+
+/// This half warp's token; its values are in shared memory, zeros past the last token.
+__device__ TokenRow load_row(const BlockPackParams& p) {
+  const TokenPackShared layout(p.head_dim);
+  const int half = static_cast<int>(threadIdx.x) / kLanes;
+  TokenRow r;
+  r.values = reinterpret_cast<float*>(shared_memory) + half * layout.value_stride;
+  r.codes = shared_memory + 4 * kPackRows * layout.value_stride + half * layout.code_stride;
+  r.mask = half_warp_mask();
+  r.lane = static_cast<int>(threadIdx.x) % kLanes;
+  r.row = static_cast<int>(blockIdx.z) * kPackRows + half;
+  const int first = static_cast<int>(blockIdx.y) * p.block_size;
+  r.tokens = min(p.block_size, p.tokens - first);
+  const int64_t base = static_cast<int64_t>(first + r.row) * p.input.token_stride +
+                       static_cast<int64_t>(blockIdx.x) * p.input.head_stride;
+  for (int c = r.lane; c < p.head_dim; c += kLanes) {
+    r.values[c] = r.row < r.tokens ? load_element(p.input.data, base + c, p.dtype) : 0.0f;
+  }
+  __syncwarp(r.mask);
+  return r;
+}
+
+__device__ void add_clipped(const BlockPackParams& p, uint32_t clipped, const TokenRow& r) {
+  if (p.clipped == nullptr) return;
+  for (int span = kLanes / 2; span > 0; span /= 2) {
+    clipped += __shfl_xor_sync(r.mask, clipped, span);
+  }
+  if (r.lane == 0 && clipped != 0) atomicAdd(p.clipped, static_cast<unsigned long long>(clipped));
+}
+
+__device__ void pack_affine(const PackTokensParams& p) {
+  const int head_dim = p.block.head_dim, rows = p.block.block_size;
+  uint8_t* out = p.block.blocks[blockIdx.y * gridDim.x + blockIdx.x];
+  if (blockIdx.z == 0) {  // padding
+    const size_t codes_at = format::token_codes_offset(rows, p.groups, false);
+    fill_zero(out + format::token_step_offset(rows, p.groups, false) + 2 * p.groups * rows,
+              out + codes_at);
+    fill_zero(out + codes_at + rows * format::codes_bytes(head_dim, p.bits),
+              out + format::token_block_bytes(rows, head_dim, p.groups, false, p.bits));
+  }
+  const TokenRow r = load_row(p.block);
+  if (r.row >= rows) return;
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out =
+      reinterpret_cast<uint16_t*>(out + format::token_step_offset(rows, p.groups, false));
+  uint32_t clipped = 0;
+  for (int g = 0; g < p.groups; ++g) {
+    const int begin = format::group_begin(g, p.groups, head_dim);
+    const int count = format::group_begin(g + 1, p.groups, head_dim) - begin;
+    const float* x = r.values + begin;
+    // A row past the last token is zeros, and so are its lo, step and codes.
+    const AffineScale scale = group_scale(x, count, p.bits, r.mask, r.lane);
+    for (int i = r.lane; i < count; i += kLanes) {
+      r.codes[begin + i] = static_cast<uint8_t>(affine_code(x[i], scale, p.bits));
+      if (p.bits == 2) clipped += affine_clips(x[i], scale, p.bits);
+    }
+    if (r.lane == 0) {
+      lo_out[g * rows + r.row] = scale.lo_bits;
+      step_out[g * rows + r.row] = scale.step_bits;
+    }
+  }
+  __syncwarp(r.mask);
+  write_row(row_planes(out, rows, r.row, head_dim, p.groups, false, p.bits), r.codes, head_dim,
+            p.bits, r.lane);
+  add_clipped(p.block, clipped, r);
+}
+
+__device__ void pack_symmetric(const PackTokensParams& p) {
+  const int head_dim = p.block.head_dim, rows = p.block.block_size;
+  uint8_t* out = p.block.blocks[blockIdx.y * gridDim.x + blockIdx.x];
+  const TokenRow r = load_row(p.block);
+  if (r.row >= r.tokens) return;
+  float most = 0.0f;
+  for (int c = r.lane; c < head_dim; c += kLanes) most = fmaxf(most, fabsf(r.values[c]));
+  for (int span = kLanes / 2; span > 0; span /= 2) {
+    most = fmaxf(most, __shfl_xor_sync(r.mask, most, span));
+  }
+  const uint16_t step_bits = symmetric_step_bits(most, p.bits);
+  uint32_t clipped = 0;
+  for (int c = r.lane; c < head_dim; c += kLanes) {
+    r.codes[c] = static_cast<uint8_t>(
+        symmetric_code(r.values[c], half_bits_to_float(step_bits), p.bits, clipped));
+  }
+  __syncwarp(r.mask);
+  const int row = p.first_row + r.row;
+  if (r.lane == 0) reinterpret_cast<uint16_t*>(out)[row] = step_bits;
+  write_row(row_planes(out, rows, row, head_dim, 1, true, p.bits), r.codes, head_dim, p.bits,
+            r.lane);
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cuda
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads)
+    rillkv_pack_tokens_affine(const __grid_constant__ rillkv::kernels::cuda::PackTokensParams p) {
+  rillkv::kernels::cuda::pack_affine(p);
+}
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads)
+    rillkv_pack_tokens_symmetric(
+        const __grid_constant__ rillkv::kernels::cuda::PackTokensParams p) {
+  rillkv::kernels::cuda::pack_symmetric(p);
+}

@@ -1,0 +1,105 @@
+// Scale arithmetic of the packers, bit for bit that of kernels/cpu: fp32, IEEE division, round to
+// nearest even, and intrinsics that the compiler may not contract into fused multiply-adds.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/packed_format.h"
+
+namespace rillkv::kernels::cuda {
+
+struct AffineScale {
+  uint16_t lo_bits, step_bits;  // as stored
+  float lo, step;               // their exact values
+};
+
+__device__ inline float max_code(int width) { return static_cast<float>((1 << width) - 1); }
+
+/// lo rounds towards minus infinity; step, computed from the stored lo, towards plus infinity.
+/// Adding +0 turns -0 into +0.
+__device__ inline AffineScale affine_scale(float lo, float hi, int width) {
+  AffineScale scale;
+  const __half stored_lo = __float2half_rd(__fadd_rn(lo, 0.0f));
+  scale.lo_bits = __half_as_ushort(stored_lo);
+  scale.lo = __half2float(stored_lo);
+  const float step = __fdiv_rn(__fsub_rn(hi, scale.lo), max_code(width));
+  scale.step_bits = step > 0.0f ? __half_as_ushort(__float2half_ru(step)) : uint16_t{0};
+  scale.step = half_bits_to_float(scale.step_bits);
+  return scale;
+}
+
+__device__ inline uint16_t symmetric_step_bits(float absmax, int width) {
+  return __half_as_ushort(
+      __float2half_rn(__fdiv_rn(absmax, static_cast<float>((1 << (width - 1)) - 1))));
+}
+
+__device__ inline uint32_t affine_code(float x, const AffineScale& scale, int width) {
+  if (scale.step == 0.0f) return 0;
+  const float code = __fdiv_rn(__fsub_rn(x, scale.lo), scale.step);
+  return static_cast<uint32_t>(__float2int_rn(fminf(fmaxf(code, 0.0f), max_code(width))));
+}
+
+/// 1 if rounding (x - lo) / step leaves the codes' range.
+__device__ inline uint32_t affine_clips(float x, const AffineScale& scale, int width) {
+  if (scale.step == 0.0f) return 0;
+  const float code = rintf(__fdiv_rn(__fsub_rn(x, scale.lo), scale.step));
+  return code < 0.0f || code > max_code(width) ? 1 : 0;
+}
+
+/// Code of a symmetric scale, offset by 2^(width-1); `clipped` counts codes out of range.
+__device__ inline uint32_t symmetric_code(float x, float step, int width, uint32_t& clipped) {
+  const float half = static_cast<float>(1 << (width - 1));
+  if (step == 0.0f) return 1u << (width - 1);
+  const float code = rintf(__fdiv_rn(x, step));
+  clipped += code < -half || code > half - 1.0f ? 1 : 0;
+  return static_cast<uint32_t>(__float2int_rn(fminf(fmaxf(code, -half), half - 1.0f) + half));
+}
+
+/// Word `index` of all words of a row's planes (nibble planes, crumbs, bits, in that order), made of
+/// `count` codes, one byte each; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
+/// from the start of the row's planes of that kind.
+struct PlaneWord {
+  uint32_t bits;
+  int plane;
+  int word;
+};
+__device__ inline int words_of_row(int width, int count) {
+  return static_cast<int>(format::codes_bytes(count, width) / 4);
+}
+__device__ inline PlaneWord make_plane_word(const uint8_t* codes, int index, int width, int count) {
+  const int nibble_words = format::plane_words(count, 4);
+  const int crumb_words = format::plane_words(count, 2);
+  const int all_nibbles = format::nibble_planes(width) * nibble_words;
+  const int all_crumbs = format::crumb_planes(width) * crumb_words;
+  int element_bits = 4, words = nibble_words, shift = 0;
+  PlaneWord out = {0, 0, index};
+  if (index < all_nibbles) {
+    shift = index < nibble_words ? format::nibble_shift(width) : 0;
+  } else if (index < all_nibbles + all_crumbs) {
+    element_bits = 2;
+    words = crumb_words;
+    shift = format::crumb_shift(width);
+    out.plane = 1;
+    out.word = index - all_nibbles;
+  } else {
+    element_bits = 1;
+    words = format::plane_words(count, 1);
+    out.plane = 2;
+    out.word = index - all_nibbles - all_crumbs;
+  }
+  const uint32_t mask = (1u << element_bits) - 1;
+  for (int k = 0; k < 32 / element_bits; ++k) {
+    const int element = k * words + out.word % words;
+    if (element < count) {
+      out.bits |= (static_cast<uint32_t>(codes[element]) >> shift & mask) << (element_bits * k);
+    }
+  }
+  return out;
+}
+
+__device__ inline void fill_zero(uint8_t* begin, uint8_t* end) {
+  for (uint8_t* at = begin + threadIdx.x; at < end; at += blockDim.x) *at = 0;
+}
+
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,67 @@
+// Where things lie in dynamic shared memory: one formula for the launch plan and the kernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/packed_format.h"
+
+namespace rillkv::kernels::cuda {
+
+/// Shared memory of the channel packers.
+struct ChannelPackShared {
+  float* partial;     // [max(threads, head_dim)][2], min and max of a share of the tokens
+  float* lo;          // [head_dim]
+  float* hi;          // [head_dim]
+  float* gains;       // [7 * head_dim / 2]
+  int* levels;        // [head_dim / 2]
+  uint32_t* offsets;  // [head_dim + 1], see scan_plane_counts
+  uint8_t* widths;    // [head_dim / 2]
+  uint8_t* codes;     // [head_dim][block_size + 4]
+  size_t bytes;
+
+  RILLKV_HOST_DEVICE ChannelPackShared(uint8_t* base, int head_dim, int block_size) {
+    const size_t dim = static_cast<size_t>(head_dim);
+    size_t at = 0;
+    const size_t partial_at = at;
+    at += 8 * (dim > 256 ? dim : 256);
+    const size_t lo_at = at;
+    at += 4 * dim;
+    const size_t hi_at = at;
+    at += 4 * dim;
+    const size_t gains_at = at;
+    at += 14 * dim;
+    const size_t levels_at = at;
+    at += 2 * dim;
+    const size_t offsets_at = at;
+    at += 4 * (dim + 1);
+    const size_t widths_at = at;
+    at = format::align_up(at + dim / 2, 16);
+    const size_t codes_at = at;
+    at += dim * (static_cast<size_t>(block_size) + 4);
+    partial = reinterpret_cast<float*>(base + partial_at);
+    lo = reinterpret_cast<float*>(base + lo_at);
+    hi = reinterpret_cast<float*>(base + hi_at);
+    gains = reinterpret_cast<float*>(base + gains_at);
+    levels = reinterpret_cast<int*>(base + levels_at);
+    offsets = reinterpret_cast<uint32_t*>(base + offsets_at);
+    widths = base + widths_at;
+    codes = base + codes_at;
+    bytes = at;
+  }
+};
+
+/// Shared memory of the token packers: a row of values and a row of codes for each half warp.
+struct TokenPackShared {
+  int value_stride;  // floats; 16 past a multiple of 32: two half warps meet no bank twice
+  int code_stride;   // bytes
+
+  RILLKV_HOST_DEVICE explicit TokenPackShared(int head_dim)
+      : value_stride((head_dim + 31) / 32 * 32 + 16), code_stride((head_dim + 3) / 4 * 4 + 4) {}
+  RILLKV_HOST_DEVICE size_t bytes(int rows) const {
+    return static_cast<size_t>(rows) * (4 * static_cast<size_t>(value_stride) +
+                                        static_cast<size_t>(code_stride));
+  }
+};
+
+}  // namespace rillkv::kernels::cuda
