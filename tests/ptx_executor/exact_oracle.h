@@ -105,14 +105,28 @@ inline bool is_rounded_float(float got, Exact exact, Direction direction) {
   if (exact == infinity || exact == -infinity) return false;
   const Exact largest = static_cast<Exact>(3.40282346638528859811704183484516925e+38f);
   const Exact step = static_cast<Exact>(std::ldexp(1.0, 104));  // between the largest floats
+  if (std::isinf(got)) {
+    if (got > 0 ? exact < largest : exact > -largest) return false;
+    const Exact beyond = (exact < 0 ? -exact : exact) - largest;
+    switch (direction) {
+      case Direction::kDown:
+        return got < 0 && beyond > 0;
+      case Direction::kUp:
+        return got > 0 && beyond > 0;
+      case Direction::kTowardsZero:
+        return false;
+      case Direction::kNearestEven:
+        return beyond >= step / 2;
+    }
+  }
   // Infinity stands for the value that would come after the largest.
   const auto finite = [&](float x) {
     return std::isinf(x) ? (x > 0 ? largest + step : -largest - step) : static_cast<Exact>(x);
   };
   const Exact here = finite(got);
-  const Exact next = finite(std::nextafter(got, here < exact ? INFINITY : -INFINITY));
-  const bool between =
-      here < exact ? exact < next || std::isinf(got) : next < exact || std::isinf(got);
+  const float neighbour = std::nextafter(got, here < exact ? INFINITY : -INFINITY);
+  const Exact next = finite(neighbour);
+  const bool between = std::isinf(neighbour) || (here < exact ? exact < next : next < exact);
   switch (direction) {
     case Direction::kDown:
       return here < exact && between && !(got == INFINITY);

@@ -64,7 +64,8 @@ void shuffle(Warp& w, const Op& op) {
 }
 
 bool decode_shuffle(Builder& b) {
-  const std::string mode = (b.take("sync"), b.take_any({"up", "down", "bfly", "idx"}));
+  if (!b.take("sync")) b.unsupported();
+  const std::string mode = b.take_any({"up", "down", "bfly", "idx"});
   b.take_type();
   const Type word{'b', 32};
   if (b.operand(0).kind == Operand::Kind::kPair) {
