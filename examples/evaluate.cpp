@@ -2,68 +2,103 @@
 #include <cstdio>
 
 #include "rillkv/error.h"
-#include "rillkv/eval/perplexity.h"
-#include "rillkv/files.h"
-#include "rillkv/memory.h"
-#include "support/cli.h"
-#include "support/progress_bar.h"
+#include "rillkv/eval/result_log.h"
+#include "support/commands.h"
 
 namespace {
 
 using namespace rillkv;
-using Json = nlohmann::ordered_json;
+using cli::OrderedJson;
+namespace fs = std::filesystem;
 
-struct PerplexityArguments {
+struct Arguments {
   cli::ModelOptions model;
-  std::string text, token_ids, json, protocol = "prefill";
-  int64_t context = 1024, windows = 2, stride = 0;
+  cli::PerplexityArguments perplexity;
+  cli::NeedleArguments needle;
+  cli::LongBenchArguments longbench;
+  std::string json, predictions;
+  bool restart = false;
 };
 
-void run_perplexity(const PerplexityArguments& a) {
-  eval::PerplexityOptions options;
-  options.config = cli::make_config(a.model);
-  if (a.protocol == "stress") {
-    options.protocol = CacheProtocol::kStress;
-  } else if (a.protocol != "prefill") {
-    throw UsageError(str_cat("expected --protocol prefill or stress, got '", a.protocol, "'"));
-  }
-  options.context = a.context;
-  options.windows = a.windows;
-  options.stride = a.stride;
-  cli::check_writable(a.json);
-  const LlamaModel model = cli::load(a.model);
-  options.config.validate_for(model->config().head_dim);
-  const std::vector<int64_t> tokens =
-      a.token_ids.empty()
-          ? Tokenizer::load(a.model.model)->encode(read_file(a.text), /*add_bos=*/false)
-          : cli::read_token_ids(a.token_ids);
+/// Writes the report; an interrupted one is written too, then said to be partial.
+void finish(const OrderedJson& report, const std::string& json, const fs::path& log) {
+  if (!json.empty()) eval::write_json_atomically(json, report);
+  if (!report.value("complete", true)) cli::throw_interrupted(log.string());
+}
 
-  eval::PerplexityResult result;
-  {
-    cli::ProgressBar bar("perplexity", 1, a.model.quiet);
-    std::unique_ptr<cli::ProgressBar> sized;
-    options.on_progress = [&](int64_t done, int64_t total) {
-      if (!sized) sized = std::make_unique<cli::ProgressBar>("perplexity", total, a.model.quiet);
-      sized->update(done);
-    };
-    result = eval::perplexity(model, tokens, options);
-  }
-  Json json;
-  json["perplexity"] = result.perplexity;
-  json["kl_mean"] = result.kl_mean;
-  json["top1_agreement"] = result.top1_agreement;
-  json["kv_bits_per_element"] = cli::to_json(result.cache.kv_bits_per_element);
-  json["kv_bits_sealed"] = cli::to_json(result.cache.kv_bits_sealed);
-  json["baseline"] = {{"perplexity", result.perplexity_baseline}};
-  json["protocol"] = a.protocol;
-  json["context"] = a.context;
-  json["windows"] = result.windows.size();
-  json["peak_rss_bytes"] = peak_rss_bytes();
-  json["config"] = Json::parse(options.config.to_json());
-  if (!a.json.empty()) write_file_atomically(a.json, json.dump(2) + "\n");
+void perplexity(const Arguments& a) {
+  cli::check(a.perplexity);
+  cli::check_writable(a.json);
+  cli::Session session = cli::open_session(a.model);
+  const fs::path log = a.json.empty() ? fs::path() : cli::log_path(a.json, "windows");
+  const std::vector<int64_t> tokens = cli::perplexity_tokens(session, a.perplexity);
+  const OrderedJson report = cli::run_perplexity(session, tokens, a.perplexity, log, a.restart);
+  finish(report, a.json, log);
+  if (!log.empty()) cli::remove_log(log);
   std::printf("perplexity %.4f (dense %.4f)  KL %.6f nats  top-1 %.2f %%  sealed %.3f bits (%s)\n",
-              result.perplexity, result.perplexity_baseline, result.kl_mean,
-              100 * result.top1_agreement, result.cache.kv_bits_sealed.total, a.protocol.c_str());
+              report["perplexity"].get<double>(), report["baseline"]["perplexity"].get<double>(),
+              report["kl_mean"].get<double>(), 100 * report["top1_agreement"].get<double>(),
+              report["kv_bits_sealed"]["total"].get<double>(), a.perplexity.protocol.c_str());
+}
+
+void print_needle(const OrderedJson& report) {
+  const auto pair = [](const OrderedJson& side) {
+    char text[32] = "       -     ";
+    if (side.is_object() && side["score"].is_number()) {
+      std::snprintf(text, sizeof text, "%5.2f %+7.2f", side["score"].get<double>(),
+                    side["margin"].is_number() ? side["margin"].get<double>() : 0.0);
+    }
+    return std::string(text);
+  };
+  std::printf("%8s %7s   %s   %s\n", "tokens", "depth", "score  margin", "dense:  margin");
+  for (const OrderedJson& cell : report["cells"]) {
+    const bool unsolvable = cell["solvable"].is_boolean() && !cell["solvable"].get<bool>();
+    std::printf("%8lld %5.0f %%   %s   %s%s\n",
+                static_cast<long long>(cell["length"].get<int64_t>()), cell["depth"].get<double>(),
+                pair(cell).c_str(), pair(cell["baseline"]).c_str(),
+                unsolvable ? "   unsolvable for this model" : "");
+  }
+}
+
+void needle(const Arguments& a) {
+  if (a.json.empty()) throw UsageError("needle: expected --json, where the report goes");
+  eval::check(a.needle.options);
+  cli::check_writable(a.json);
+  cli::Session session = cli::open_session(a.model);
+  const fs::path log = cli::log_path(a.json, "cells");
+  const OrderedJson report = cli::run_needle(session, a.needle, log, a.restart);
+  finish(report, a.json, log);
+  cli::remove_log(log);
+  print_needle(report);
+}
+
+void longbench(const Arguments& a) {
+  if (a.json.empty()) throw UsageError("longbench: expected --json, where the report goes");
+  cli::check(a.longbench);
+  cli::check_writable(a.json);
+  cli::Session session = cli::open_session(a.model);
+  const fs::path folder = a.predictions.empty()
+                              ? fs::path(a.json).replace_extension() += "_predictions"
+                              : fs::path(a.predictions);
+  const OrderedJson report = cli::run_longbench(session, a.longbench, folder, a.restart);
+  finish(report, a.json, folder);
+  cli::print_longbench(report);
+}
+
+void longbench_score(const Arguments& a) {
+  if (a.predictions.empty()) throw UsageError("longbench-score: expected --predictions DIR");
+  cli::check_writable(a.json);
+  const OrderedJson report = cli::score_longbench_folder(a.predictions, a.longbench.edit_ratio);
+  finish(report, a.json, {});
+  cli::print_longbench(report);
+}
+
+CLI::App* add_command(CLI::App& app, const char* name, const char* about, Arguments& a) {
+  CLI::App* command = app.add_subcommand(name, about);
+  cli::add_model_options(*command, a.model);
+  command->add_option("--json", a.json, "Write the report as JSON");
+  command->add_flag("--restart", a.restart, "Forget the finished work of an interrupted run");
+  return command;
 }
 
 }  // namespace
@@ -71,18 +106,27 @@ void run_perplexity(const PerplexityArguments& a) {
 int main(int argc, char** argv) {
   CLI::App app("Quality of a compressed KV cache against the dense one.");
   app.require_subcommand(1);
-  PerplexityArguments a;
-  CLI::App* perplexity = app.add_subcommand("perplexity", "Perplexity and KL(dense || compressed)");
-  cli::add_model_options(*perplexity, a.model);
-  auto* input = perplexity->add_option_group("input", "What to read");
-  input->add_option("--text", a.text, "A text file");
-  input->add_option("--token-ids", a.token_ids, "A file of token ids separated by white space");
-  input->require_option(1);
-  perplexity->add_option("--context", a.context, "Tokens a window")->capture_default_str();
-  perplexity->add_option("--windows", a.windows, "Windows, 0 for all")->capture_default_str();
-  perplexity->add_option("--stride", a.stride, "Tokens between windows, 0 for the context")
+  Arguments a;
+  CLI::App* perplexity_app =
+      add_command(app, "perplexity", "Perplexity and KL(dense || compressed)", a);
+  cli::add_perplexity_options(*perplexity_app, a.perplexity, /*input_required=*/true);
+  CLI::App* needle_app = add_command(app, "needle", "Needle in a haystack, depth by length", a);
+  cli::add_needle_options(*needle_app, a.needle);
+  CLI::App* longbench_app = add_command(app, "longbench", "LongBench's 21 tasks", a);
+  cli::add_longbench_options(*longbench_app, a.longbench);
+  longbench_app->add_option("--predictions", a.predictions,
+                            "Folder for predictions (default: beside the report)");
+  CLI::App* score_app =
+      app.add_subcommand("longbench-score", "Score LongBench predictions, without a model");
+  score_app->add_option("--predictions", a.predictions, "Folder of TASK.jsonl files")->required();
+  score_app->add_option("--json", a.json, "Write the report as JSON");
+  score_app->add_option("--edit-ratio", a.longbench.edit_ratio, "difflib or indel")
       ->capture_default_str();
-  perplexity->add_option("--protocol", a.protocol, "prefill or stress")->capture_default_str();
-  perplexity->add_option("--json", a.json, "Write the report as JSON");
-  return cli::run(app, argc, argv, [&] { run_perplexity(a); });
+  return cli::run(app, argc, argv, [&] {
+    const eval::InterruptGuard guard;
+    if (perplexity_app->parsed()) return perplexity(a);
+    if (needle_app->parsed()) return needle(a);
+    if (longbench_app->parsed()) return longbench(a);
+    longbench_score(a);
+  });
 }

@@ -102,6 +102,9 @@ struct AttentionTask {
   /// result: row r = (t - query_begin) * G + g holds max (natural-log units), sum, then head_dim
   /// floats (still rotated), at partial + r * (head_dim + 2).
   float* partial = nullptr;
+  /// The task that this thread will probably run next, or null: towards the end of this one its
+  /// first blocks are prefetched. A hint only.
+  const AttentionTask* next = nullptr;
 };
 
 /// Quantise and pack one block or row set of one kv head. `tokens` may be less than the block's
@@ -113,6 +116,27 @@ struct PackParams {
   int32_t tokens = 0;
   int32_t block_size = 128;  // tokens the packed block has room for
   int32_t head_dim = 0;
+};
+
+/// out = x * rsqrt(mean(x^2) + epsilon) * weight over rows, after x += delta where there is one
+/// (the residual connection before the norm, in the same pass). All contiguous and of one dtype;
+/// arithmetic in fp32.
+struct NormParams {
+  void* x = nullptr;             // [rows, columns]; overwritten with the sum if there is a delta
+  const void* delta = nullptr;   // [rows, columns] or null
+  const void* weight = nullptr;  // [columns]
+  void* out = nullptr;           // [rows, columns]
+  int64_t columns = 0;
+  float epsilon = 0;
+  Dtype dtype = Dtype::kFloat32;
+};
+
+/// out = silu(gate) * up, silu(g) = g / (1 + exp(-g)); a row of the input is gate then up.
+struct GateParams {
+  const void* gate_up = nullptr;  // [rows, 2 * columns]
+  void* out = nullptr;            // [rows, columns]
+  int64_t columns = 0;
+  Dtype dtype = Dtype::kFloat32;
 };
 
 }  // namespace rillkv::kernels

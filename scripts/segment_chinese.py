@@ -3,7 +3,7 @@
 
 LongBench scores its Chinese question answering and summaries on words found by `jieba`. This adds
 "pred_words" (a list) and "answers_words" (a list of lists) to each record of a predictions file;
-`evaluate longbench --score-only` then scores it. Records that have them already are left alone.
+`evaluate longbench-score` then scores it. Records that have them already are left alone.
 Needs: pip install jieba
 
 usage: segment_chinese.py FILE.jsonl [FILE.jsonl ...]

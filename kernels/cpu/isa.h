@@ -19,7 +19,9 @@
                              uint8_t* out);                                               \
   void pack_tokens_symmetric(const PackParams& params, int32_t first_row, int32_t bits,   \
                              uint8_t* out);                                               \
-  void hadamard(const PackParams& params, MutableActivation out);
+  void hadamard(const PackParams& params, MutableActivation out);                         \
+  void rms_norm(const NormParams& params, int64_t begin, int64_t end);                    \
+  void gate(const GateParams& params, int64_t begin, int64_t end);
 
 namespace rillkv::kernels::cpu {
 

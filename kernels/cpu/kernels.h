@@ -60,6 +60,10 @@ struct KernelTable {
   /// y = H x / sqrt(D) for every token of one head, D a power of two; butterflies in order 1, 2, 4,
   /// ..., fp32, one multiply by 1/sqrt(D) at the end. In place allowed.
   void (*hadamard)(const PackParams&, MutableActivation out);
+
+  // ---- between the linear layers; rows [begin, end) ----
+  void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
+  void (*gate)(const GateParams&, int64_t begin, int64_t end);
 };
 
 /// The table in use: the best the machine has, or the one RILLKV_ISA names.

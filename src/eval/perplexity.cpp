@@ -117,26 +117,32 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
                (std::max<int64_t>(windows, 1) - 1) * stride + options.context, " tokens for ",
                std::max<int64_t>(windows, 1), " windows of ", options.context, ", got ", count);
 
+  const int64_t finished = static_cast<int64_t>(options.finished.size());
+  RILLKV_CHECK(finished < windows, "perplexity: expected fewer than ", windows,
+               " finished windows, got ", finished);
   PerplexityResult result;
+  result.windows = options.finished;
   const int64_t chunk = options.config.chunk_size;
-  const int64_t steps = windows * ((options.context + chunk - 1) / chunk);
-  int64_t done = 0;
-  for (int64_t w = 0; w < windows; ++w) {
+  const int64_t steps_a_window = (options.context + chunk - 1) / chunk;
+  int64_t done = finished * steps_a_window;
+  for (int64_t w = finished; w < windows; ++w) {
     WindowRun run(model, options);
     const int64_t first_scored = w == 0 ? 1 : std::max<int64_t>(1, options.context - stride);
     result.windows.push_back(run.run(tokens.data() + w * stride, first_scored, [&] {
       ++done;
-      if (options.on_progress) options.on_progress(done, steps);
+      if (options.on_progress) options.on_progress(done, windows * steps_a_window);
     }));
     result.cache = run.report();
+    if (options.on_window && !options.on_window(result.windows.back())) break;
   }
+  const double count_done = static_cast<double>(result.windows.size());
   double nll = 0, nll_baseline = 0, scored = 0;
   for (const WindowResult& w : result.windows) {
     nll += w.nll * static_cast<double>(w.scored);
     nll_baseline += w.nll_baseline * static_cast<double>(w.scored);
     scored += static_cast<double>(w.scored);
-    result.kl_mean += w.kl / static_cast<double>(windows);
-    result.top1_agreement += w.top1 / static_cast<double>(windows);
+    result.kl_mean += w.kl / count_done;
+    result.top1_agreement += w.top1 / count_done;
   }
   result.perplexity = std::exp(nll / scored);
   result.perplexity_baseline = options.baseline ? std::exp(nll_baseline / scored) : 0;

@@ -1,26 +1,45 @@
 #include "model/llama_layer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "core/kernel_views.h"
+#include "kernels/cpu/kernels.h"
 
 namespace rillkv {
 namespace {
 
-/// A module that holds one parameter called "weight": Hugging Face's name for a norm's gain.
-at::Tensor register_norm(torch::nn::Module& parent, const char* name, int64_t size,
-                         at::ScalarType dtype) {
-  auto holder = std::make_shared<torch::nn::Module>();
-  const at::Tensor weight = holder->register_parameter(
-      "weight", at::empty({size}, at::TensorOptions().dtype(dtype)), false);
-  parent.register_module(name, std::move(holder));
-  return weight;
+/// Rows a thread takes at least: about 16k numbers, a few microseconds.
+int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 16384 / columns); }
+
+at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps) {
+  at::Tensor out = at::empty_like(x);
+  kernels::NormParams params;
+  params.x = x.data_ptr();
+  if (delta.defined()) params.delta = delta.const_data_ptr();
+  params.weight = weight.const_data_ptr();
+  params.out = out.data_ptr();
+  params.columns = x.size(1);
+  params.epsilon = static_cast<float>(eps);
+  params.dtype = kernel_dtype(x.scalar_type());
+  at::parallel_for(0, x.size(0), row_grain(x.size(1)), [&](int64_t begin, int64_t end) {
+    kernels::cpu::kernels().rms_norm(params, begin, end);
+  });
+  return out;
 }
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return weight * (wide * scale).to(x.scalar_type());
+  at::Tensor rows = x.contiguous();
+  return norm(rows, {}, weight, eps);
+}
+
+at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                        double eps) {
+  return norm(x, delta, weight, eps);
 }
 
 LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype)
@@ -39,29 +58,43 @@ LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype)
 }
 
 at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
-  const at::Tensor both = gate_up_->forward(x);
-  const at::Tensor gate = at::silu(both.narrow(1, 0, intermediate_));
-  return down_proj_->forward(gate.mul_(both.narrow(1, intermediate_, intermediate_)));
+  const at::Tensor both = gate_up_->forward(x).contiguous();
+  at::Tensor gated = at::empty({x.size(0), intermediate_}, x.options());
+  kernels::GateParams params;
+  params.gate_up = both.const_data_ptr();
+  params.out = gated.data_ptr();
+  params.columns = intermediate_;
+  params.dtype = kernel_dtype(x.scalar_type());
+  at::parallel_for(0, x.size(0), row_grain(intermediate_), [&](int64_t begin, int64_t end) {
+    kernels::cpu::kernels().gate(params, begin, end);
+  });
+  return down_proj_->forward(gated);
 }
 
 void LlamaMlpImpl::pack() {
-  if (gate_up_->pack()) gate_proj_->weight = up_proj_->weight = at::Tensor();
+  if (gate_up_->pack()) {
+    gate_proj_->drop_weight();
+    up_proj_->drop_weight();
+  }
   down_proj_->pack();
 }
 
 LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype)
     : eps_(config.rms_norm_eps) {
-  input_norm_ = register_norm(*this, "input_layernorm", config.hidden_size, dtype);
+  const auto norm = [&](const char* name) {
+    return register_module(name, Weight(at::IntArrayRef{config.hidden_size}, dtype));
+  };
+  input_norm_ = norm("input_layernorm");
   attention_ = register_module("self_attn", ChunkedLlamaAttention(config, layer, dtype));
-  post_attention_norm_ =
-      register_norm(*this, "post_attention_layernorm", config.hidden_size, dtype);
+  post_attention_norm_ = norm("post_attention_layernorm");
   mlp_ = register_module("mlp", LlamaMlp(config, dtype));
 }
 
-at::Tensor LlamaLayerImpl::forward(const at::Tensor& hidden,
+at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
                                    const std::vector<SequenceRows>& sequences) const {
-  const at::Tensor x = hidden + attention_->forward(rms_norm(hidden, input_norm_, eps_), sequences);
-  return x + mlp_->forward(rms_norm(x, post_attention_norm_, eps_));
+  const at::Tensor attended =
+      attention_->forward(add_rms_norm(hidden, delta, input_norm_->weight, eps_), sequences);
+  return mlp_->forward(add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_));
 }
 
 void LlamaLayerImpl::pack() {

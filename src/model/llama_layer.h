@@ -5,14 +5,18 @@
 
 #include <vector>
 
+#include "model/weight.h"
 #include "rillkv/chunked_attention.h"
 #include "rillkv/linear.h"
 #include "rillkv/model_config.h"
 
 namespace rillkv {
 
-/// x * rsqrt(mean(x^2) + eps) * weight, in f32, rounded as Hugging Face's LlamaRMSNorm does.
+/// x * rsqrt(mean(x^2) + eps) * weight, in f32 and rounded once; x: [rows, columns].
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+/// The same of x + delta, which replaces x.
+at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                        double eps);
 
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
 class LlamaMlpImpl : public torch::nn::Module {
@@ -28,17 +32,20 @@ class LlamaMlpImpl : public torch::nn::Module {
 };
 TORCH_MODULE(LlamaMlp);
 
-/// x + attention(norm(x)), then x + mlp(norm(x)).
+/// x + attention(norm(x)), then x + mlp(norm(x)). The second sum is left to the next norm, which
+/// needs a pass over x anyway: a layer takes and leaves x with a pending delta.
 class LlamaLayerImpl : public torch::nn::Module {
  public:
   LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
-  /// hidden: [tokens, hidden_size] -> the same shape.
-  at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
+  /// hidden: [tokens, hidden_size], updated in place; delta: what is still to be added to it (may
+  /// be undefined). Returns the new delta.
+  at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,
+                     const std::vector<SequenceRows>& sequences) const;
   void pack();
 
  private:
   double eps_;
-  at::Tensor input_norm_, post_attention_norm_;  // [hidden]
+  Weight input_norm_{nullptr}, post_attention_norm_{nullptr};  // [hidden]
   ChunkedLlamaAttention attention_{nullptr};
   LlamaMlp mlp_{nullptr};
 };

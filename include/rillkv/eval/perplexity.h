@@ -11,6 +11,15 @@
 
 namespace rillkv::eval {
 
+/// One window's means.
+struct WindowResult {
+  double nll = 0;  ///< mean negative log-likelihood of the scored tokens, nats
+  double nll_baseline = 0;
+  double kl = 0;       ///< mean KL(dense || compressed) over all positions, nats
+  double top1 = 0;     ///< share of positions whose most likely token agrees
+  int64_t scored = 0;  ///< tokens whose likelihood counts
+};
+
 struct PerplexityOptions {
   int64_t context = 1024;  ///< tokens a window, >= 2
   int64_t windows = 2;     ///< how many windows; 0: as many as the text has
@@ -20,15 +29,10 @@ struct PerplexityOptions {
   bool baseline = true;  ///< also run the dense cache: KL, agreement and its perplexity
   /// After each chunk of each run: chunks done, chunks in total.
   std::function<void(int64_t, int64_t)> on_progress;
-};
-
-/// One window's sums; means over windows are the result.
-struct WindowResult {
-  double nll = 0;  ///< mean negative log-likelihood of the scored tokens, nats
-  double nll_baseline = 0;
-  double kl = 0;       ///< mean KL(dense || compressed) over all positions, nats
-  double top1 = 0;     ///< share of positions whose most likely token agrees
-  int64_t scored = 0;  ///< tokens whose likelihood counts
+  /// The first windows' results, from a run that was interrupted; fewer than all windows.
+  std::vector<WindowResult> finished;
+  /// After each new window; false ends the run, and the result covers the windows so far.
+  std::function<bool(const WindowResult&)> on_window;
 };
 
 struct PerplexityResult {

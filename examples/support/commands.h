@@ -1,0 +1,60 @@
+// The evaluations as the programs run them: options, logs that survive an interruption, reports.
+// Each report has "complete": false after an interruption, when it covers what is finished.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "rillkv/eval/longbench.h"
+#include "rillkv/eval/needle.h"
+#include "support/session.h"
+
+namespace rillkv::cli {
+
+struct PerplexityArguments {
+  std::string text, token_ids, protocol = "prefill";
+  int64_t context = 1024, windows = 2, stride = 0;
+};
+/// All but --text and --token-ids, which `input_required` makes one mandatory choice.
+void add_perplexity_options(CLI::App& app, PerplexityArguments& arguments, bool input_required);
+/// Throws UsageError for options no run could use; call before the model is loaded.
+void check(const PerplexityArguments& arguments);
+/// The tokens of --text or --token-ids.
+std::vector<int64_t> perplexity_tokens(Session& session, const PerplexityArguments& arguments);
+/// Keeps finished windows in `log` unless it is empty.
+OrderedJson run_perplexity(Session& session, const std::vector<int64_t>& tokens,
+                           const PerplexityArguments& arguments, const std::filesystem::path& log,
+                           bool restart);
+
+struct NeedleArguments {
+  eval::NeedleOptions options;
+  std::string haystack;  // folder
+  bool baseline = true;
+};
+void add_needle_options(CLI::App& app, NeedleArguments& arguments);
+OrderedJson run_needle(Session& session, const NeedleArguments& arguments,
+                       const std::filesystem::path& log, bool restart);
+
+struct LongBenchArguments {
+  std::string data;                // folder of JSONL files and the two tables
+  std::vector<std::string> tasks;  // empty: all 21
+  int64_t max_samples = -1;
+  int64_t max_length = 0;  // 0: what the benchmark leaves of the model's context
+  bool baseline = false;
+  std::string edit_ratio = "difflib";
+};
+void add_longbench_options(CLI::App& app, LongBenchArguments& arguments);
+/// Checks tasks and data files; throws UsageError or Error before the model is loaded.
+void check(const LongBenchArguments& arguments);
+/// Predictions of every task go to FOLDER/compressed/TASK.jsonl and FOLDER/dense/TASK.jsonl.
+OrderedJson run_longbench(Session& session, const LongBenchArguments& arguments,
+                          const std::filesystem::path& folder, bool restart);
+/// Scores prediction files that are there; needs no model.
+OrderedJson score_longbench_folder(const std::filesystem::path& folder,
+                                   const std::string& edit_ratio);
+/// One line a task on stdout.
+void print_longbench(const OrderedJson& report);
+
+}  // namespace rillkv::cli

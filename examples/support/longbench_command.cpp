@@ -1,0 +1,203 @@
+#include <cmath>
+#include <cstdio>
+
+#include "rillkv/error.h"
+#include "rillkv/eval/performance.h"
+#include "rillkv/eval/result_log.h"
+#include "support/commands.h"
+
+namespace rillkv::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using eval::LongBenchTask;
+using nlohmann::json;
+
+/// The benchmark's prompt limit for a context of 4096 is 3500: as much is left free elsewhere.
+constexpr int64_t kReservedTokens = 596;
+
+std::vector<const LongBenchTask*> tasks_of(const LongBenchArguments& a) {
+  std::vector<const LongBenchTask*> tasks;
+  if (a.tasks.empty()) {
+    for (const LongBenchTask& task : eval::longbench_tasks()) tasks.push_back(&task);
+  }
+  for (const std::string& name : a.tasks) tasks.push_back(&eval::find_longbench_task(name));
+  return tasks;
+}
+
+eval::LongBenchScoring scoring_of(const std::string& edit_ratio) {
+  eval::LongBenchScoring scoring;
+  if (edit_ratio == "indel") {
+    scoring.edit_ratio = eval::EditRatio::kIndel;
+  } else if (edit_ratio != "difflib") {
+    throw UsageError(str_cat("expected --edit-ratio difflib or indel, got '", edit_ratio, "'"));
+  }
+  return scoring;
+}
+
+/// Mean of the tasks' scores; null unless every task has one.
+OrderedJson average(const OrderedJson& tasks, const char* side) {
+  double sum = 0;
+  int64_t count = 0;
+  for (const auto& item : tasks.items()) {
+    const OrderedJson& task = side ? item.value().value(side, OrderedJson()) : item.value();
+    if (!task.is_object() || !task.value("score", OrderedJson()).is_number()) return {};
+    sum += task["score"].get<double>();
+    ++count;
+  }
+  return count > 0 ? OrderedJson(sum / static_cast<double>(count)) : OrderedJson();
+}
+
+struct SideRun {
+  OrderedJson score;
+  bool complete = true;
+};
+
+}  // namespace
+
+void add_longbench_options(CLI::App& app, LongBenchArguments& a) {
+  app.add_option("--data", a.data,
+                 "Folder with TASK.jsonl files, dataset2prompt.json and dataset2maxlen.json");
+  app.add_option("--tasks", a.tasks, "Tasks (default: all 21)")->delimiter(',');
+  app.add_option("--max-samples", a.max_samples, "Examples a task (default: all)");
+  app.add_option("--max-length", a.max_length,
+                 "Prompt tokens, longer ones lose their middle (default: the context less 596)");
+  app.add_flag("--baseline", a.baseline, "Also predict with the dense cache");
+  app.add_option("--edit-ratio", a.edit_ratio,
+                 "Code tasks: difflib (as published scores) or indel (rapidfuzz)")
+      ->capture_default_str();
+}
+
+void check(const LongBenchArguments& a) {
+  if (a.data.empty()) throw UsageError("LongBench tasks need --data, the benchmark's folder");
+  scoring_of(a.edit_ratio);
+  if (a.max_length < 0) {
+    throw UsageError(str_cat("expected --max-length above 0, got ", a.max_length));
+  }
+  eval::LongBenchTables::load(a.data);
+  for (const LongBenchTask* task : tasks_of(a)) {
+    eval::read_longbench(a.data, task->name, a.max_samples);
+  }
+}
+
+OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const fs::path& folder,
+                          bool restart) {
+  check(a);
+  const eval::LongBenchTables tables = eval::LongBenchTables::load(a.data);
+  const eval::LongBenchScoring scoring = scoring_of(a.edit_ratio);
+  eval::LongBenchOptions options;
+  options.chat = parse_chat_template(session.options.chat) != ChatTemplate::kNone;
+  options.max_prompt_tokens =
+      a.max_length > 0
+          ? a.max_length
+          : std::max<int64_t>(session.model->config().max_position_embeddings - kReservedTokens,
+                              kReservedTokens);
+  OrderedJson report;
+  report["benchmark"] = "longbench";
+  report["complete"] = true;
+  report["max_prompt_tokens"] = options.max_prompt_tokens;
+  report["tasks"] = OrderedJson::object();
+  eval::PerformanceSummary ours, theirs;
+  for (const bool dense : {false, true}) {
+    if (dense && !a.baseline) continue;
+    const std::unique_ptr<eval::ModelBackend> backend = session.backend(dense);
+    json fingerprint = session.fingerprint();
+    if (dense) fingerprint["config"] = {{"policy", "dense"}};
+    fingerprint["max_prompt_tokens"] = options.max_prompt_tokens;
+    for (const LongBenchTask* task : tasks_of(a)) {
+      const auto examples = eval::read_longbench(a.data, task->name, a.max_samples);
+      eval::ResultLog log(folder / (dense ? "dense" : "compressed") / (task->name + ".jsonl"),
+                          fingerprint, restart);
+      const bool complete = eval::predict_longbench(
+          *task, tables, examples, *backend, options, log,
+          bar_progress(task->name + (dense ? ", dense" : ""), session.options.quiet));
+      if (!complete) report["complete"] = false;
+      for (const json& record : log.records()) {
+        (dense ? theirs : ours).add(eval::stats_from_json(record.value("stats", json::object())));
+      }
+      const OrderedJson score =
+          eval::to_json(*task, eval::score_longbench(*task, log.records(), scoring));
+      OrderedJson& entry = report["tasks"][task->name];
+      if (dense) {
+        entry["baseline"] = score;
+      } else {
+        entry = score;
+      }
+    }
+  }
+  report["average"] = average(report["tasks"], nullptr);
+  if (a.baseline) report["baseline"] = {{"average", average(report["tasks"], "baseline")}};
+  report["performance"] = {
+      {"compressed", ours.to_json()},
+      {"baseline", a.baseline ? OrderedJson(theirs.to_json()) : OrderedJson()}};
+  report["predictions"] = folder.string();
+  report.update(provenance(session));
+  return report;
+}
+
+OrderedJson score_longbench_folder(const fs::path& folder, const std::string& edit_ratio) {
+  const eval::LongBenchScoring scoring = scoring_of(edit_ratio);
+  RILLKV_CHECK(fs::is_directory(folder), "expected a folder of prediction files, got '",
+               folder.string(), "'");
+  OrderedJson report;
+  report["benchmark"] = "longbench";
+  report["complete"] = true;
+  report["tasks"] = OrderedJson::object();
+  bool baseline = false;
+  // Either what `evaluate longbench` left (compressed/, dense/) or plain prediction files.
+  const fs::path ours = fs::is_directory(folder / "compressed") ? folder / "compressed" : folder;
+  for (const LongBenchTask& task : eval::longbench_tasks()) {
+    const fs::path file = ours / (task.name + ".jsonl");
+    if (!fs::exists(file)) continue;
+    OrderedJson& entry = report["tasks"][task.name];
+    entry = eval::to_json(task, eval::score_longbench(task, eval::read_jsonl(file), scoring));
+    const fs::path dense = folder / "dense" / file.filename();
+    if (fs::exists(dense)) {
+      baseline = true;
+      entry["baseline"] =
+          eval::to_json(task, eval::score_longbench(task, eval::read_jsonl(dense), scoring));
+    }
+  }
+  RILLKV_CHECK(!report["tasks"].empty(), "expected TASK.jsonl files in '", ours.string(),
+               "', found none");
+  report["average"] = average(report["tasks"], nullptr);
+  if (baseline) report["baseline"] = {{"average", average(report["tasks"], "baseline")}};
+  report["predictions"] = folder.string();
+  return report;
+}
+
+void print_longbench(const OrderedJson& report) {
+  const auto number = [](const OrderedJson& score) {
+    char text[16] = "-";
+    if (score.is_number()) std::snprintf(text, sizeof text, "%.2f", score.get<double>());
+    return std::string(text);
+  };
+  const bool baseline = report.contains("baseline");
+  std::printf("%-22s %-16s %8s %8s%s\n", "task", "metric", "examples", "score",
+              baseline ? "    dense" : "");
+  bool unsegmented = false;
+  for (const auto& item : report["tasks"].items()) {
+    const OrderedJson& task = item.value();
+    std::printf(
+        "%-22s %-16s %8lld %8s", item.key().c_str(), task["metric"].get<std::string>().c_str(),
+        static_cast<long long>(task["examples"].get<int64_t>()), number(task["score"]).c_str());
+    if (baseline) {
+      const OrderedJson dense = task.value("baseline", OrderedJson::object());
+      std::printf(" %8s", number(dense.value("score", OrderedJson())).c_str());
+    }
+    std::printf("\n");
+    unsegmented = unsegmented || task.contains("unsegmented");
+  }
+  std::printf("%-22s %-16s %8s %8s", "average", "", "", number(report["average"]).c_str());
+  if (baseline) std::printf(" %8s", number(report["baseline"]["average"]).c_str());
+  std::printf("\n");
+  if (unsegmented) {
+    const std::string folder = report.value("predictions", std::string("DIR"));
+    std::printf(
+        "Chinese tasks need word boundaries: scripts/segment_chinese.py %s/*/*_zh.jsonl ..., then "
+        "evaluate longbench-score --predictions %s\n",
+        folder.c_str(), folder.c_str());
+  }
+}
+
+}  // namespace rillkv::cli

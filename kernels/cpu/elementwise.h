@@ -1,0 +1,124 @@
+// RMSNorm with the residual connection before it, and the SiLU gate: one body in portable C++ that
+// each instruction set's file compiles with its own flags.
+//
+//   y_i = x_i / sqrt(mean(x^2) + epsilon) * w_i             z_i = g_i / (1 + exp(-g_i)) * u_i
+//
+// Every loop runs over kLanes independent numbers, which the compiler turns into whole registers;
+// sums are kept in kLanes partial sums, so that their order does not depend on the register's
+// width. Everything has internal linkage, as common.h explains.
+#pragma once
+
+#include "kernels/cpu/common.h"
+
+namespace rillkv::kernels::cpu {
+namespace {
+
+constexpr int kLanes = 16;
+
+template <Dtype kDtype>
+struct Element;
+template <>
+struct Element<Dtype::kFloat32> {
+  using Type = float;
+  static float load(float x) { return x; }
+  static float store(float x) { return x; }
+};
+template <>
+struct Element<Dtype::kBFloat16> {
+  using Type = uint16_t;
+  static float load(uint16_t x) { return bfloat16_to_float(x); }
+  static uint16_t store(float x) { return float_to_bfloat16(x); }
+};
+template <>
+struct Element<Dtype::kFloat16> {
+  using Type = uint16_t;
+  static float load(uint16_t x) { return half_to_float(x); }
+  static uint16_t store(float x) { return float_to_half(x); }
+};
+
+/// exp(x) for |x| <= 87: 2^n * exp(r) with |r| <= ln(2)/2, whose Taylor polynomial of degree 7 errs
+/// by less than 4e-9 relative; what remains is about two fp32 roundings.
+inline float exponential(float x) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float clamped = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+  const float shifted = clamped * 1.44269504f + kMagic;
+  const float n = shifted - kMagic;
+  const float r =
+      (clamped - n * 0.693359375f) - n * -2.12194440e-4f;  // ln(2) in two parts: exact products
+  float y = 1.0f / 5040;
+  y = y * r + 1.0f / 720;
+  y = y * r + 1.0f / 120;
+  y = y * r + 1.0f / 24;
+  y = y * r + 1.0f / 6;
+  y = y * r + 0.5f;
+  y = y * r + 1.0f;
+  y = y * r + 1.0f;
+  return y * float_from_bits((float_bits(shifted) + 127u) << 23);  // the integer is in the low bits
+}
+
+template <Dtype kDtype>
+inline void rms_norm_rows(const NormParams& p, int64_t begin, int64_t end) {
+  using E = Element<kDtype>;
+  using T = typename E::Type;
+  const int64_t n = p.columns, whole = n / kLanes * kLanes;
+  const T* weight = static_cast<const T*>(p.weight);
+  for (int64_t row = begin; row < end; ++row) {
+    T* x = static_cast<T*>(p.x) + row * n;
+    T* out = static_cast<T*>(p.out) + row * n;
+    if (p.delta != nullptr) {
+      const T* delta = static_cast<const T*>(p.delta) + row * n;
+      for (int64_t i = 0; i < n; ++i) x[i] = E::store(E::load(x[i]) + E::load(delta[i]));
+    }
+    float sums[kLanes] = {};
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      for (int j = 0; j < kLanes; ++j) sums[j] += E::load(x[i + j]) * E::load(x[i + j]);
+    }
+    for (int64_t i = whole; i < n; ++i) sums[i - whole] += E::load(x[i]) * E::load(x[i]);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
+    }
+    const float scale = 1.0f / __builtin_sqrtf(sums[0] / static_cast<float>(n) + p.epsilon);
+    for (int64_t i = 0; i < n; ++i) out[i] = E::store(E::load(x[i]) * scale * E::load(weight[i]));
+  }
+}
+
+template <Dtype kDtype>
+inline void gate_rows(const GateParams& p, int64_t begin, int64_t end) {
+  using E = Element<kDtype>;
+  using T = typename E::Type;
+  const int64_t n = p.columns;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* gate = static_cast<const T*>(p.gate_up) + row * 2 * n;
+    const T* up = gate + n;
+    T* __restrict out = static_cast<T*>(p.out) + row * n;
+    for (int64_t i = 0; i < n; ++i) {
+      const float g = E::load(gate[i]);
+      out[i] = E::store(g / (1.0f + exponential(-g)) * E::load(up[i]));
+    }
+  }
+}
+
+inline void rms_norm_any(const NormParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case Dtype::kFloat32:
+      return rms_norm_rows<Dtype::kFloat32>(p, begin, end);
+    case Dtype::kBFloat16:
+      return rms_norm_rows<Dtype::kBFloat16>(p, begin, end);
+    case Dtype::kFloat16:
+      return rms_norm_rows<Dtype::kFloat16>(p, begin, end);
+  }
+}
+
+inline void gate_any(const GateParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case Dtype::kFloat32:
+      return gate_rows<Dtype::kFloat32>(p, begin, end);
+    case Dtype::kBFloat16:
+      return gate_rows<Dtype::kBFloat16>(p, begin, end);
+    case Dtype::kFloat16:
+      return gate_rows<Dtype::kFloat16>(p, begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cpu

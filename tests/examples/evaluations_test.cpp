@@ -1,0 +1,344 @@
+// evaluate, experiment and ablate as a user meets them: reports, interruptions, bad input.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "rillkv/eval/result_log.h"
+#include "rillkv/files.h"
+#include "tests/support/program.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace rillkv {
+namespace {
+
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+using rillkv::testing::ProgramResult;
+using rillkv::testing::run_program;
+using rillkv::testing::TemporaryFolder;
+using Words = std::vector<std::string>;
+
+class EvaluationPrograms : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TemporaryFolder();
+    rillkv::testing::write_tiny_checkpoint(shared_->path());
+    std::string text;
+    for (int i = 0; i < 400; ++i)
+      text += "Line " + std::to_string(i * 7919 % 1000) + " of a text.\n";
+    shared_->write("text.txt", text);
+    const std::string record =
+        R"({"input": "What?", "context": "Some context here.", "answers": ["42"], "length": 3, )"
+        R"("all_classes": null, "_id": "x"})";
+    shared_->write("bench/qasper.jsonl", record + "\n" + record + "\n");
+    shared_->write("bench/samsum.jsonl", record + "\n");
+    shared_->write("bench/dureader.jsonl", record + "\n");
+    shared_->write(
+        "bench/config/dataset2prompt.json",
+        R"({"qasper": "{context} {input}", "samsum": "{context}", "dureader": "{input}"})");
+    shared_->write("bench/config/dataset2maxlen.json",
+                   R"({"qasper": 4, "samsum": 4, "dureader": 4})");
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  static std::string model() { return shared_->path(); }
+  static std::string text() { return shared_->file("text.txt"); }
+  static std::string bench() { return shared_->file("bench"); }
+  std::string out(const std::string& name) const { return folder_.file(name); }
+
+  /// Runs, expects the exit code and, for failures, exactly one line on stderr.
+  static ProgramResult run(const std::string& program, Words arguments, int exit_code,
+                           const std::string& message = "") {
+    const ProgramResult result = run_program(program, arguments);
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    if (exit_code != 0) {
+      EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+      EXPECT_THAT(result.err, HasSubstr(message));
+    }
+    return result;
+  }
+
+  Words perplexity(const std::string& json) const {
+    return {"perplexity", "--model",   model(), "--text",  text(),   "--context",
+            "160",        "--windows", "2",     "--quiet", "--json", json};
+  }
+  Words needle(const std::string& json) const {
+    return {"needle",   "--model", model(),   "--lengths", "300,400",
+            "--depths", "0,100",   "--quiet", "--json",    json};
+  }
+
+  static TemporaryFolder* shared_;
+  TemporaryFolder folder_;
+};
+
+TemporaryFolder* EvaluationPrograms::shared_ = nullptr;
+
+TEST_F(EvaluationPrograms, PerplexityReportsAndLeavesNoLog) {
+  run("evaluate", perplexity(out("p.json")), 0);
+  const Json report = eval::read_json(out("p.json"));
+  EXPECT_EQ(report.at("complete"), true);
+  EXPECT_EQ(report.at("windows"), 2);
+  EXPECT_EQ(report.at("layers").size(), 2u);
+  EXPECT_GT(report.at("kl_mean").get<double>(), 0);
+  EXPECT_GT(report.at("performance").at("kv_bytes").get<int64_t>(), 0);
+  EXPECT_FALSE(report.at("commit").get<std::string>().empty());
+  EXPECT_FALSE(std::filesystem::exists(out("p.windows.jsonl")));
+}
+
+TEST_F(EvaluationPrograms, InterruptedPerplexityGoesOnToTheSameResult) {
+  Words whole = perplexity(out("whole.json")), cut = perplexity(out("cut.json"));
+  for (Words* words : {&whole, &cut}) {
+    (*words)[8] = "20";  // windows
+    (*words)[6] = "128";
+  }
+  run("evaluate", whole, 0);
+  const ProgramResult stopped = run_program("evaluate", cut, out("cut.windows.jsonl"));
+  if (stopped.exit_code != 0) {  // Unless it was done before the signal came.
+    EXPECT_EQ(stopped.exit_code, 1);
+    EXPECT_THAT(stopped.err, HasSubstr("interrupted"));
+    const Json partial = eval::read_json(out("cut.json"));
+    EXPECT_EQ(partial.at("complete"), false);
+    EXPECT_LT(partial.at("windows").get<int>(), 20);
+    run("evaluate", cut, 0);
+  }
+  const Json a = eval::read_json(out("whole.json")), b = eval::read_json(out("cut.json"));
+  EXPECT_EQ(a.at("kl_mean"), b.at("kl_mean"));
+  EXPECT_EQ(a.at("perplexity"), b.at("perplexity"));
+  EXPECT_EQ(a.at("kv_bits_sealed"), b.at("kv_bits_sealed"));
+}
+
+TEST_F(EvaluationPrograms, LeftoverOfAnotherSetUpIsRefused) {
+  const std::string json = out("p.json");
+  { eval::ResultLog(out("p.windows.jsonl"), {{"model", "another"}}); }
+  run("evaluate", perplexity(json), 1, "made differently");
+  Words again = perplexity(json);
+  again.push_back("--restart");
+  run("evaluate", again, 0);
+}
+
+TEST_F(EvaluationPrograms, NeedleReportsTheGridBesideTheDenseCache) {
+  run("evaluate", needle(out("n.json")), 0);
+  const Json report = eval::read_json(out("n.json"));
+  EXPECT_EQ(report.at("complete"), true);
+  ASSERT_EQ(report.at("cells").size(), 4u);
+  for (const Json& cell : report.at("cells")) {
+    EXPECT_TRUE(cell.at("margin").is_number());
+    EXPECT_TRUE(cell.at("baseline").at("margin").is_number());
+    EXPECT_LE(cell.at("prompt_tokens"), cell.at("length"));
+  }
+  // A random model finds nothing, and the report says that this is not the compression's fault.
+  EXPECT_EQ(report.at("unsolvable_lengths"), Json({300, 400}));
+  EXPECT_TRUE(report.at("performance").at("compressed").at("ttft_s").is_number());
+}
+
+TEST_F(EvaluationPrograms, InterruptedNeedleKeepsFinishedCells) {
+  const ProgramResult stopped =
+      run_program("evaluate", needle(out("n.json")), out("n.cells.jsonl"));
+  if (stopped.exit_code == 0) GTEST_SKIP() << "done before the signal came";
+  EXPECT_EQ(stopped.exit_code, 1);
+  const size_t kept = eval::read_jsonl(out("n.cells.jsonl")).size();
+  EXPECT_GE(kept, 1u);
+  EXPECT_EQ(eval::read_json(out("n.json")).at("complete"), false);
+  run("evaluate", needle(out("n.json")), 0);
+  EXPECT_EQ(eval::read_json(out("n.json")).at("cells").size(), 4u);
+}
+
+TEST_F(EvaluationPrograms, LongBenchPredictsScoresAndResumes) {
+  const Words words = {"longbench", "--model",       model(),       "--data", bench(),
+                       "--tasks",   "qasper,samsum", "--baseline",  "--chat", "chatml",
+                       "--quiet",   "--json",        out("lb.json")};
+  run("evaluate", words, 0);
+  const Json report = eval::read_json(out("lb.json"));
+  EXPECT_EQ(report.at("tasks").at("qasper").at("examples"), 2);
+  EXPECT_TRUE(report.at("tasks").at("samsum").at("baseline").at("score").is_number());
+  EXPECT_EQ(eval::read_jsonl(out("lb_predictions/compressed/qasper.jsonl")).size(), 2u);
+  // Predictions stay: a second run scores them without predicting anything.
+  run("evaluate", words, 0);
+  run("evaluate",
+      {"longbench-score", "--predictions", out("lb_predictions"), "--json", out("score.json")}, 0);
+  EXPECT_EQ(eval::read_json(out("score.json")).at("average"), report.at("average"));
+}
+
+TEST_F(EvaluationPrograms, ChineseTasksAskForWords) {
+  const ProgramResult result = run("evaluate",
+                                   {"longbench", "--model", model(), "--data", bench(), "--tasks",
+                                    "dureader", "--quiet", "--json", out("zh.json")},
+                                   0);
+  EXPECT_THAT(result.out, HasSubstr("segment_chinese.py"));
+  EXPECT_TRUE(eval::read_json(out("zh.json")).at("average").is_null());
+}
+
+TEST_F(EvaluationPrograms, BadInputIsOneLine) {
+  const auto evaluate = [&](Words words, int code, const std::string& message) {
+    run("evaluate", words, code, message);
+  };
+  Words bad = perplexity(out("x.json"));
+  bad.insert(bad.end(), {"--protocol", "sloppy"});
+  evaluate(bad, 2, "sloppy");
+  bad = perplexity(out("none/x.json"));
+  evaluate(bad, 1, "no such folder");
+  evaluate({"needle", "--model", model(), "--quiet"}, 2, "--json");
+  evaluate({"needle", "--model", model(), "--depths", "120", "--json", out("x.json")}, 2, "120");
+  evaluate(
+      {"needle", "--model", model(), "--haystack", out("none"), "--json", out("x.json"), "--quiet"},
+      1, "none");
+  const auto longbench = [&](const std::string& data, const std::string& tasks) {
+    return Words{"longbench", "--model", model(),  "--data",      data,
+                 "--tasks",   tasks,     "--json", out("x.json"), "--quiet"};
+  };
+  evaluate(longbench(bench(), "quasper"), 2, "quasper");
+  evaluate(longbench(bench(), "lcc"), 1, "lcc.jsonl");
+  evaluate(longbench(out("none"), "qasper"), 1, "dataset2prompt.json");
+  folder_.write("bad/qasper.jsonl", "{\"context\": \"c\", \"answers\": [\"a\"]}\n{oops\n");
+  folder_.write("bad/dataset2prompt.json", R"({"qasper": "{context}"})");
+  folder_.write("bad/dataset2maxlen.json", R"({"qasper": 4})");
+  evaluate(longbench(out("bad"), "qasper"), 1, "qasper.jsonl:2");
+  evaluate({"longbench-score", "--predictions", out("none")}, 1, "none");
+  EXPECT_FALSE(std::filesystem::exists(out("x.json")));
+}
+
+TEST_F(EvaluationPrograms, AblateMeasuresRowsAndKeepsFailures) {
+  folder_.write("grid.json", R"({"rows": [{"label": "plain", "set": {"value_rotation": false}},
+                                          {"label": "broken", "set": {"block_size": 48}}],
+                                 "grid": {"attention_sink_size": [0, 8]}})");
+  const Words words = {"--model", model(),       "--text", text(),   "--context",
+                       "160",     "--windows",   "1",      "--grid", out("grid.json"),
+                       "--json",  out("a.json"), "--quiet"};
+  run("ablate", words, 1, "some rows failed");
+  const Json report = eval::read_json(out("a.json"));
+  ASSERT_EQ(report.at("rows").size(), 4u);
+  EXPECT_GT(report["rows"][0].at("result").at("kl_mean").get<double>(), 0);
+  EXPECT_THAT(report["rows"][1].at("error").get<std::string>(), HasSubstr("block_size"));
+  EXPECT_EQ(report["rows"][2].at("config").at("attention_sink_size"), 0);
+  const std::string csv = read_file(out("a.csv"));
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 5);
+  EXPECT_EQ(csv.rfind("label,value_rotation,block_size,attention_sink_size,bits_sealed", 0), 0u);
+}
+
+TEST_F(EvaluationPrograms, AblateResumes) {
+  const Words words = {"--model",   model(),
+                       "--text",    text(),
+                       "--context", "160",
+                       "--windows", "1",
+                       "--vary",    "attention_sink_size=0,1,2,3,4,5,6,7",
+                       "--vary",    "policy=ema,adaptive",
+                       "--json",    out("a.json"),
+                       "--quiet"};
+  const ProgramResult stopped = run_program("ablate", words, out("a.rows.jsonl"));
+  if (stopped.exit_code == 0) GTEST_SKIP() << "done before the signal came";
+  EXPECT_EQ(stopped.exit_code, 1);
+  EXPECT_THAT(stopped.err, HasSubstr("interrupted"));
+  EXPECT_GE(eval::read_jsonl(out("a.rows.jsonl")).size(), 1u);
+  EXPECT_EQ(eval::read_json(out("a.json")).at("complete"), false);
+  run("ablate", words, 0);
+  EXPECT_EQ(eval::read_json(out("a.json")).at("rows").size(), 16u);
+}
+
+TEST_F(EvaluationPrograms, AblateRejectsBadGrids) {
+  const auto with_grid = [&](const std::string& grid, const std::string& message, int code = 2) {
+    folder_.write("grid.json", grid);
+    run("ablate",
+        {"--model", model(), "--text", text(), "--grid", out("grid.json"), "--json", out("a.json"),
+         "--quiet"},
+        code, message);
+  };
+  with_grid("{", "grid.json", 1);
+  with_grid("{}", "at least one row");
+  with_grid(R"({"grid": {"attention_sink_size": 8}})", "list");
+  with_grid(R"({"grid": {"sinks": [8]}})", "sinks");
+  with_grid(R"({"gird": {}})", "gird");
+  run("ablate", {"--model", model(), "--text", text(), "--vary", "x", "--json", out("a.json")}, 2,
+      "--vary");
+}
+
+TEST_F(EvaluationPrograms, ExperimentTakesTheOriginalsNamesAndRepeatsFromItsFile) {
+  run("experiment",
+      {"--model_name",
+       model(),
+       "--max_length",
+       "350",
+       "--chunk_size",
+       "64",
+       "--config",
+       "seed",
+       "--key_bits_normal",
+       "5",
+       "--attention_sink_size",
+       "4",
+       "--tasks",
+       "perplexity",
+       "needle",
+       "qasper",
+       "--max_samples",
+       "1",
+       "--text",
+       text(),
+       "--context",
+       "160",
+       "--windows",
+       "1",
+       "--lengths",
+       "300,500",
+       "--depths",
+       "50",
+       "--data",
+       bench(),
+       "--output_dir",
+       out("results"),
+       "--experiment_name",
+       "one",
+       "--baseline",
+       "--quiet"},
+      0);
+  const Json report = eval::read_json(out("results/one/results.json"));
+  EXPECT_EQ(report.at("complete"), true);
+  EXPECT_EQ(report.at("config").at("key_bits_normal"), 5);
+  EXPECT_EQ(report.at("config").at("policy"), "ema");
+  EXPECT_EQ(report.at("tasks").at("needle").at("lengths"), Json({300}));  // 500 > max_length
+  EXPECT_EQ(report.at("tasks").at("longbench").at("tasks").at("qasper").at("examples"), 1);
+  EXPECT_TRUE(report.contains("commit"));
+  EXPECT_TRUE(report.contains("seed"));
+
+  run("experiment",
+      {"--experiment", out("results/one/experiment.json"), "--experiment-name", "two", "--quiet"},
+      0);
+  const Json again = eval::read_json(out("results/two/results.json"));
+  EXPECT_EQ(again.at("config"), report.at("config"));
+  EXPECT_EQ(again["tasks"]["perplexity"]["kl_mean"], report["tasks"]["perplexity"]["kl_mean"]);
+  EXPECT_EQ(again["tasks"]["needle"]["margin"], report["tasks"]["needle"]["margin"]);
+}
+
+TEST_F(EvaluationPrograms, ExperimentRejectsBadInput) {
+  const auto bad = [&](Words words, int code, const std::string& message) {
+    words.insert(words.end(), {"--model", model(), "--output-dir", out("r"), "--quiet"});
+    run("experiment", words, code, message);
+  };
+  bad({"--tasks", "narative"}, 2, "narative");
+  bad({"--tasks", "perplexity"}, 2, "--text");
+  bad({"--tasks", "qasper"}, 2, "--data");
+  bad({"--tasks", "lcc", "--data", bench()}, 1, "lcc.jsonl");
+  bad({"--tasks", "needle", "--key-bits-normal", "77"}, 2, "key_bits_normal");
+  bad({"--tasks", "needle", "--experiment-name", "a/b"}, 2, "a/b");
+  bad({"--experiment", out("none.json")}, 1, "none.json");
+  folder_.write("e.json", R"({"tasks": {"a": 1}})");
+  bad({"--experiment", out("e.json")}, 2, "tasks");
+  folder_.write("e.json", R"({"no_such_option": 1})");
+  bad({"--experiment", out("e.json")}, 2, "no-such-option");
+  EXPECT_FALSE(std::filesystem::exists(out("r")));
+}
+
+TEST_F(EvaluationPrograms, CommittedExperimentFilesAreReadable) {
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(RILLKV_SOURCE_DIR) +
+                                                               "/configs/experiments")) {
+    EXPECT_TRUE(eval::read_json(entry.path()).is_object()) << entry.path();
+  }
+}
+
+}  // namespace
+}  // namespace rillkv
