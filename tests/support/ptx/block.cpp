@@ -167,8 +167,8 @@ void Block::fill_specials(Warp* warp) {
 void Block::start_warps() {
   // What nobody wrote reads as NaN, so that a missing check shows in the results as well.
   std::memset(shared, 0xFF, shared_bytes);
-  std::memset(registers_.data(), 0xFF, registers_.size());
-  std::memset(local_.data(), 0xFF, local_.size());
+  std::fill(registers_.begin(), registers_.end(), char(0xFF));
+  std::fill(local_.begin(), local_.end(), char(0xFF));
   if (checked) shared_shadow.reset(shared_bytes);
   const uint64_t threads = dims.count();
   for (size_t i = 0; i < warps.size(); ++i) {

@@ -19,7 +19,7 @@ ModuleMemory::ModuleMemory(const std::vector<Variable>& variables) {
     if (v.space != Space::kGlobal && v.space != Space::kConst) continue;
     char* memory = static_cast<char*>(allocate_device_memory(v.bytes));
     std::memset(memory, 0, v.bytes);
-    std::memcpy(memory, v.initial.data(), std::min<size_t>(v.initial.size(), v.bytes));
+    std::copy_n(v.initial.begin(), std::min<size_t>(v.initial.size(), v.bytes), memory);
     if (v.space == Space::kConst) register_memory(memory, v.bytes, false);
     addresses_[v.name] = memory;
   }

@@ -46,8 +46,7 @@ class CellRange {
  public:
   void reset(size_t bytes);
   /// Checks and records an access of one lane at `offset` of the range.
-  void access(Warp& warp, int lane, size_t offset, uint32_t bytes, AccessKind kind,
-              bool shared);
+  void access(Warp& warp, int lane, size_t offset, uint32_t bytes, AccessKind kind, bool shared);
 
  private:
   Cell* split(size_t word);
