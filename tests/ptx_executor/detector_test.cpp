@@ -100,6 +100,43 @@ TEST(PtxDetector, TwoWritersOfOneWordRace) {
                   "add.u32 %r3, %r0, %r3; st.shared.u32 [%r3], %i;");
 }
 
+TEST(PtxDetector, ReadersOfSeveralWarpsAreRemembered) {
+  // Threads 0 and 32 read a word; then one of them writes it. Whoever read last, the other one's
+  // read is not ordered.
+  const std::string first =
+      "setp.eq.u32 %pr1, %i, 5; @%pr1 st.shared.u32 [sm], %i; bar.sync 0;\n"
+      "and.b32 %r3, %i, 0xffffffdf; setp.eq.u32 %pr2, %r3, 0;\n"
+      "@%pr2 ld.shared.u32 %r4, [sm];\nSYNC\nsetp.eq.u32 %pr3, %i, WRITER;\n"
+      "@%pr3 st.shared.u32 [sm], %i;";
+  for (const char* writer : {"0", "32"}) {
+    for (const char* sync : {"", "bar.sync 0;"}) {
+      std::string body = std::string(kShared) + first;
+      body.replace(body.find("SYNC"), 4, sync);
+      body.replace(body.find("WRITER"), 6, writer);
+      if (*sync != '\0') {
+        expect_clean(body);
+      } else {
+        expect_only(Kind::kRace, "st.shared.u32", body);
+      }
+    }
+  }
+}
+
+TEST(PtxDetector, ReadersOrderedByWarpSyncAreForgotten) {
+  // Lane 0 reads, all synchronise, lane 1 reads, all synchronise, lane 0 writes.
+  expect_clean(std::string(kShared) +
+               "setp.eq.u32 %pr1, %i, 0; setp.eq.u32 %pr2, %i, 1; @%pr1 st.shared.u32 [sm], %i;\n"
+               "@%pr1 ld.shared.u32 %r4, [sm]; bar.warp.sync -1; @%pr2 ld.shared.u32 %r4, [sm];\n"
+               "bar.warp.sync -1; @%pr1 st.shared.u32 [sm], %i;");
+  // Without the second one, lane 1's read is still going on.
+  expect_only(
+      Kind::kRace, "st.shared.u32",
+      std::string(kShared) +
+          "setp.eq.u32 %pr1, %i, 0; setp.eq.u32 %pr2, %i, 1; @%pr1 st.shared.u32 [sm], %i;\n"
+          "@%pr1 ld.shared.u32 %r4, [sm]; bar.warp.sync -1; @%pr2 ld.shared.u32 %r4, [sm];\n"
+          "@%pr1 st.shared.u32 [sm], %i;");
+}
+
 TEST(PtxDetector, NeighbouringBytesDoNotRace) {
   const std::string bytes = std::string(kShared) +
                             "add.u32 %r3, %r0, %i; st.shared.u8 [%r3], %i; bar.sync 0;\n"

@@ -39,6 +39,14 @@ TEST(PtxProfile, BankConflicts) {
   expect_banks(at(8) + "st.shared.v2.u32 [%r2], {%i, %i};", 2, 2);
 }
 
+TEST(PtxProfile, EveryPassHasItsOwnConflicts) {
+  // Each half of the warp has a two-way conflict, in banks that the other half leaves idle.
+  expect_banks(
+      "shl.b32 %r2, %i, 4; and.b32 %r3, %i, 16; shr.u32 %r3, %r3, 1;\n"
+      "add.u32 %r2, %r2, %r3; add.u32 %r2, %r2, %r1; st.shared.v2.u32 [%r2], {%i, %i};",
+      4, 2);
+}
+
 TEST(PtxProfile, BroadcastsAreFree) {
   const SiteProfile site = profile_of(
       "setp.eq.u32 %pr1, %i, 0; @%pr1 st.shared.u32 [%r1], 0; bar.warp.sync -1; ld.shared.u32 %r3, "

@@ -139,6 +139,13 @@ TEST(PtxWarp, LoopsOfDifferentLengthReconverge) {
       steps);
 }
 
+TEST(PtxWarp, AnIfReconvergesBehindItsBody) {
+  expect_lanes(
+      "mov.u32 %r1, 5; setp.lt.u32 %pr1, %i, 7; @%pr1 bra $skip; mov.u32 %r1, 6;\n"
+      "$skip: activemask.b32 %d; sub.u32 %d, %d, %r1;",
+      [](uint32_t lane) { return ~0u - (lane < 7 ? 5 : 6); });
+}
+
 TEST(PtxWarp, GuardsAndEarlyExits) {
   expect_lanes(
       "mov.u32 %d, 7; setp.lt.u32 %pr1, %i, 16; @%pr1 mov.u32 %d, 8; @!%pr1 add.u32 %d, %d, 2;",
