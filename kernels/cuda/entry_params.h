@@ -104,6 +104,8 @@ static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's pa
 /// the same formulas.
 inline constexpr int kAttentionTile = 128;  // tokens a step of the fast attention kernels
 inline constexpr int kFastThreads = 256;
+inline constexpr int kPrefillRows = 128;  // query rows of a prefill CTA
+inline constexpr int kDecodeRows = 16;    // query rows of a decode CTA
 inline constexpr int kGenericTile = 32;      // tokens a step of the generic attention kernel
 inline constexpr int kGenericRows = 16;      // query rows of a generic CTA
 inline constexpr int kGenericThreads = 128;  // 8 threads a row

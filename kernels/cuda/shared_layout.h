@@ -64,4 +64,33 @@ struct TokenPackShared {
   }
 };
 
+/// Shared memory of the fast attention kernels, offsets in bytes. The tiles are 128 tokens of
+/// 16-bit keys and values; decode has one tile for both. Packed blocks have room for 8 bits an
+/// element unless all key blocks are known to have `key_block_bytes`.
+struct AttentionShared {
+  int values;         // value tile (the key tile is at 0)
+  int packed_keys;    // the block
+  int rotation;       // float[D]: cos and sin of R(t0)
+  int packed_values;  // the block
+  int queries;        // decode: 16 query rows
+  int bytes;
+
+  RILLKV_HOST_DEVICE AttentionShared(int head_dim, int key_block_bytes, bool prefill) {
+    const int tile = 128 * 2 * head_dim;
+    values = prefill ? tile : 0;
+    packed_keys = values + tile;
+    const int most_keys = static_cast<int>(
+        format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
+    rotation = packed_keys + (key_block_bytes > 0 ? key_block_bytes : most_keys);
+    packed_values = rotation + 4 * head_dim;
+    queries = packed_values + static_cast<int>(format::token_block_bytes(
+                                  128, head_dim, value_groups_at_most(head_dim), false, 8));
+    bytes = queries + (prefill ? 0 : 16 * 2 * head_dim);
+  }
+  /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
+  RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {
+    return head_dim / 64;
+  }
+};
+
 }  // namespace rillkv::kernels::cuda
