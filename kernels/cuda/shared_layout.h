@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/entry_params.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv::kernels::cuda {
@@ -90,6 +91,42 @@ struct AttentionShared {
   /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
   RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {
     return head_dim / 64;
+  }
+};
+
+/// Shared memory of the generic attention kernel.
+struct GenericShared {
+  int stride;       // floats a row
+  int tile_tokens;  // 32, or 16 where 32 would not fit
+  float* queries;   // [kGenericRows][stride], rotated
+  float* sums;      // [kGenericRows][stride], sum of p v
+  float* keys;      // [tile_tokens][stride], rotated
+  float* values;    // [tile_tokens][stride]
+  float* weights;   // [kGenericRows][tile_tokens + 1]
+  uint32_t* key_offsets;    // [head_dim + 1], see scan_plane_counts
+  uint32_t* value_offsets;  // [head_dim + 1]
+  size_t bytes;
+
+  RILLKV_HOST_DEVICE GenericShared(uint8_t* base, int head_dim)
+      : stride(head_dim + 1), tile_tokens(head_dim <= 128 ? 32 : 16) {
+    size_t floats = 0;
+    const size_t row = static_cast<size_t>(stride), tile = static_cast<size_t>(tile_tokens);
+    float* at = reinterpret_cast<float*>(base);
+    queries = at + floats;
+    floats += kGenericRows * row;
+    sums = at + floats;
+    floats += kGenericRows * row;
+    keys = at + floats;
+    floats += tile * row;
+    values = at + floats;
+    floats += tile * row;
+    weights = at + floats;
+    floats += kGenericRows * (tile + 1);
+    key_offsets = reinterpret_cast<uint32_t*>(at + floats);
+    floats += row;
+    value_offsets = reinterpret_cast<uint32_t*>(at + floats);
+    floats += row;
+    bytes = 4 * floats;
   }
 };
 
