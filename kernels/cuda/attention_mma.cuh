@@ -41,54 +41,80 @@ struct OperandTile {
   }
 };
 
+/// Two B fragments of 8 columns n .. n+7 and depths k .. k+15 and k+16 .. k+31, likewise.
+struct NarrowOperandTile {
+  uint32_t base;
+  int row_bytes;
+  bool by_column;
+
+  __device__ NarrowOperandTile(const uint8_t* tile, int bytes, bool columns)
+      : row_bytes(bytes), by_column(columns) {
+    const int row = lane_id() & 7, matrix = lane_id() >> 3;
+    base = shared_address(tile) + (by_column ? swizzled(row, matrix, row_bytes)
+                                             : swizzled(8 * matrix + row, 0, row_bytes));
+  }
+  /// n is a multiple of 8, k of 32.
+  __device__ void load(uint32_t (&b)[4], int n, int k) const {
+    if (by_column) {
+      ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * row_bytes));
+    } else {
+      ldmatrix_x4_trans(
+          b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * row_bytes));
+    }
+  }
+};
+
 /// Running softmax of 16 rows; row r / 8 of the pair a lane holds.
 struct SoftmaxState {
   float max[2] = {-INFINITY, -INFINITY};  // of s, in units of log2
   float sum[2] = {0.0f, 0.0f};            // this lane's columns only
 };
 
-/// Scores of kTokens tokens become probabilities packed as A fragments, and `o` is rescaled.
-/// token_limit[r]: tokens at and after it are not visible to row r.
-template <int D, int kTokens, typename T>
-__device__ inline void softmax_step(float (&s)[kTokens / 8][4], uint32_t (&p)[kTokens / 16][4],
-                                    float (&o)[D / 8][4], SoftmaxState& state, float scale_log2,
-                                    const int (&token_limit)[2], int first_token) {
-  if (min(token_limit[0], token_limit[1]) < first_token + kTokens) {
-    const int column = first_token + 2 * (lane_id() & 3);
+/// Scores of tokens that a row does not see become -inf; token_limit[r]: the first such token.
+template <int kTokens>
+__device__ inline void mask_scores(float (&s)[kTokens / 8][4], const int (&token_limit)[2],
+                                   int first_token) {
+  if (min(token_limit[0], token_limit[1]) >= first_token + kTokens) return;
+  const int column = first_token + 2 * (lane_id() & 3);
 #pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
+  for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if (column + 8 * j + (e & 1) >= token_limit[e >> 1]) s[j][e] = -INFINITY;
-      }
+    for (int e = 0; e < 4; ++e) {
+      if (column + 8 * j + (e & 1) >= token_limit[e >> 1]) s[j][e] = -INFINITY;
     }
   }
+}
+
+/// Largest score of the row, over the quad's columns.
+template <int kTokens>
+__device__ inline float row_max(const float (&s)[kTokens / 8][4], int r) {
+  float most = -INFINITY;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    float most = -INFINITY;
+  for (int j = 0; j < kTokens / 8; ++j) most = fmaxf(most, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+  most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+  return fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+}
+
+/// Row r's scores become probabilities, packed as A fragments; `most` is the largest score. Returns
+/// the factor that earlier sums fade by.
+template <int kTokens, typename T>
+__device__ inline float softmax_row(const float (&s)[kTokens / 8][4],
+                                    uint32_t (&p)[kTokens / 16][4], SoftmaxState& state, int r,
+                                    float most, float scale_log2) {
+  const float max = fmaxf(state.max[r], most * scale_log2);
+  const float finite = max == -INFINITY ? 0.0f : max;  // no visible token yet
+  const float fade = exp2_fast(state.max[r] - finite);
+  state.max[r] = max;
+  float sum = state.sum[r] * fade;
 #pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) most = fmaxf(most, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
-    most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
-    const float max = fmaxf(state.max[r], most * scale_log2);
-    const float finite = max == -INFINITY ? 0.0f : max;  // no visible token yet
-    const float fade = exp2_fast(state.max[r] - finite);
-    state.max[r] = max;
-    float sum = state.sum[r] * fade;
-#pragma unroll
-    for (int j = 0; j < kTokens / 8; ++j) {
-      const float a = exp2_fast(fmaf(s[j][2 * r], scale_log2, -finite));
-      const float b = exp2_fast(fmaf(s[j][2 * r + 1], scale_log2, -finite));
-      sum += a + b;
-      p[j / 2][2 * (j & 1) + r] = Pair<T>::pack(a, b);
-    }
-    state.sum[r] = sum;
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n) {
-      o[n][2 * r] *= fade;
-      o[n][2 * r + 1] *= fade;
-    }
+  for (int j = 0; j < kTokens / 8; ++j) {
+    const float a = exp2_fast(fmaf(s[j][2 * r], scale_log2, -finite));
+    const float b = exp2_fast(fmaf(s[j][2 * r + 1], scale_log2, -finite));
+    sum += a + b;
+    p[j / 2][2 * (j & 1) + r] = Pair<T>::pack(a, b);
   }
+  state.sum[r] = sum;
+  return fade;
 }
 
 /// o += p V for kTokens tokens from `first_token` on; `length` tokens of the tile are filled.
@@ -222,24 +248,34 @@ __device__ inline void write_output(float (&o)[D / 8][4], const float (&total)[2
   }
 }
 
-/// An unnormalised part of a split, still rotated, for rillkv_attention_merge.
-template <int D>
-__device__ inline void write_part(const float (&o)[D / 8][4], const SoftmaxState& state,
-                                  const float (&total)[2], const AttentionLaunchParams& launch,
-                                  int64_t part, int row0, int rows) {
+/// An unnormalised part of a split, still rotated, for rillkv_merge: this warp's 8 * kFragments
+/// channels from first_channel on.
+template <int D, int kFragments>
+__device__ inline void write_part(const float (&o)[kFragments][4], int first_channel,
+                                  const AttentionLaunchParams& launch, int64_t part, int row0,
+                                  int rows) {
   const int lane = lane_id();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + lane / 4 + 8 * r;
     if (row >= rows) continue;
-    const int64_t at = part * launch.row_stride + row;
+    float* to = launch.part_out + (part * launch.row_stride + row) * D + first_channel;
 #pragma unroll
-    for (int n = 0; n < D / 8; ++n) {
-      *reinterpret_cast<float2*>(launch.part_out + at * D + 8 * n + 2 * (lane & 3)) = {
-          o[n][2 * r], o[n][2 * r + 1]};
+    for (int n = 0; n < kFragments; ++n) {
+      *reinterpret_cast<float2*>(to + 8 * n + 2 * (lane & 3)) = {o[n][2 * r], o[n][2 * r + 1]};
     }
-    if ((lane & 3) == 0) {
-      *reinterpret_cast<float2*>(launch.part_max_sum + 2 * at) = {state.max[r], total[r]};
+  }
+}
+__device__ inline void write_part_sums(const SoftmaxState& state, const float (&total)[2],
+                                       const AttentionLaunchParams& launch, int64_t part, int row0,
+                                       int rows) {
+  const int lane = lane_id();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = row0 + lane / 4 + 8 * r;
+    if (row < rows && (lane & 3) == 0) {
+      *reinterpret_cast<float2*>(launch.part_max_sum + 2 * (part * launch.row_stride + row)) = {
+          state.max[r], total[r]};
     }
   }
 }
@@ -301,11 +337,11 @@ __device__ inline OperandTile key_operand(const uint8_t* tile, const Tile& t) {
   const bool by_channel = keys_by_channel(t);
   return OperandTile(tile, by_channel ? 2 * kAttentionTile : 2 * D, !by_channel);
 }
-template <int D>
-__device__ inline OperandTile value_operand(const uint8_t* tile, const Tile& t,
-                                            const AttentionParams& p) {
+template <int D, typename Operand>
+__device__ inline Operand value_operand(const uint8_t* tile, const Tile& t,
+                                        const AttentionParams& p) {
   const bool by_channel = values_by_channel(t, p);
-  return OperandTile(tile, by_channel ? 2 * kAttentionTile : 2 * D, by_channel);
+  return Operand(tile, by_channel ? 2 * kAttentionTile : 2 * D, by_channel);
 }
 
 /// The tiles [begin, end) of a split.

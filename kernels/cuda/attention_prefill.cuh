@@ -11,7 +11,7 @@
 // halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor
 // cores); a barrier ends the interval.
 //
-// Shared memory (attention_shared.h): K tile, V tile, packed K + R(t0), packed V: at most 99 KB.
+// Shared memory (AttentionShared): K tile, V tile, packed K + R(t0), packed V: at most 99 KB.
 // The design follows FlashAttention-2 (Dao 2023) for the softmax and the register layout.
 #pragma once
 
@@ -129,7 +129,17 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
         for (int r = 0; r < 2; ++r) {
           limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
         }
-        softmax_step<D, kAttentionTile, T>(s, probabilities, o, state, scale_log2, limit, 0);
+        mask_scores<kAttentionTile>(s, limit, 0);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float fade = softmax_row<kAttentionTile, T>(
+              s, probabilities, state, r, row_max<kAttentionTile>(s, r), scale_log2);
+#pragma unroll
+          for (int n = 0; n < D / 8; ++n) {
+            o[n][2 * r] *= fade;
+            o[n][2 * r + 1] *= fade;
+          }
+        }
       }
     }
     copy_async_wait<0>();
@@ -143,8 +153,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
       if ((half == 0) == fills_first) {
         if (i + 1 < end) fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, start);
       } else {
-        add_values<D, kAttentionTile, T>(o, probabilities, value_operand<D>(value_tile, tile, p), 0,
-                                         tile.length);
+        const auto values = value_operand<D, OperandTile>(value_tile, tile, p);
+        add_values<D, kAttentionTile, T>(o, probabilities, values, 0, tile.length);
       }
     }
     copy_async_wait<0>();
@@ -158,7 +168,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   } else {
     const int64_t part =
         (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
-    write_part<D>(o, state, total, launch, part, row0, rows);
+    write_part<D>(o, 0, launch, part, row0, rows);
+    write_part_sums(state, total, launch, part, row0, rows);
   }
 }
 

@@ -74,6 +74,8 @@ struct AttentionShared {
   int rotation;       // float[D]: cos and sin of R(t0)
   int packed_values;  // the block
   int queries;        // decode: 16 query rows
+  int weights;        // decode: 16 rows of 128 probabilities
+  int maxima;         // decode: float[8 warps][16 rows]
   int bytes;
 
   RILLKV_HOST_DEVICE AttentionShared(int head_dim, int key_block_bytes, bool prefill) {
@@ -86,7 +88,9 @@ struct AttentionShared {
     packed_values = rotation + 4 * head_dim;
     queries = packed_values + static_cast<int>(format::token_block_bytes(
                                   128, head_dim, value_groups_at_most(head_dim), false, 8));
-    bytes = queries + (prefill ? 0 : 16 * 2 * head_dim);
+    weights = queries + 16 * 2 * head_dim;
+    maxima = weights + 16 * 2 * 128;
+    bytes = prefill ? queries : maxima + 4 * 8 * 16;
   }
   /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
   RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {

@@ -209,8 +209,8 @@ struct TokenPlanes {
   }
 };
 
-/// Rows to fill with zeros past the last token: ldmatrix reads 16 tokens at a time.
-__device__ inline int rows_read(int length) { return (length + 15) & ~15; }
+/// Rows to fill, zeros past the last token: ldmatrix reads 16 or 32 tokens at a time.
+__device__ inline int rows_read(int length) { return (length + 31) & ~31; }
 
 /// Affine token block (values) of 128 rows to [token][channel] rows; a lane takes four channels.
 template <int D, typename T>
@@ -220,7 +220,7 @@ __device__ void fill_token_block(uint8_t* tile, const uint8_t* block, int groups
   const TokenPlanes<D> planes(block, kAttentionTile, groups, false, width);
   const auto* lo = reinterpret_cast<const uint16_t*>(block) + 4 * q / (D / groups) * kAttentionTile;
   const uint16_t* step = lo + groups * kAttentionTile;
-#pragma unroll 2
+#pragma unroll 1
   for (int token = warp_id() * kTokens + lane_id() / kLanes; token < kAttentionTile;
        token += kFastWarps * kTokens) {
     const CodeScale scale = code_scale(lo, step, token, width, false);
