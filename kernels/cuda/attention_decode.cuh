@@ -124,8 +124,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
       float most = -INFINITY;
 #pragma unroll
       for (int w = 0; w < kFastWarps; ++w) most = fmaxf(most, maxima[16 * w + my_row + 8 * r]);
-      const float fade =
-          softmax_row<kWarpTokens, T>(s, probabilities, state, r, most, scale_log2);
+      const float fade = softmax_row<kWarpTokens, T>(s, probabilities, state, r, most, scale_log2);
 #pragma unroll
       for (int n = 0; n < kFragments; ++n) {
         o[n][2 * r] *= fade;
@@ -133,10 +132,9 @@ __device__ void decode(const AttentionLaunchParams& launch) {
       }
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint32_t*>(weights +
-                                     swizzled(my_row + 8 * r, my_token / 8 + j,
-                                              2 * kAttentionTile) +
-                                     4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
+        *reinterpret_cast<uint32_t*>(
+            weights + swizzled(my_row + 8 * r, my_token / 8 + j, 2 * kAttentionTile) +
+            4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
       }
     }
     fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values);

@@ -72,8 +72,7 @@ struct TileReader {
     } else {
       const DenseSegment& segment = tile.kind == TileKind::kTail ? p.tail : p.chunk;
       const int64_t row = tile.number + token;
-      const int64_t at =
-          row * segment.keys.token_stride + kv_head * segment.keys.head_stride + c;
+      const int64_t at = row * segment.keys.token_stride + kv_head * segment.keys.head_stride + c;
       x = load_element(segment.keys.data, at, p.dtype);
       y = load_element(segment.keys.data, at + half, p.dtype);
       cosine = segment.cos[row * half + c];
@@ -185,8 +184,8 @@ __device__ void attend(const AttentionLaunchParams& launch) {
     for (int c = sub; c < D; c += kRowThreads) {
       float acc = o[c] * fade;
       for (int token = 0; token < tile.length; ++token) {
-        acc = fmaf(s.weights[row * (s.tile_tokens + 1) + token], s.values[token * s.stride + c],
-                   acc);
+        acc =
+            fmaf(s.weights[row * (s.tile_tokens + 1) + token], s.values[token * s.stride + c], acc);
       }
       o[c] = acc;
     }

@@ -17,14 +17,14 @@ __device__ void merge(const AttentionLaunchParams& launch) {
   const int group = p.heads / p.kv_heads, lane = static_cast<int>(threadIdx.x) % 32;
   const int row = static_cast<int>(blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32);
   if (row >= p.query_count * group) return;
-  const int64_t first =
-      (static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) * launch.splits *
-          launch.row_stride +
-      row;
+  const int64_t first = (static_cast<int64_t>(blockIdx.z) * gridDim.y + blockIdx.y) *
+                            launch.splits * launch.row_stride +
+                        row;
 
   float max = -INFINITY;
   for (int s = 0; s < launch.splits; ++s) {
-    max = fmaxf(max, launch.part_max_sum[2 * (first + static_cast<int64_t>(s) * launch.row_stride)]);
+    max =
+        fmaxf(max, launch.part_max_sum[2 * (first + static_cast<int64_t>(s) * launch.row_stride)]);
   }
   float x[kEach] = {};
   float total = 0.0f;

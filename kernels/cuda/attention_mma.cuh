@@ -18,7 +18,7 @@ namespace rillkv::kernels::cuda {
 /// Two B fragments (columns n .. n+15, depth k .. k+15) from a swizzled tile. by_column: the tile's
 /// rows are columns n, with k along the row; otherwise its rows are k and ldmatrix transposes.
 struct OperandTile {
-  uint32_t base;       // this lane's address at n = k = 0
+  uint32_t base;  // this lane's address at n = k = 0
   int row_bytes;
   bool by_column;
 
@@ -320,11 +320,10 @@ template <int D>
 __device__ inline void copy_value_block(uint8_t* to, const AttentionParams& p,
                                         const uint8_t* block) {
   copy_block_async(to, block,
-                   p.prefix.values_channel_major
-                       ? channel_block_size<D>(block, true, 0)
-                       : static_cast<int>(format::token_block_bytes(
-                             kAttentionTile, D, p.prefix.value_groups, false,
-                             p.prefix.value_bits)));
+                   p.prefix.values_channel_major ? channel_block_size<D>(block, true, 0)
+                                                 : static_cast<int>(format::token_block_bytes(
+                                                       kAttentionTile, D, p.prefix.value_groups,
+                                                       false, p.prefix.value_bits)));
 }
 
 /// Whether a tile's keys or values lie in shared memory as [channel][token] rows.

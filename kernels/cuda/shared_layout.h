@@ -60,8 +60,8 @@ struct TokenPackShared {
   RILLKV_HOST_DEVICE explicit TokenPackShared(int head_dim)
       : value_stride((head_dim + 31) / 32 * 32 + 16), code_stride((head_dim + 3) / 4 * 4 + 4) {}
   RILLKV_HOST_DEVICE size_t bytes(int rows) const {
-    return static_cast<size_t>(rows) * (4 * static_cast<size_t>(value_stride) +
-                                        static_cast<size_t>(code_stride));
+    return static_cast<size_t>(rows) *
+           (4 * static_cast<size_t>(value_stride) + static_cast<size_t>(code_stride));
   }
 };
 
@@ -82,8 +82,8 @@ struct AttentionShared {
     const int tile = 128 * 2 * head_dim;
     values = prefill ? tile : 0;
     packed_keys = values + tile;
-    const int most_keys = static_cast<int>(
-        format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
+    const int most_keys =
+        static_cast<int>(format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
     rotation = packed_keys + (key_block_bytes > 0 ? key_block_bytes : most_keys);
     packed_values = rotation + 4 * head_dim;
     queries = packed_values + static_cast<int>(format::token_block_bytes(
@@ -100,13 +100,13 @@ struct AttentionShared {
 
 /// Shared memory of the generic attention kernel.
 struct GenericShared {
-  int stride;       // floats a row
-  int tile_tokens;  // 32, or 16 where 32 would not fit
-  float* queries;   // [kGenericRows][stride], rotated
-  float* sums;      // [kGenericRows][stride], sum of p v
-  float* keys;      // [tile_tokens][stride], rotated
-  float* values;    // [tile_tokens][stride]
-  float* weights;   // [kGenericRows][tile_tokens + 1]
+  int stride;               // floats a row
+  int tile_tokens;          // 32, or 16 where 32 would not fit
+  float* queries;           // [kGenericRows][stride], rotated
+  float* sums;              // [kGenericRows][stride], sum of p v
+  float* keys;              // [tile_tokens][stride], rotated
+  float* values;            // [tile_tokens][stride]
+  float* weights;           // [kGenericRows][tile_tokens + 1]
   uint32_t* key_offsets;    // [head_dim + 1], see scan_plane_counts
   uint32_t* value_offsets;  // [head_dim + 1]
   size_t bytes;

@@ -153,12 +153,12 @@ __device__ void fill_channel_block(uint8_t* tile, const uint8_t* block, bool sym
     const int width_low = packed_widths & 15, width_high = packed_widths >> 4;
     const PlaneOffsets low_planes = plane_offsets(at_low, total, kAttentionTile);
     const PlaneOffsets high_planes = plane_offsets(at_high, total, kAttentionTile);
-    const float4 a = unpack_four<kAttentionTile>(codes + low_planes.nibbles,
-                                                 codes + low_planes.crumbs,
-                                                 codes + low_planes.bit_plane, width_low, lane);
-    const float4 b = unpack_four<kAttentionTile>(codes + high_planes.nibbles,
-                                                 codes + high_planes.crumbs,
-                                                 codes + high_planes.bit_plane, width_high, lane);
+    const float4 a =
+        unpack_four<kAttentionTile>(codes + low_planes.nibbles, codes + low_planes.crumbs,
+                                    codes + low_planes.bit_plane, width_low, lane);
+    const float4 b =
+        unpack_four<kAttentionTile>(codes + high_planes.nibbles, codes + high_planes.crumbs,
+                                    codes + high_planes.bit_plane, width_high, lane);
     const CodeScale sa = code_scale(lo, step, pair, width_low, symmetric);
     const CodeScale sb = code_scale(lo, step, other, width_high, symmetric);
     float4 x, y;
