@@ -57,7 +57,9 @@
 #if defined(__CUDACC__)
 #define RILLKV_HOST_DEVICE __host__ __device__
 #else
-#define RILLKV_HOST_DEVICE
+// Always inlined: a copy emitted by a file that is compiled for AVX-512 could otherwise be the one
+// that the linker keeps for the portable files.
+#define RILLKV_HOST_DEVICE __attribute__((always_inline))
 #endif
 
 namespace rillkv::format {

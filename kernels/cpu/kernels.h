@@ -32,18 +32,25 @@ struct KernelTable {
   void (*add_squares)(const PackParams&, float* sums);
 
   // ---- packing; formats in kernels/packed_format.h ----
-  /// Affine channel block (policy "adaptive"): lo rounds towards minus infinity, step = (hi - lo) /
-  /// (2^w - 1) rounds up, code = rint((x - lo) / step); lo, hi as min_max gives them; widths:
-  /// [head_dim / 2] as the format stores them. A constant channel has step 0 and code 0.
+  /// Affine channel block (policy "adaptive"): the stored lo is fp16(lo + 0) towards minus
+  /// infinity, the stored step fp16((hi - stored lo) / (2^w - 1)) towards plus infinity, code =
+  /// clamp(rint((x - stored lo) / stored step), 0, 2^w - 1); lo, hi as min_max gives them; widths:
+  /// [head_dim / 2] as the format stores them. Where hi is the stored lo (a constant channel that
+  /// fp16 represents) step and codes are 0; any other constant is kept to the precision of a step.
   void (*pack_channels_affine)(const PackParams&, const float* lo, const float* hi,
                                const uint8_t* widths, uint8_t* out);
   /// Symmetric channel block (policy "ema"): step = fp16(absmax / (2^(w-1) - 1)), code =
-  /// clamp(rint(x / step), -2^(w-1), 2^(w-1)-1) + 2^(w-1). Returns how many codes were clipped.
+  /// clamp(rint(x / step), -2^(w-1), 2^(w-1)-1) + 2^(w-1); where step is 0 every code is 2^(w-1).
+  /// w >= 2. Returns how many codes were clipped.
   int64_t (*pack_channels_symmetric)(const PackParams&, const float* absmax, const uint8_t* widths,
                                      uint8_t* out);
-  /// Affine token block (values): per token and group, lo and step as for channels. At 2 bits the
-  /// range is shrunk about its middle by the factor of 1, .95, .9, .85, .8, .75, .7 that has the
-  /// least squared error. Returns how many codes were clipped (only the search at 2 bits can clip).
+  /// Affine token block (values): per token and group, lo, step and codes as for channels. At 2
+  /// bits the range is shrunk about its middle by the factor f of 1, .95, .9, .85, .8, .75, .7 that
+  /// has the least squared error, the wider range on a tie: lo' = m - r f, hi' = m + r f with m =
+  /// (lo + hi) * 0.5, r = (hi - lo) * 0.5 (f = 1: lo and hi themselves); then lo', hi' as above.
+  /// Error of element i of the group: x - (stored lo + stored step * code), squared and added in
+  /// fp32 to accumulator i % 16, ascending; then accumulator l takes l + 8, l + 4, l + 2, l + 1.
+  /// Returns how many codes were clipped (only the search can clip).
   int64_t (*pack_tokens_affine)(const PackParams&, int32_t groups, int32_t bits, uint8_t* out);
   /// Symmetric token block with one group (sinks): tokens go to rows first_row ... of a block of
   /// params.block_size rows; other rows are left alone.
@@ -73,6 +80,9 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
 /// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
 /// range: [D] hi - lo; energy: [D]; classes: the allowed widths, ascending; increments: how many
 /// steps to the next class the head may spend; widths: [D/2] out, as the format stores them.
+/// The `increments` largest gains win, gain = score * fp32(1/(2^a-1)^2 - 1/(2^b-1)^2) for the step
+/// from class a to b, score = (range_c^2 + range_c'^2) * (energy_c + energy_c') in fp32. Ties:
+/// lower class, then lower pair.
 void allocate_widths(const float* range, const float* energy, int head_dim, const int* classes,
                      int class_count, int increments, uint8_t* widths);
 

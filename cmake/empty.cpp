@@ -1,0 +1,1 @@
+// Stands in where a target has no sources yet.

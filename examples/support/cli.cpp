@@ -1,0 +1,136 @@
+#include "support/cli.h"
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+#include <new>
+
+#include "rillkv/error.h"
+#include "rillkv/files.h"
+#include "rillkv/log.h"
+
+namespace rillkv::cli {
+
+void add_model_options(CLI::App& app, ModelOptions& o) {
+  app.add_option("--model", o.model, "Checkpoint folder: config.json, safetensors, tokenizer")
+      ->required();
+  app.add_option(
+      "--config", o.config,
+      "Compression: a JSON file or a preset (seed, balanced, quality, compact, extreme, dense)");
+  app.add_option("--set", o.settings, "Override one configuration key, as key=value; repeatable")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--device", o.device, "cpu or cuda")->capture_default_str();
+  app.add_option("--dtype", o.dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
+  app.add_option("--chat", o.chat, "Chat template: none, chatml, llama2 or llama3")
+      ->capture_default_str();
+  app.add_option("--chunk-size", o.chunk_size,
+                 "Tokens a prefill step (overrides the configuration)");
+  app.add_option("--threads", o.threads, "CPU threads (default: Torch's)");
+  auto* quiet = app.add_flag("--quiet", o.quiet, "Print results only");
+  app.add_flag("--verbose", o.verbose, "Print details")->excludes(quiet);
+}
+
+CompressionConfig make_config(const ModelOptions& o) {
+  CompressionConfig config = CompressionConfig::load(o.config.empty() ? "balanced" : o.config);
+  const bool named = o.config.empty();
+  if (named) config.given_keys.clear();
+  for (const std::string& setting : o.settings) config.set(setting);
+  if (o.chunk_size != 0) config.set(str_cat("chunk_size=", o.chunk_size));
+  config.validate();
+  for (const std::string& key : config.ineffective_keys()) {
+    log(LogLevel::kWarning, str_cat("configuration key '", key, "' has no effect under policy '",
+                                    to_string(config.policy), "'"));
+  }
+  return config;
+}
+
+CompressionConfig dense_config(const CompressionConfig& config) {
+  CompressionConfig dense = config;
+  dense.policy = Policy::kDense;
+  return dense;
+}
+
+LlamaModel load(const ModelOptions& o) {
+  if (o.quiet) set_log_level(LogLevel::kQuiet);
+  if (o.verbose) set_log_level(LogLevel::kDebug);
+  if (o.device != "cpu" && o.device != "cuda") {
+    throw UsageError(str_cat("expected device cpu or cuda, got '", o.device, "'"));
+  }
+  RILLKV_CHECK(o.device == "cpu", "no such device: cuda (this build runs models on the cpu only)");
+  if (o.threads < 0) throw UsageError(str_cat("expected threads >= 1, got ", o.threads));
+  if (o.threads > 0) at::set_num_threads(o.threads);
+  LoadOptions options;
+  options.dtype = parse_dtype(o.dtype);
+  return load_model(o.model, options);
+}
+
+void check_writable(const std::string& path) {
+  if (path.empty()) return;
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::absolute(path).parent_path();
+  std::error_code error;
+  RILLKV_CHECK(fs::is_directory(folder, error), "cannot write '", path, "': no such folder");
+  RILLKV_CHECK(!fs::is_directory(path, error), "cannot write '", path, "': it is a folder");
+  const fs::path probe = folder / (".rillkv-probe-" + std::to_string(::getpid()));
+  std::FILE* file = std::fopen(probe.c_str(), "wb");
+  RILLKV_CHECK(file != nullptr, "cannot write '", path, "': the folder is not writable");
+  std::fclose(file);
+  fs::remove(probe, error);
+}
+
+std::vector<int64_t> read_token_ids(const std::string& path) {
+  const std::string text = read_file(path);
+  std::vector<int64_t> ids;
+  const auto is_space = [](char c) { return c == ' ' || (c >= '\t' && c <= '\r'); };
+  for (size_t i = 0; i < text.size();) {
+    if (is_space(text[i])) {
+      ++i;
+      continue;
+    }
+    size_t end = i;
+    while (end < text.size() && !is_space(text[end])) ++end;
+    int64_t id = 0;
+    const auto [stop, error] = std::from_chars(text.data() + i, text.data() + end, id);
+    RILLKV_CHECK(error == std::errc() && stop == text.data() + end, "'", path,
+                 "': expected token ids separated by white space, got ",
+                 quoted(std::string_view(text).substr(i, end - i)));
+    ids.push_back(id);
+    i = end;
+  }
+  return ids;
+}
+
+nlohmann::ordered_json to_json(const KeyValueTotal& total) {
+  return {{"key", total.key}, {"value", total.value}, {"total", total.total}};
+}
+
+int run(CLI::App& app, int argc, char** argv, const std::function<void()>& program) {
+  const std::string name = std::filesystem::path(argv[0]).filename();
+  const auto fail = [&](std::string_view message, int code) {
+    const std::string line(message.substr(0, message.find('\n')));
+    std::fprintf(stderr, "%s: error: %s\n", name.c_str(), line.c_str());
+    return code;
+  };
+  try {
+    app.parse(argc, argv);
+    program();
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    return fail(e.what(), 2);
+  } catch (const UsageError& e) {
+    return fail(e.what(), 2);
+  } catch (const c10::Error& e) {
+    return fail(e.what_without_backtrace(), 1);
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory", 1);
+  } catch (const std::exception& e) {
+    return fail(e.what(), 1);
+  }
+}
+
+}  // namespace rillkv::cli

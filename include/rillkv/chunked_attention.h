@@ -1,0 +1,53 @@
+// LLaMA attention over a compressed cache, a chunk at a time.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "rillkv/kv_cache.h"
+#include "rillkv/linear.h"
+#include "rillkv/model_config.h"
+
+namespace rillkv {
+
+/// A sequence's share of the rows of a flattened batch.
+struct SequenceRows {
+  int64_t begin = 0;
+  int64_t end = 0;
+  QuantizedKvCache* cache = nullptr;
+};
+
+/// The attention block of one LLaMA layer: project Q, K and V, attend to the cache and the chunk
+/// itself, append, project the output. RoPE is applied inside the attention kernels; the cache
+/// holds keys before it.
+///
+/// Submodules q_proj, k_proj, v_proj, o_proj have the names and shapes of Hugging Face's
+/// LlamaAttention; the first three are views of one fused weight. forward is const: one module
+/// serves any number of sequences, each with a cache of its own, and any number of threads as long
+/// as each has its own caches.
+class ChunkedLlamaAttentionImpl : public torch::nn::Module {
+ public:
+  /// `layer` is the layer's index in the caches. Weights are uninitialised.
+  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+
+  /// hidden: [tokens, hidden_size] -> the same shape. Appends `tokens` tokens to layer `layer` of
+  /// the cache.
+  at::Tensor forward(const at::Tensor& hidden, QuantizedKvCache& cache) const;
+  /// A batch of sequences of any lengths, flattened along the first dimension.
+  at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
+
+  /// See LinearImpl::pack.
+  void pack();
+
+  Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
+
+ private:
+  int64_t layer_, heads_, kv_heads_, head_dim_;
+  Linear qkv_{nullptr};  // the fused weight; not a submodule, its views are
+};
+TORCH_MODULE(ChunkedLlamaAttention);
+
+}  // namespace rillkv

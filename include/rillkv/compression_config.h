@@ -1,0 +1,72 @@
+// What the compressed cache may be told: every key of the JSON configuration.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rillkv {
+
+/// How sealed blocks are quantised.
+enum class Policy {
+  kAdaptive,  ///< exact ranges, logit-aware key widths, rotated values (the default)
+  kEma,       ///< EMA of absmax with outlier channels: the method of the original system
+  kDense,     ///< no compression: the baseline
+};
+
+std::string_view to_string(Policy policy);
+
+/// Settings of a QuantizedKvCache. Plain data; `validate` is called by everything that takes one.
+struct CompressionConfig {
+  Policy policy = Policy::kAdaptive;
+  int64_t chunk_size = 256;         ///< tokens a prefill step, >= 1
+  int64_t attention_sink_size = 8;  ///< first tokens kept outside the blocks, 0..256
+  int64_t block_size = 128;         ///< tokens a sealed block: 32, 64, 128 or 256
+
+  // Policy "ema".
+  double ema_decay = 0.99;                            ///< decay a full chunk, (0, 1)
+  std::optional<double> outlier_threshold_abs = 6.0;  ///< > 0, or off
+  std::optional<double> outlier_threshold_relative = 5.0;
+  int64_t key_bits_normal = 4;          ///< 2..8
+  int64_t value_bits_normal = 4;        ///< 2..8
+  int64_t key_bits_sink_outlier = 8;    ///< 2..8; under "adaptive" the sinks' width
+  int64_t value_bits_sink_outlier = 8;  ///< 2..8; under "adaptive" the sinks' width
+  int64_t value_quant_groups =
+      -1;  ///< -1 per channel, 1 per head, n groups a head (n divides head_dim)
+
+  // Policy "adaptive".
+  double key_bits_mean = 4.25;  ///< 1..8, mean width of a head's key channels
+  int64_t value_bits = 4;       ///< 2..8
+  std::vector<int64_t> bit_classes = {1, 2, 3, 4,
+                                      5, 6, 7, 8};  ///< evenly spaced, ascending, in 1..8
+  double query_energy_decay = 0.9;                  ///< EMA of squared queries a block, [0, 1)
+  int64_t value_group_size = 64;                    ///< channels sharing a value scale, >= 8
+  bool value_rotation = true;  ///< Walsh-Hadamard; off where head_dim is no power of two
+
+  /// From JSON text. `origin` names the source in errors. Throws UsageError naming key, value and
+  /// range for an unknown key, a wrong type or a value out of range.
+  static CompressionConfig from_json(std::string_view text,
+                                     std::string_view origin = "configuration");
+  /// From a file, or from a preset's name: seed, balanced, quality, compact, extreme, dense.
+  static CompressionConfig load(const std::string& path_or_preset);
+  static CompressionConfig preset(std::string_view name);
+  static std::vector<std::string> preset_names();
+
+  /// Applies one "key=value"; the value is JSON, or a bare string.
+  void set(std::string_view assignment);
+  /// All keys, as `from_json` reads them.
+  std::string to_json() const;
+  /// Checks every range and the keys that depend on one another.
+  void validate() const;
+  /// Checks what depends on the model; called when a cache is made.
+  void validate_for(int64_t head_dim) const;
+  /// Keys that were given explicitly but do nothing under this policy.
+  std::vector<std::string> ineffective_keys() const;
+
+  /// Keys given by from_json, load or set, in order of first mention.
+  std::vector<std::string> given_keys;
+};
+
+}  // namespace rillkv

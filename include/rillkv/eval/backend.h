@@ -1,0 +1,62 @@
+// What the task evaluations (LongBench, needle in a haystack) need of a model: text to tokens and
+// back, and one prompt run. They are written against this interface so that tests can use a fake.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace rillkv::eval {
+
+/// Measurements of one run of a prompt. A back end leaves what it cannot measure at 0.
+struct GenerationStats {
+  int64_t prompt_tokens = 0;
+  int64_t new_tokens = 0;
+  double ttft_s = 0;               ///< Start of the prefill to the first new token.
+  double decode_s = 0;             ///< The new tokens after the first.
+  int64_t kv_bytes = 0;            ///< Allocated by the cache at the end.
+  int64_t kv_bytes_bf16 = 0;       ///< The same tokens' keys and values in bf16.
+  double kv_bits_per_element = 0;  ///< kv_bytes * 8 / elements of all tokens.
+  double kv_bits_sealed = 0;       ///< Of sealed blocks alone: the scheme's own bits.
+  double outlier_rate_key = 0;     ///< Share of channels flagged (policy ema), in [0, 1].
+  double outlier_rate_value = 0;
+  int64_t sink_tokens = 0;
+  int64_t device_peak_bytes = 0;  ///< On an accelerator.
+};
+
+struct GenerationRequest {
+  std::vector<int64_t> prompt;  ///< Token ids, special ones included.
+  int64_t max_new_tokens = 0;   ///< Greedy; stops early at an end-of-sequence token.
+  /// Also stop at a line break, but not before one token has been produced.
+  bool stop_at_newline = false;
+  /// Token sequences whose log-probability after the prompt is wanted.
+  std::vector<std::vector<int64_t>> continuations;
+};
+
+struct Generation {
+  std::vector<int64_t> tokens;  ///< New tokens, without the one that ended the sequence.
+  std::string text;             ///< The same, decoded without special tokens.
+  /// Natural log-probability of each requested continuation, summed over its tokens.
+  std::vector<double> continuation_log_probs;
+  GenerationStats stats;
+};
+
+/// A model with one cache policy. Each run starts from an empty cache, so runs are independent and
+/// equal requests give equal results. Not thread-safe unless an implementation says so.
+class GenerationBackend {
+ public:
+  virtual ~GenerationBackend() = default;
+
+  /// Ids of a whole prompt: with the special tokens the model's tokenizer puts around a plain
+  /// text, or, with `chat`, with the text as the user's turn of the selected chat template (no
+  /// template selected: as plain text).
+  virtual std::vector<int64_t> encode_prompt(std::string_view text, bool chat) const = 0;
+  /// Ids of a piece of text, without special tokens.
+  virtual std::vector<int64_t> encode(std::string_view text) const = 0;
+  /// Text of ids, special tokens left out.
+  virtual std::string decode(const std::vector<int64_t>& ids) const = 0;
+  virtual Generation run(const GenerationRequest& request) = 0;
+};
+
+}  // namespace rillkv::eval

@@ -1,0 +1,119 @@
+// LongBench (Bai et al., arXiv 2308.14508): prompts, truncation, prediction and scores of its 21
+// tasks, step for step as the benchmark's own scripts do them.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "rillkv/eval/backend.h"
+#include "rillkv/eval/metrics.h"
+#include "rillkv/eval/progress.h"
+#include "rillkv/eval/result_log.h"
+
+namespace rillkv::eval {
+
+enum class LongBenchMetric {
+  kF1,
+  kF1Chinese,
+  kRougeL,
+  kRougeLChinese,
+  kClassification,
+  kRetrieval,
+  kRetrievalChinese,
+  kCount,
+  kCodeSimilarity,
+};
+std::string_view to_string(LongBenchMetric metric);
+
+struct LongBenchTask {
+  std::string name;
+  LongBenchMetric metric;
+  /// False for the few-shot and code tasks, which the benchmark never wraps in a chat template.
+  bool chat_template;
+  /// Only the prediction's first line counts.
+  bool first_line_only;
+  /// Generation ends at a line break (samsum: models go on with the next dialogue).
+  bool stop_at_newline;
+};
+
+/// All 21 tasks in the benchmark's order.
+const std::vector<LongBenchTask>& longbench_tasks();
+/// Throws UsageError that lists the tasks if there is none of this name.
+const LongBenchTask& find_longbench_task(std::string_view name);
+
+/// The benchmark's two tables, dataset2prompt.json and dataset2maxlen.json.
+struct LongBenchTables {
+  std::map<std::string, std::string> prompts;
+  std::map<std::string, int64_t> max_new_tokens;
+
+  /// Looks in `folder` and in its `config` subfolder. Throws Error naming what is missing.
+  static LongBenchTables load(const std::filesystem::path& folder);
+};
+
+struct LongBenchExample {
+  std::map<std::string, std::string> fields;  ///< The record's texts: context, input, ...
+  std::vector<std::string> answers;
+  std::vector<std::string> classes;  ///< Empty where the task has none.
+  int64_t length = 0;                ///< The benchmark's own count of words; 0 if absent.
+};
+
+/// Reads FOLDER/NAME.jsonl or FOLDER/data/NAME.jsonl. `max_samples` < 0: all. Throws Error with
+/// file and line number for a record that is malformed or lacks answers.
+std::vector<LongBenchExample> read_longbench(const std::filesystem::path& folder,
+                                             const std::string& name, int64_t max_samples = -1);
+
+/// Fills {field} places as Python's str.format does ("{{" and "}}" are braces). Throws Error for an
+/// unknown field or a stray brace.
+std::string fill_prompt(std::string_view format, const LongBenchExample& example);
+
+/// If the prompt has more than `max_tokens` tokens, the decoded first max_tokens / 2 followed by
+/// the decoded last max_tokens / 2: instructions stand at both ends.
+std::string truncate_middle(const GenerationBackend& backend, const std::string& prompt,
+                            int64_t max_tokens);
+
+struct LongBenchOptions {
+  int64_t max_prompt_tokens = 3500;  ///< The benchmark's value for a context of 4096.
+  bool chat = false;                 ///< Use the back end's chat template where the task allows it.
+};
+
+/// Predicts every example that `log` does not hold yet, a record each: key (the example's index),
+/// pred, answers, all_classes, length, stats. Stops after the current example when interrupted().
+/// Returns whether all examples are done.
+bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
+                       const std::vector<LongBenchExample>& examples, GenerationBackend& backend,
+                       const LongBenchOptions& options, ResultLog& log,
+                       const Progress& progress = {});
+
+struct LongBenchScoring {
+  EditRatio edit_ratio = EditRatio::kDifflib;
+  /// Score 0 where the reference exceeds Python's recursion limit, as published scores do.
+  bool python_recursion_limit = true;
+};
+
+struct LongBenchScore {
+  int64_t examples = 0;
+  /// Mean over the examples times 100; not-a-number without examples or with unsegmented ones.
+  double score = 0;
+  /// The same by the benchmark's length classes; a class without examples is absent.
+  std::map<std::string, double> by_length;  ///< "0-4k", "4-8k", "8k+"
+  /// Chinese records without words: run scripts/segment_chinese.py on the file.
+  int64_t unsegmented = 0;
+  /// Records that scored 0 for Python's recursion limit.
+  int64_t recursion_zeros = 0;
+};
+
+/// Scores prediction records (pred, answers, all_classes, length; pred_words and answers_words for
+/// Chinese). An example's score is the best over its answers. Throws Error naming the record.
+LongBenchScore score_longbench(const LongBenchTask& task,
+                               const std::vector<nlohmann::json>& records,
+                               const LongBenchScoring& scoring = {});
+
+/// metric, examples, score (null if not a number), by_length, and the two counts when not 0.
+nlohmann::json to_json(const LongBenchTask& task, const LongBenchScore& score);
+
+}  // namespace rillkv::eval

@@ -1,0 +1,55 @@
+// Results that survive an interruption: an append-only JSONL file, a record a line.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace rillkv::eval {
+
+/// Writes to a temporary file beside `path`, then renames it: a reader sees the old file or the
+/// whole new one. Creates the folder. Throws Error if it cannot be written.
+void write_text_atomically(const std::filesystem::path& path, const std::string& text);
+/// The same for JSON, indented by two spaces. Not-a-number becomes null.
+void write_json_atomically(const std::filesystem::path& path, const nlohmann::json& json);
+/// Parses a JSON file. Throws Error naming the file and the parser's reason.
+nlohmann::json read_json(const std::filesystem::path& path);
+/// Parses a file of one JSON object a line; empty lines are skipped. Throws Error with the number
+/// of a line that is not one.
+std::vector<nlohmann::json> read_jsonl(const std::filesystem::path& path);
+
+/// Finished work of one run, keyed by a string in each record's "key".
+///
+/// Beside FILE.jsonl lies FILE.jsonl.run.json, the fingerprint: everything that decides the records
+/// (model, configuration, seed, ...). Opening an existing log with another fingerprint throws Error
+/// and names the first difference, so results of two set-ups never mix. A last line torn by a
+/// crash is dropped; any other malformed line throws Error with its number. append() flushes, so
+/// the file is valid after every call, whatever ends the process. One process writes a log.
+class ResultLog {
+ public:
+  /// Opens or creates. `restart` throws old records away first.
+  ResultLog(std::filesystem::path path, const nlohmann::json& fingerprint, bool restart = false);
+
+  /// The finished record, or nullptr.
+  const nlohmann::json* find(const std::string& key) const;
+  /// Stores `record` with its "key". Throws Error if the key exists or the disk is full.
+  void append(const std::string& key, nlohmann::json record);
+
+  const std::vector<nlohmann::json>& records() const { return records_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  void load();
+  void add(nlohmann::json record);
+
+  std::filesystem::path path_;
+  std::vector<nlohmann::json> records_;
+  std::unordered_map<std::string, size_t> index_;
+  std::ofstream out_;
+};
+
+}  // namespace rillkv::eval

@@ -1,0 +1,111 @@
+// The compressed KV cache of one sequence.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "rillkv/compression_config.h"
+#include "rillkv/quantizer.h"
+
+namespace rillkv {
+
+class LayerCache;
+class RotationTable;
+
+/// The model's shape as the cache needs it.
+struct CacheGeometry {
+  int64_t layers = 1;
+  int64_t heads = 1;
+  int64_t kv_heads = 1;                     ///< divides heads
+  int64_t head_dim = 64;                    ///< even
+  std::vector<double> inverse_frequencies;  ///< [head_dim / 2] RoPE, scaling included
+};
+
+/// What a query may read of its own chunk.
+enum class CacheProtocol {
+  kPrefill,  ///< the product: sealed blocks quantised, the open tail and the chunk in full
+             ///< precision
+  kStress,   ///< every key and value has been through the quantiser, the chunk's own too
+};
+
+/// A number for keys, one for values and one for both.
+struct KeyValueTotal {
+  double key = 0;
+  double value = 0;
+  double total = 0;
+};
+
+/// What one layer's quantiser did.
+struct LayerReport {
+  std::array<int64_t, 9> key_widths{};  ///< [w] sealed channels of w bits, over blocks and kv heads
+  std::array<int64_t, 9> value_widths{};
+  double key_outlier_rate = 0;
+  double value_outlier_rate = 0;
+  int64_t sealed_blocks = 0;
+};
+
+/// Measured, not estimated: bytes are what was allocated.
+struct CacheReport {
+  int64_t tokens = 0;
+  int64_t sink_tokens = 0;
+  int64_t kv_bytes = 0;  ///< blocks, metadata, padding, sinks and the tail's capacity, all layers
+  int64_t kv_bytes_bf16 = 0;          ///< the same tokens uncompressed at 16 bits an element
+  double compression_ratio = 0;       ///< kv_bytes_bf16 / kv_bytes
+  KeyValueTotal kv_bits_per_element;  ///< kv_bytes * 8 / elements of all tokens
+  KeyValueTotal kv_bits_sealed;       ///< of sealed blocks alone; 0 if there is none
+  KeyValueTotal estimated_bits;       ///< mean code width of sealed blocks, metadata left out
+  KeyValueTotal outlier_rate;         ///< share of sealed channels; "adaptive": wider than the mean
+  KeyValueTotal clip_rate;            ///< share of sealed codes beyond their range
+  std::vector<LayerReport> layers;
+};
+
+/// Cache of one sequence over all layers of a model: attention sinks, sealed blocks and an open
+/// tail, or dense tensors under policy "dense". Keys are stored before RoPE, so that a block's
+/// position is metadata. No token is ever dropped, and no buffer that grows with the context holds
+/// uncompressed keys or values.
+///
+/// Owns its statistics: caches are independent, and a batch is one cache a sequence. Movable, not
+/// copyable, not thread-safe; different caches may be used from different threads.
+class QuantizedKvCache {
+ public:
+  /// dtype: float32, bfloat16 or float16, of queries, keys and values. Throws UsageError for a
+  /// configuration that does not fit the model, Error for an unusable geometry or device.
+  QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                   at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill);
+  ~QuantizedKvCache();
+  QuantizedKvCache(QuantizedKvCache&&) noexcept;
+  QuantizedKvCache& operator=(QuantizedKvCache&&) noexcept;
+
+  /// Attention of T new tokens over everything before them and themselves (causal), then appends
+  /// them. q: [T, heads, head_dim], k, v: [T, kv_heads, head_dim], all before RoPE, of the cache's
+  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error on wrong shapes and on
+  /// non-finite or unrepresentable input, before any state changes.
+  at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+  /// Tokens appended to a layer so far.
+  int64_t length(int64_t layer = 0) const;
+  CacheReport report() const;
+  /// Sealed blocks of a layer, oldest first.
+  std::vector<std::shared_ptr<const SealedBlock>> blocks(int64_t layer) const;
+  /// Forgets all tokens and statistics.
+  void reset();
+
+  const CacheGeometry& geometry() const { return geometry_; }
+  const CompressionConfig& config() const { return config_; }
+  at::ScalarType dtype() const { return dtype_; }
+  CacheProtocol protocol() const { return protocol_; }
+
+ private:
+  CacheGeometry geometry_;
+  CompressionConfig config_;
+  at::ScalarType dtype_;
+  CacheProtocol protocol_;
+  std::unique_ptr<RotationTable> rotations_;
+  std::vector<std::unique_ptr<LayerCache>> layers_;
+};
+
+}  // namespace rillkv

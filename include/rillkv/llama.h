@@ -1,0 +1,91 @@
+// LLaMA-family decoders over compressed caches.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "rillkv/chunked_attention.h"
+#include "rillkv/kv_cache.h"
+#include "rillkv/model_config.h"
+#include "rillkv/safetensors.h"
+
+namespace rillkv {
+
+/// Which positions' logits a forward pass returns; the others are never computed.
+enum class Logits { kNone, kLast, kAll };
+
+/// New tokens of one sequence and the cache they go to.
+struct SequenceChunk {
+  at::Tensor tokens;  ///< [T] int64
+  QuantizedKvCache* cache = nullptr;
+};
+
+class LlamaLayerImpl;
+
+/// A LLaMA, Mistral (without sliding window) or Qwen2 decoder for inference. Submodules and
+/// parameters are named as in Hugging Face checkpoints without the "model." prefix: embed_tokens,
+/// layers.N.self_attn.q_proj, layers.N.mlp.gate_proj, norm, lm_head, ... forward is const: one
+/// model serves any number of sequences.
+class LlamaModelImpl : public torch::nn::Module {
+ public:
+  /// Weights are uninitialised. dtype: float32, bfloat16 or float16.
+  LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype);
+
+  /// Fills every weight from `source`, which is called with checkpoint names ("model.layers.0....")
+  /// and returns a tensor of any floating dtype. Throws Error naming the weight and both shapes
+  /// where they differ. `done` is called after each weight has been copied.
+  void load_weights(const std::function<at::Tensor(const std::string&)>& source,
+                    const std::function<void(const std::string&)>& done = {});
+
+  /// tokens: [T] int64; appends them to the cache. Returns f32 logits: [T, vocab] for kAll, [1,
+  /// vocab] for kLast, undefined for kNone. Throws Error for a token outside the vocabulary or an
+  /// empty chunk, before anything changes.
+  at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
+  /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
+  /// calls up to rounding of the matrix multiplications.
+  std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
+
+  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size], ...
+  at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
+  /// ... and logits of any rows of them, [rows, vocab] f32.
+  at::Tensor logits(const at::Tensor& hidden_states) const;
+
+  /// An empty cache for one sequence.
+  QuantizedKvCache make_cache(const CompressionConfig& config,
+                              CacheProtocol protocol = CacheProtocol::kPrefill) const;
+
+  /// See LinearImpl::pack.
+  void pack();
+
+  const ModelConfig& config() const { return config_; }
+  at::ScalarType dtype() const { return dtype_; }
+
+ private:
+  ModelConfig config_;
+  at::ScalarType dtype_;
+  at::Tensor embed_tokens_;  // [vocab, hidden]
+  at::Tensor norm_;          // [hidden]
+  Linear lm_head_{nullptr};
+  std::vector<std::shared_ptr<LlamaLayerImpl>> layers_;
+};
+TORCH_MODULE(LlamaModel);
+
+/// What `load_model` may be told.
+struct LoadOptions {
+  at::ScalarType dtype = at::kFloat;
+};
+
+/// Reads config.json and the weights of a checkpoint folder. Throws Error naming file and key or
+/// weight.
+LlamaModel load_model(const std::string& folder, const LoadOptions& options = {});
+
+/// The dtype that --dtype names: auto, float32, bfloat16 or float16; auto is bfloat16 where the CPU
+/// multiplies it natively, float32 otherwise. Throws UsageError for any other name.
+at::ScalarType parse_dtype(const std::string& name);
+
+}  // namespace rillkv

@@ -1,0 +1,54 @@
+// Bit widths of the key channels (policy "adaptive").
+//
+// RoPE mixes the channels of a pair, so a pair shares one width w. A uniform quantiser's error is
+// proportional to (range / (2^w - 1))^2, and a query of energy e = E[q^2] turns it into a logit
+// error of
+//   error(w) = (range_c^2 + range_c'^2) (energy_c + energy_c') / (2^w - 1)^2.
+// Each increment lifts one pair to the next class; the one that removes most error comes first. The
+// gains of a pair shrink from class to class, so "greedy" is "the largest `increments` of all
+// gains".
+#include <algorithm>
+#include <vector>
+
+#include "kernels/cpu/kernels.h"
+
+namespace rillkv::kernels::cpu {
+
+void allocate_widths(const float* range, const float* energy, int head_dim, const int* classes,
+                     int class_count, int increments, uint8_t* widths) {
+  struct Increment {
+    float gain;
+    int step, pair;
+  };
+  const int pairs = head_dim / 2;
+  const int steps = class_count - 1;
+  std::vector<Increment> all;
+  all.reserve(static_cast<size_t>(pairs) * static_cast<size_t>(std::max(steps, 0)));
+  for (int s = 0; s < steps; ++s) {
+    // error(w) at unit score, in double and rounded once.
+    const auto unit = [](int width) {
+      const double top = static_cast<double>((1 << width) - 1);
+      return 1.0 / (top * top);
+    };
+    const float drop = static_cast<float>(unit(classes[s]) - unit(classes[s + 1]));
+    for (int p = 0; p < pairs; ++p) {
+      const int q = p + pairs;
+      const float score = (range[p] * range[p] + range[q] * range[q]) * (energy[p] + energy[q]);
+      all.push_back({score * drop, s, p});
+    }
+  }
+  const auto count = static_cast<size_t>(std::clamp(increments, 0, static_cast<int>(all.size())));
+  std::nth_element(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count), all.end(),
+                   [](const Increment& a, const Increment& b) {
+                     if (a.gain != b.gain) return a.gain > b.gain;
+                     return a.step != b.step ? a.step < b.step : a.pair < b.pair;
+                   });
+  std::vector<int> level(static_cast<size_t>(pairs), 0);
+  for (size_t i = 0; i < count; ++i) ++level[static_cast<size_t>(all[i].pair)];
+  for (int p = 0; p < pairs; ++p) {
+    const int width = classes[level[static_cast<size_t>(p)]];
+    widths[p] = static_cast<uint8_t>(width | width << 4);
+  }
+}
+
+}  // namespace rillkv::kernels::cpu

@@ -1,0 +1,592 @@
+// Attention of a task by tiles: the SIMD versions of KernelTable::attend for many query rows.
+//
+//   s = q~ k~^T       q~ = scale log2(e) R q, so that p = 2^(s - m)
+//   m' = max(m, max_j s_j),  p = 2^(s - m'),  sum = sum 2^(m - m') + sum_j p_j
+//   o = o 2^(m - m') + p v,  out = o / sum (rotated back)
+//
+// All rows of the task (query tokens x heads of the group; row r = (t - query_begin) G + g) go over
+// one group of key and value tiles (kTileTokens tokens, which stay in the L2 cache) in blocks of
+// kBlockRows rows, whose scores and weights stay in the L1 cache. The three steps of a row block
+// are a matrix product (microkernel kMicroRows x kPanel), the softmax of its rows, and a second
+// product that rescales o when it loads it. Visibility is one rule, index <= query index: registers
+// of columns that every row of the block sees skip it, columns that none sees are not computed.
+//
+// Numerics: Fp32 is fp32 throughout. Bf16 rounds rotated queries, keys, values and weights to bf16
+// and accumulates in fp32, as bf16 attention does elsewhere.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/attention_tiles.h"
+#include "kernels/packed_format.h"
+#include "kernels/params.h"
+
+namespace rillkv::kernels::cpu::tiled {
+namespace {
+
+constexpr int kBlockRows = 24;
+constexpr int kMaxTileVectors = 64;     // bits of a mask
+constexpr float kLowest = -1.0e30f;     // no key seen yet: finite, so that differences are
+constexpr int32_t kNever = 0x7fffffff;  // index of a column that holds no token
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// ---- microkernels: R rows x N registers of one panel ----
+
+/// out[r, :] = sum over steps of a[r, step] * panel[step, :]
+template <class S, int R, int N>
+void product(const uint32_t* a, size_t a_stride, const uint32_t* panel, int steps, float* out,
+             size_t out_stride, const float*) {
+  typename S::F sum[R][N];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) sum[r][j] = S::zero();
+  }
+  for (int k = 0; k < steps; ++k, panel += S::kPanel) {
+    typename S::I b[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) b[j] = S::load_int(panel + j * S::kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const typename S::I x = S::broadcast(a + static_cast<size_t>(r) * a_stride + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) sum[r][j] = S::dot(sum[r][j], x, b[j]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      S::store(out + static_cast<size_t>(r) * out_stride + j * S::kLanes, sum[r][j]);
+    }
+  }
+}
+
+/// out[r, :] = out[r, :] * shrink[r] + sum over steps of a[r, step] * panel[step, :]
+template <class S, int R, int N>
+void accumulate(const uint32_t* a, size_t a_stride, const uint32_t* panel, int steps, float* out,
+                size_t out_stride, const float* shrink) {
+  typename S::F sum[R][N];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      sum[r][j] = S::mul(S::set1(shrink[r]),
+                         S::load(out + static_cast<size_t>(r) * out_stride + j * S::kLanes));
+    }
+  }
+  for (int k = 0; k < steps; ++k, panel += S::kPanel) {
+    typename S::I b[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) b[j] = S::load_int(panel + j * S::kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const typename S::I x = S::broadcast(a + static_cast<size_t>(r) * a_stride + k);
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) sum[r][j] = S::dot(sum[r][j], x, b[j]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      S::store(out + static_cast<size_t>(r) * out_stride + j * S::kLanes, sum[r][j]);
+    }
+  }
+}
+
+using Microkernel = void (*)(const uint32_t*, size_t, const uint32_t*, int, float*, size_t,
+                             const float*);
+
+template <class S, int R>
+Microkernel product_of(int vectors) {
+  if constexpr (S::kPanelVectors == 4) {
+    if (vectors == 4) return product<S, R, 4>;
+    if (vectors == 3) return product<S, R, 3>;
+  }
+  return vectors == 2 ? product<S, R, 2> : product<S, R, 1>;
+}
+template <class S, int R>
+Microkernel accumulate_of(int vectors) {
+  if constexpr (S::kPanelVectors == 4) {
+    if (vectors == 4) return accumulate<S, R, 4>;
+    if (vectors == 3) return accumulate<S, R, 3>;
+  }
+  return vectors == 2 ? accumulate<S, R, 2> : accumulate<S, R, 1>;
+}
+template <class S, bool kAccumulate>
+Microkernel microkernel(int rows, int vectors) {
+  static_assert(S::kMicroRows == 6);
+  switch (rows) {
+#define RILLKV_CASE(R) \
+  case R:              \
+    return kAccumulate ? accumulate_of<S, R>(vectors) : product_of<S, R>(vectors);
+    RILLKV_CASE(1)
+    RILLKV_CASE(2)
+    RILLKV_CASE(3)
+    RILLKV_CASE(4)
+    RILLKV_CASE(5)
+    default:
+      RILLKV_CASE(6)
+#undef RILLKV_CASE
+  }
+}
+
+/// Rows a microkernel takes of `rest`: 6, but 8 = 4 + 4 and 7 = 4 + 3, which keep more of the
+/// multiply-adds' latency covered than 6 + 2 and 6 + 1.
+inline int next_rows(int rest) { return rest == 8 || rest == 7 ? 4 : rest < 6 ? rest : 6; }
+
+/// rows x panels product; `vectors` registers of columns in all.
+template <class S, bool kAccumulate>
+void multiply(const uint32_t* a, size_t a_stride, int rows, const uint32_t* tile,
+              size_t panel_stride, int vectors, int steps, float* out, size_t out_stride,
+              const float* shrink) {
+  for (int v = 0; v < vectors; v += S::kPanelVectors, tile += panel_stride) {
+    const int width = vectors - v < S::kPanelVectors ? vectors - v : S::kPanelVectors;
+    for (int r = 0, count = 0; r < rows; r += count) {
+      count = next_rows(rows - r);
+      microkernel<S, kAccumulate>(count, width)(
+          a + static_cast<size_t>(r) * a_stride, a_stride, tile, steps,
+          out + static_cast<size_t>(r) * out_stride + v * S::kLanes, out_stride,
+          kAccumulate ? shrink + r : nullptr);
+    }
+  }
+}
+
+// ---- softmax ----
+
+/// One row: scores become weights (dwords of the second product's left side); m, sum and shrink as
+/// the header says. `vectors` is a multiple of kPack.
+template <class S>
+void softmax_row(const float* scores, int vectors, float& m, float& sum, float& shrink,
+                 uint32_t* weights) {
+  using F = typename S::F;
+  constexpr int L = S::kLanes;
+  F most = S::load(scores), most2 = most;
+  int v = 0;
+  for (; v + 4 <= vectors; v += 4) {
+    const float* x = scores + v * L;
+    most = S::max(most, S::max(S::load(x), S::load(x + L)));
+    most2 = S::max(most2, S::max(S::load(x + 2 * L), S::load(x + 3 * L)));
+  }
+  for (; v < vectors; ++v) most = S::max(most, S::load(scores + v * L));
+  const float row_max = S::reduce_max(S::max(most, most2));
+  const float next = row_max > m ? row_max : m;
+  const F next_max = S::set1(next);
+
+  F total = S::zero(), total2 = total;
+  const auto weigh = [&](int at, F& into) {  // kPack registers of scores to one of dwords
+    const F p = S::exp2(S::sub(S::load(scores + at * L), next_max));
+    if constexpr (S::kPack == 2) {
+      const F q = S::exp2(S::sub(S::load(scores + (at + 1) * L), next_max));
+      into = S::add(into, S::add(p, q));
+      S::store_int(weights + at / 2 * L, S::pack_row(p, q));
+    } else {
+      into = S::add(into, p);
+      S::store_int(weights + at * L, S::as_int(p));
+    }
+  };
+  v = 0;
+  for (; v + 2 * S::kPack <= vectors; v += 2 * S::kPack) {
+    weigh(v, total);
+    weigh(v + S::kPack, total2);
+  }
+  if (v < vectors) weigh(v, total);
+  shrink = S::first_lane(S::exp2(S::set1(m - next)));
+  sum = sum * shrink + S::reduce_add(S::add(total, total2));
+  m = next;
+}
+
+// ---- the end: Walsh-Hadamard in registers ----
+
+template <class S, int kSpan>
+RILLKV_INLINE typename S::F butterfly_in_register(typename S::F x) {
+  alignas(64) float sign[S::kLanes];
+  for (int i = 0; i < S::kLanes; ++i) sign[i] = (i & kSpan) != 0 ? -1.0f : 1.0f;
+  return S::fma(x, S::load(sign), S::template exchange<kSpan>(x));
+}
+
+/// Unnormalised butterflies of all spans, in place; `count` a power of two.
+template <class S>
+void hadamard_row(float* x, int count) {
+  using F = typename S::F;
+  constexpr int L = S::kLanes;
+  if (count < L) {
+    for (int span = 1; span < count; span *= 2) {
+      for (int i = 0; i < count; ++i) {
+        if ((i & span) != 0) continue;
+        const float a = x[i], b = x[i + span];
+        x[i] = a + b;
+        x[i + span] = a - b;
+      }
+    }
+    return;
+  }
+  for (int i = 0; i < count; i += L) {
+    F y = S::load(x + i);
+    y = butterfly_in_register<S, 1>(y);
+    y = butterfly_in_register<S, 2>(y);
+    y = butterfly_in_register<S, 4>(y);
+    if constexpr (L == 16) y = butterfly_in_register<S, 8>(y);
+    S::store(x + i, y);
+  }
+  for (int span = L; span < count; span *= 2) {
+    for (int begin = 0; begin < count; begin += 2 * span) {
+      for (int i = begin; i < begin + span; i += L) {
+        const F a = S::load(x + i), b = S::load(x + i + span);
+        S::store(x + i, S::add(a, b));
+        S::store(x + i + span, S::sub(a, b));
+      }
+    }
+  }
+}
+
+/// out[t, head] = sums / total, rotated back where values are rotated; 0 where no key was seen.
+/// Destroys `sums`.
+template <class S>
+void finish_row(const AttentionParams& params, float* sums, float total, int64_t t, int64_t head) {
+  const int D = params.head_dim;
+  float factor = total > 0.0f ? 1.0f / total : 0.0f;
+  if (params.rotate_output) {
+    hadamard_row<S>(sums, D);
+    factor /= __builtin_sqrtf(static_cast<float>(D));
+  }
+  const size_t bytes = params.dtype == Dtype::kFloat32 ? 4 : 2;
+  void* out =
+      static_cast<uint8_t*>(params.out.data) +
+      static_cast<size_t>(t * params.out.token_stride + head * params.out.head_stride) * bytes;
+  for (int c = 0; c < D; c += S::kLanes) {
+    S::store_row(out, params.dtype, c, D, S::mul(S::load_first(sums + c, D - c), S::set1(factor)));
+  }
+}
+
+// ---- the task ----
+
+struct Workspace {
+  uint32_t* queries;  // [rows, D / kPack]
+  float* sums;        // [rows, padded D]
+  float* row_max;     // [rows], log2 units
+  float* row_sum;     // [rows]
+  uint32_t* keys;     // key tile of tile_tokens tokens
+  uint32_t* values;   // value tile of tile_tokens tokens
+  float* scores;      // [kBlockRows, tile_tokens + 16]
+  uint32_t* weights;  // [kBlockRows, tile_tokens / kPack + 16]
+  int32_t* index;     // [tile_tokens], index - first_query_index, or kNever
+  Scales scales;      // [max(D, groups * block_size)] each
+  float* rows;        // [kLanes, padded D], rows on their way into a tile
+  uint32_t* staging;  // [kLanes, max(padded D, block_size)], the same as dwords
+  size_t bytes;
+};
+
+constexpr size_t kRowPadding = 16;  // keeps rows of scores from sharing L1 sets
+
+template <class S>
+size_t tile_tokens(const AttentionParams& params) {
+  const size_t block = static_cast<size_t>(params.block_size);
+  return block > S::kTileTokens ? block : S::kTileTokens;
+}
+
+inline size_t padded(int head_dim) { return (static_cast<size_t>(head_dim) + 15) / 16 * 16; }
+
+template <class S>
+Workspace lay_out(const AttentionParams& params, size_t query_tokens, void* memory) {
+  uint8_t* base = static_cast<uint8_t*>(memory);
+  size_t offset = 0;
+  const auto take = [&](size_t dwords) -> void* {
+    void* at = base == nullptr ? nullptr : base + offset;
+    offset += format::align_up(dwords * 4);
+    return at;
+  };
+  const auto floats = [&](size_t count) { return static_cast<float*>(take(count)); };
+  const auto words = [&](size_t count) { return static_cast<uint32_t*>(take(count)); };
+  const size_t D = static_cast<size_t>(params.head_dim), P = padded(params.head_dim);
+  const size_t rows = query_tokens * static_cast<size_t>(params.heads / params.kv_heads);
+  const size_t tokens = tile_tokens<S>(params), B = static_cast<size_t>(params.block_size);
+  const size_t panels = (P + S::kPanel - 1) / S::kPanel;
+  const size_t scale_count =
+      static_cast<size_t>(params.prefix.value_groups > 0 ? params.prefix.value_groups : 1) * B;
+  Workspace w;
+  w.queries = words(rows * (D / S::kPack));
+  w.sums = floats(rows * P);
+  w.row_max = floats(rows);
+  w.row_sum = floats(rows);
+  w.keys = words((tokens + S::kPanel) * (D / S::kPack));
+  w.values = words(panels * S::kPanel * (tokens / S::kPack));
+  w.scores = floats(kBlockRows * (tokens + kRowPadding));
+  w.weights = words(kBlockRows * (tokens / S::kPack + kRowPadding));
+  w.index = static_cast<int32_t*>(take(tokens));
+  w.scales.lo = floats(scale_count > D ? scale_count : D);
+  w.scales.step = floats(scale_count > D ? scale_count : D);
+  w.rows = floats(S::kLanes * P);
+  w.staging = words(S::kLanes * (P > B ? P : B));
+  w.bytes = offset;
+  return w;
+}
+
+template <class S>
+class Attention {
+ public:
+  Attention(const AttentionParams& params, const AttentionTask& task, void* memory)
+      : p_(params),
+        task_(task),
+        D_(params.head_dim),
+        group_(params.heads / params.kv_heads),
+        rows_((task.query_end - task.query_begin) * group_),
+        steps_(D_ / S::kPack),
+        tile_tokens_(static_cast<int>(tile_tokens<S>(params))),
+        stride_(padded(D_)),
+        w_(lay_out<S>(params, static_cast<size_t>(task.query_end - task.query_begin), memory)) {}
+
+  void run() {
+    load_queries();
+    const int blocks = p_.prefix.block_count;
+    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
+    if (has(0)) add_sinks();
+    if (has(blocks + 1)) add_dense(p_.tail);
+    if (has(blocks + 2)) add_dense(p_.chunk);
+    const int first = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0;
+    const int last = task_.tile_end - 1 < blocks ? task_.tile_end - 1 : blocks;
+    for (int n = first; n < last; ++n) add_block(n);
+    consume();
+    finish();
+  }
+
+ private:
+  using F = typename S::F;
+  static constexpr int L = S::kLanes;
+
+  int32_t relative(int64_t index) const {  // beyond 2^31 tokens no one can be told apart
+    const int64_t x = index - p_.first_query_index;
+    return static_cast<int32_t>(x > kNever ? kNever : x < -kNever ? -kNever : x);
+  }
+  size_t element_bytes() const { return p_.dtype == Dtype::kFloat32 ? 4 : 2; }
+  const void* row_of(const Activation& x, int64_t token, int64_t head) const {
+    return static_cast<const uint8_t*>(x.data) +
+           static_cast<size_t>(token * x.token_stride + head * x.head_stride) * element_bytes();
+  }
+
+  void load_queries() {
+    for (int r = 0; r < rows_; ++r) {
+      const int64_t t = task_.query_begin + r / group_;
+      read_row<S>(row_of(p_.queries, t, task_.kv_head * group_ + r % group_), p_.dtype, D_,
+                  w_.rows);
+      rotate_row<S>(w_.rows, p_.query_cos + t * (D_ / 2), p_.query_sin + t * (D_ / 2),
+                    p_.scale * kLog2E, D_,
+                    w_.queries + static_cast<size_t>(r) * static_cast<size_t>(steps_));
+      float* sums = w_.sums + static_cast<size_t>(r) * stride_;
+      for (size_t c = 0; c < stride_; c += L) S::store(sums + c, S::zero());
+      w_.row_max[r] = kLowest;
+      w_.row_sum[r] = 0.0f;
+    }
+  }
+
+  // ---- filling the tiles ----
+
+  /// Makes room for `vectors` registers of columns.
+  void reserve(int vectors) {
+    if ((vectors_ + vectors) * L > tile_tokens_) consume();
+  }
+
+  /// The columns of register `v` get the indices first, first + 1, ... (`count` of them).
+  void set_index(int v, int64_t first, int count) {
+    for (int i = 0; i < L; ++i) w_.index[v * L + i] = i < count ? relative(first + i) : kNever;
+    earliest_[v] = count > 0 ? w_.index[v * L] : kNever;
+    latest_[v] = w_.index[v * L + L - 1];
+  }
+
+  /// w_.staging (kLanes rotated keys) and w_.rows (values) become the next register of columns.
+  void add_rows(int64_t first_index, int count) {
+    transpose_to_tile<S>(w_.staging, stride_, steps_, tile_vector<S>(w_.keys, steps_, vectors_));
+    set_index(vectors_++, first_index, count);
+  }
+
+  void clear_row(float* row) {
+    for (size_t c = 0; c < stride_; c += L) S::store(row + c, S::zero());
+  }
+
+  template <class ReadKey, class ReadValue>
+  void add_tokens(int count, int64_t first_index, const float* cosines, const float* sines,
+                  const ReadKey& read_key, const ReadValue& read_value) {
+    const int64_t visible = p_.first_query_index + task_.query_end - first_index;
+    if (visible < count) count = static_cast<int>(visible > 0 ? visible : 0);
+    for (int begin = 0; begin < count; begin += L) {
+      reserve(1);
+      const int here = count - begin < L ? count - begin : L;
+      for (int i = 0; i < L; ++i) {
+        uint32_t* key = w_.staging + static_cast<size_t>(i) * stride_;
+        if (i >= here) {
+          clear_row(reinterpret_cast<float*>(key));
+          continue;
+        }
+        const int64_t table = static_cast<int64_t>(begin + i) * (D_ / 2);
+        read_key(begin + i, w_.rows);
+        rotate_row<S>(w_.rows, cosines + table, sines + table, 1.0f, D_, key);
+      }
+      for (int i = 0; i < L; ++i) {
+        float* value = w_.rows + static_cast<size_t>(i) * stride_;
+        if (i < here) {
+          read_value(begin + i, value);
+        } else {
+          clear_row(value);
+        }
+      }
+      value_rows_to_tile<S>(w_.rows, stride_, D_, w_.values, tile_tokens_ / S::kPack, vectors_ * L);
+      add_rows(first_index + begin, here);
+    }
+  }
+
+  void add_sinks() {
+    const PackedPrefix& prefix = p_.prefix;
+    if (prefix.sink_count == 0) return;
+    const RowReader<S> keys = {prefix.sink_keys + task_.kv_head * prefix.sink_key_stride,
+                               prefix.sink_capacity,
+                               D_,
+                               1,
+                               prefix.sink_key_bits,
+                               true};
+    const RowReader<S> values = {prefix.sink_values + task_.kv_head * prefix.sink_value_stride,
+                                 prefix.sink_capacity,
+                                 D_,
+                                 1,
+                                 prefix.sink_value_bits,
+                                 true};
+    add_tokens(prefix.sink_count, 0, prefix.sink_cos, prefix.sink_sin, keys, values);
+  }
+
+  void add_dense(const DenseSegment& segment) {
+    add_tokens(
+        segment.count, segment.first_index, segment.cos, segment.sin,
+        [&](int t, float* out) {
+          read_row<S>(row_of(segment.keys, t, task_.kv_head), p_.dtype, D_, out);
+        },
+        [&](int t, float* out) {
+          read_row<S>(row_of(segment.values, t, task_.kv_head), p_.dtype, D_, out);
+        });
+  }
+
+  void add_block(int n) {
+    const int64_t first_index = p_.prefix.sink_capacity + static_cast<int64_t>(n) * p_.block_size;
+    if (first_index >= p_.first_query_index + task_.query_end) return;
+    switch (p_.block_size) {
+      case 32:
+        return add_block_of<32>(n, first_index);
+      case 64:
+        return add_block_of<64>(n, first_index);
+      case 128:
+        return add_block_of<128>(n, first_index);
+      default:
+        return add_block_of<256>(n, first_index);
+    }
+  }
+
+  template <int kBlock>
+  void add_block_of(int n, int64_t first_index) {
+    const PackedPrefix& prefix = p_.prefix;
+    const int64_t entry = static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head;
+    reserve(kBlock / L);
+    key_block_to_tile<S, kBlock>(p_, prefix.keys[entry], prefix.rotations[n], w_.scales, w_.keys,
+                                 vectors_);
+    const uint8_t* values = prefix.values[entry];
+    const int tile_steps = tile_tokens_ / S::kPack, first_token = vectors_ * L;
+    if (prefix.values_channel_major) {
+      value_channels_to_tile<S, kBlock>(p_, values, w_.scales, w_.staging, w_.values, tile_steps,
+                                        first_token);
+    } else if (D_ == 128 && prefix.value_groups == 2) {
+      value_tokens_to_tile<S, 128, 2>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+    } else if (D_ == 128 && prefix.value_groups == 1) {
+      value_tokens_to_tile<S, 128, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+    } else if (D_ == 64 && prefix.value_groups == 1) {
+      value_tokens_to_tile<S, 64, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+    } else {
+      const RowReader<S> reader = {values, kBlock, D_, prefix.value_groups, prefix.value_bits,
+                                   false};
+      for (int begin = 0; begin < kBlock; begin += L) {
+        for (int i = 0; i < L; ++i) reader(begin + i, w_.rows + static_cast<size_t>(i) * stride_);
+        value_rows_to_tile<S>(w_.rows, stride_, D_, w_.values, tile_steps, first_token + begin);
+      }
+    }
+    for (int i = 0; i < kBlock; i += L) set_index(vectors_++, first_index + i, L);
+  }
+
+  // ---- consuming them ----
+
+  /// Online softmax of all rows over the tiles, which are empty afterwards.
+  void consume() {
+    if (vectors_ == 0) return;
+    if (vectors_ % S::kPack != 0) {  // weights come in pairs of registers: an empty one
+      for (int i = 0; i < L; ++i) {
+        clear_row(w_.rows + static_cast<size_t>(i) * stride_);
+        clear_row(reinterpret_cast<float*>(w_.staging) + static_cast<size_t>(i) * stride_);
+      }
+      value_rows_to_tile<S>(w_.rows, stride_, D_, w_.values, tile_tokens_ / S::kPack, vectors_ * L);
+      add_rows(0, 0);
+    }
+    for (int r = 0; r < rows_; r += kBlockRows) {
+      consume_rows(r, rows_ - r < kBlockRows ? rows_ - r : kBlockRows);
+    }
+    vectors_ = 0;
+  }
+
+  void consume_rows(int begin, int count) {
+    const int t_first = task_.query_begin + begin / group_;
+    const int t_last = task_.query_begin + (begin + count - 1) / group_;
+    int vectors = 0;
+    uint64_t masked = 0;
+    for (int v = 0; v < vectors_; ++v) {
+      if (earliest_[v] <= t_last) vectors = v + 1;
+      if (latest_[v] > t_first) masked |= uint64_t{1} << v;
+    }
+    vectors = (vectors + S::kPack - 1) / S::kPack * S::kPack;
+    if (vectors == 0) return;
+    if (vectors < 64) masked &= (uint64_t{1} << vectors) - 1;
+
+    const size_t score_stride = static_cast<size_t>(tile_tokens_) + kRowPadding;
+    const size_t weight_stride = static_cast<size_t>(tile_tokens_ / S::kPack) + kRowPadding;
+    const size_t query_stride = static_cast<size_t>(steps_);
+    multiply<S, false>(w_.queries + static_cast<size_t>(begin) * query_stride, query_stride, count,
+                       w_.keys, query_stride * S::kPanel, vectors, steps_, w_.scores, score_stride,
+                       nullptr);
+    float shrink[kBlockRows];
+    for (int r = 0; r < count; ++r) {
+      float* scores = w_.scores + static_cast<size_t>(r) * score_stride;
+      const int32_t t = task_.query_begin + (begin + r) / group_;
+      for (uint64_t left = masked; left != 0; left &= left - 1) {
+        const int v = __builtin_ctzll(left);
+        S::store(scores + v * L, S::hide_after(S::load(scores + v * L), w_.index + v * L, t));
+      }
+      softmax_row<S>(scores, vectors, w_.row_max[begin + r], w_.row_sum[begin + r], shrink[r],
+                     w_.weights + static_cast<size_t>(r) * weight_stride);
+    }
+    multiply<S, true>(w_.weights, weight_stride, count, w_.values,
+                      static_cast<size_t>(tile_tokens_ / S::kPack) * S::kPanel, (D_ + L - 1) / L,
+                      vectors * L / S::kPack, w_.sums + static_cast<size_t>(begin) * stride_,
+                      stride_, shrink);
+  }
+
+  void finish() {
+    for (int r = 0; r < rows_; ++r) {
+      float* sums = w_.sums + static_cast<size_t>(r) * stride_;
+      if (task_.partial == nullptr) {
+        finish_row<S>(p_, sums, w_.row_sum[r], task_.query_begin + r / group_,
+                      task_.kv_head * group_ + r % group_);
+        continue;
+      }
+      float* out = task_.partial + static_cast<size_t>(r) * static_cast<size_t>(D_ + 2);
+      out[0] = w_.row_max[r] * kLn2;
+      out[1] = w_.row_sum[r];
+      for (int c = 0; c < D_; c += L) S::store_first(out + 2 + c, S::load(sums + c), D_ - c);
+    }
+  }
+
+  const AttentionParams& p_;
+  const AttentionTask& task_;
+  const int D_, group_, rows_, steps_, tile_tokens_;
+  const size_t stride_;
+  const Workspace w_;
+  int vectors_ = 0;  // registers of columns in the tiles
+  int32_t earliest_[kMaxTileVectors], latest_[kMaxTileVectors];
+};
+
+}  // namespace
+}  // namespace rillkv::kernels::cpu::tiled

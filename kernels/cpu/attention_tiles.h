@@ -1,0 +1,493 @@
+// Tiles: what the matrix multiplications of the tiled attention read. Compressed blocks, sinks and
+// dense rows of one kv head become tiles here, dequantised and rotated, once for all queries of a
+// task.
+//
+//   keys    k~ = R(t0 + j) (lo + step * code)         a step is a channel pair (bf16) or a channel
+//   values  v  = lo + step * code                     a step is a token pair (bf16) or a token
+//
+// A tile is panels of kPanel = 4 (AVX2: 2) registers side by side, each panel step after step:
+// dword (panel, step, lane) = tile[(panel * steps + step) * kPanel + lane]. Lanes are tokens for
+// keys and channels for values. With bf16 a dword holds the two values of its step, so that one
+// vdpbf16ps multiplies and adds both: channels (p, p + D/2) or tokens (2x, 2x + 1).
+//
+// Written once for every instruction set: `S` is Fp32 or Bf16 of avx512_simd.h or avx2_simd.h.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/packed_format.h"
+#include "kernels/params.h"
+
+namespace rillkv::kernels::cpu::tiled {
+namespace {  // internal linkage: copies of different instruction sets must not be merged
+
+#define RILLKV_INLINE inline __attribute__((always_inline))
+
+/// Per-lane right shifts that line up a plane of kWords words of kBits-bit elements, repeated to
+/// fill a register of kLanes words: lane i holds element (i / kWords) of word (i % kWords).
+template <int kLanes, int kWords, int kBits>
+struct LaneShifts {
+  struct Table {
+    alignas(64) int32_t lanes[kLanes];
+    constexpr Table() : lanes() {
+      for (int i = 0; i < kLanes; ++i) lanes[i] = i / kWords * kBits;
+    }
+  };
+  static constexpr Table kTable{};
+};
+
+/// Registers of a plane of kCount elements (a power of two from 32 to 256). In register h, field k
+/// of kSpacing bits of every lane holds the element of vector k * kRegisters + h: the elements
+/// [kLanes * v, kLanes * v + kLanes) in natural order, for nibbles, crumbs and bits alike. Bits
+/// above the element are others' and must be ignored or masked.
+template <class S, int kCount>
+struct PlaneRegisters {
+  using I = typename S::I;
+  static constexpr int kRegisters = kCount / 8 > S::kLanes ? kCount / 8 / S::kLanes : 1;
+  static constexpr int kFields = kCount / S::kLanes / kRegisters;
+  static constexpr int kSpacing = 32 / kFields;
+
+  template <int kBits>
+  static RILLKV_INLINE I load(const uint8_t* plane, int h) {
+    constexpr int kWords = kCount * kBits / 32;
+    if constexpr (kWords >= S::kLanes) {
+      constexpr int kParts = kWords / S::kLanes;
+      const I words = S::load_int(plane + h % kParts * (4 * S::kLanes));
+      return h / kParts == 0 ? words : S::shift_right(words, h / kParts * kBits);
+    } else {
+      const I words = S::template repeat_words<kWords>(plane);
+      const I shifts = S::load_int(LaneShifts<S::kLanes, kWords, kBits>::kTable.lanes);
+      const I aligned = S::shift_right_each(words, shifts);
+      return h == 0 ? aligned : S::shift_right(aligned, h * (S::kLanes / kWords) * kBits);
+    }
+  }
+};
+
+/// A cursor over the planes of a block.
+struct Planes {
+  const uint8_t* nibbles;
+  const uint8_t* crumbs;
+  const uint8_t* bits;
+};
+
+/// Codes of one channel (or row), as one or two registers of 4-bit fields: code = high for widths
+/// up to 4, otherwise code = high * 2^(width - 4) + low (16 high + low for width 8).
+template <class S, int kCount>
+RILLKV_INLINE void load_codes(const Planes& at, int width, int h, typename S::I& high,
+                              typename S::I& low) {
+  using R = PlaneRegisters<S, kCount>;
+  typename S::I rest = S::zero_int();
+  if ((width & 3) != 0) {
+    if ((width & 2) != 0) {
+      // crumb << (width & 1): what a bit plane holds comes below
+      rest = S::bit_and(R::template load<2>(at.crumbs, h), S::set1_int(0x33333333));
+      if ((width & 1) != 0) rest = S::shift_left(rest, 1);
+    }
+    if ((width & 1) != 0) {
+      rest = S::bit_or(rest, S::bit_and(R::template load<1>(at.bits, h), S::set1_int(0x11111111)));
+    }
+  }
+  if (width < 4) {
+    high = rest;
+    low = S::zero_int();
+    return;
+  }
+  high = R::template load<4>(at.nibbles, h);
+  low = width == 8 ? R::template load<4>(at.nibbles + kCount / 2, h) : rest;
+}
+
+template <int kCount>
+RILLKV_INLINE void advance(Planes& at, int width) {
+  at.nibbles += (width >> 2) * (kCount / 2);
+  at.crumbs += ((width >> 1) & 1) * (kCount / 4);
+  at.bits += (width & 1) * (kCount / 8);
+}
+
+/// Step of the high register's fields, in units of the code's step.
+RILLKV_INLINE float high_step(int width) {
+  return width > 4 ? static_cast<float>(1 << (width - 4)) : 1.0f;
+}
+
+/// Where the planes of the channels [0, D/2) and [D/2, D) of a channel block begin: prefix sums
+/// over the widths, eight pairs at a time. Byte sums stay below 256: D is at most 8 * 127 a half
+/// here, larger ones are added in rounds.
+struct ChannelCursors {
+  Planes first, second;
+};
+inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int block_size,
+                                      bool symmetric) {
+  const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
+  const int half = head_dim / 2;
+  constexpr uint64_t kOnes = 0x0101010101010101u;
+  const auto sum = [](uint64_t bytes) { return static_cast<size_t>((bytes * kOnes) >> 56); };
+  size_t nibbles[2] = {0, 0}, crumbs[2] = {0, 0}, bits[2] = {0, 0};
+  for (int p = 0; p < half; p += 8) {
+    uint64_t w = 0;
+    __builtin_memcpy(&w, widths + p, static_cast<size_t>(half - p < 8 ? half - p : 8));
+    for (int side = 0; side < 2; ++side, w >>= 4) {
+      nibbles[side] += sum((w >> 2) & (3 * kOnes));  // width / 4 nibble planes
+      crumbs[side] += sum((w >> 1) & kOnes);
+      bits[side] += sum(w & kOnes);
+    }
+  }
+  const size_t B = static_cast<size_t>(block_size);
+  ChannelCursors at;
+  at.first.nibbles = block + format::channel_codes_offset(head_dim, symmetric);
+  at.second.nibbles = at.first.nibbles + nibbles[0] * (B / 2);
+  at.first.crumbs = at.second.nibbles + nibbles[1] * (B / 2);
+  at.second.crumbs = at.first.crumbs + crumbs[0] * (B / 4);
+  at.first.bits = at.second.crumbs + crumbs[1] * (B / 4);
+  at.second.bits = at.first.bits + bits[0] * (B / 8);
+  return at;
+}
+
+/// fp16 to fp32, `count` values.
+template <class S>
+void halves_to_floats(const uint16_t* in, int count, float* out) {
+  for (int i = 0; i < count; i += S::kLanes) {
+    S::store_first(out + i, S::load_row(in, Dtype::kFloat16, i, count), count - i);
+  }
+}
+
+/// First dword of register `vector` of a tile whose panels have `steps` steps.
+template <class S>
+RILLKV_INLINE uint32_t* tile_vector(uint32_t* tile, int steps, int vector) {
+  constexpr int kVectors = S::kPanelVectors;
+  return tile + (static_cast<size_t>(vector / kVectors) * static_cast<size_t>(steps) * kVectors +
+                 static_cast<size_t>(vector % kVectors)) *
+                    S::kLanes;
+}
+
+/// Scales of a block in fp32, from the workspace.
+struct Scales {
+  float* lo;
+  float* step;
+};
+
+/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j), or
+/// by R(j) alone where block_rotation is null.
+template <class S, int kBlock>
+void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
+                       const float* block_rotation, const Scales& scales, uint32_t* tile,
+                       int first_vector) {
+  using F = typename S::F;
+  using I = typename S::I;
+  using R = PlaneRegisters<S, kBlock>;
+  const int D = params.head_dim, half = D / 2, steps = D / S::kPack;
+  const bool symmetric = params.prefix.keys_symmetric;
+  const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
+  if (!symmetric) halves_to_floats<S>(halves, D, scales.lo);
+  halves_to_floats<S>(halves + (symmetric ? 0 : D), D, scales.step);
+  const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
+  ChannelCursors at = channel_cursors(block, D, kBlock, symmetric);
+
+  uint32_t* out[kBlock / S::kLanes];
+  for (int v = 0; v < kBlock / S::kLanes; ++v) {
+    out[v] = tile_vector<S>(tile, steps, first_vector + v);
+  }
+  for (int p = 0; p < half; ++p) {
+    const int w1 = widths[p] & 15, w2 = widths[p] >> 4;
+    const float s1 = scales.step[p], s2 = scales.step[p + half];
+    const float l1 = symmetric ? -s1 * static_cast<float>(1 << (w1 - 1)) : scales.lo[p];
+    const float l2 = symmetric ? -s2 * static_cast<float>(1 << (w2 - 1)) : scales.lo[p + half];
+    const typename S::Affine high1(l1, s1 * high_step(w1)), high2(l2, s2 * high_step(w2));
+    const float* cosines = params.rotations.in_block_cos + static_cast<size_t>(p) * kBlock;
+    const float* sines = params.rotations.in_block_sin + static_cast<size_t>(p) * kBlock;
+    const float c0 = block_rotation != nullptr ? block_rotation[p] : 1.0f;
+    const float s0 = block_rotation != nullptr ? block_rotation[half + p] : 0.0f;
+    const size_t offset = static_cast<size_t>(p) * S::kPanel;
+    const size_t offset2 = static_cast<size_t>(p + half) * S::kPanel;  // fp32 tiles only
+
+    const auto rotate_and_store = [&](int v, F x, F y) {
+      F c = S::load(cosines + v * S::kLanes), s = S::load(sines + v * S::kLanes);
+      if (block_rotation != nullptr) {  // R(t0 + j) = R(t0) R(j)
+        const F c_in = c, s_in = s;
+        c = S::fnma(S::set1(s0), s_in, S::mul(S::set1(c0), c_in));
+        s = S::fma(S::set1(s0), c_in, S::mul(S::set1(c0), s_in));
+      }
+      // (x, y) becomes (x cos - y sin, y cos + x sin)
+      S::store_pair(out[v] + offset, out[v] + offset2, S::fnma(y, s, S::mul(x, c)),
+                    S::fma(x, s, S::mul(y, c)));
+    };
+#pragma GCC unroll 4
+    for (int h = 0; h < R::kRegisters; ++h) {
+      I x_high, x_low, y_high, y_low;
+      load_codes<S, kBlock>(at.first, w1, h, x_high, x_low);
+      load_codes<S, kBlock>(at.second, w2, h, y_high, y_low);
+      if (w1 <= 4 && w2 <= 4) {
+#pragma GCC unroll 8
+        for (int k = 0; k < R::kFields; ++k) {  // value = lo + step * code
+          rotate_and_store(k * R::kRegisters + h, high1(S::shift_right(x_high, k * R::kSpacing)),
+                           high2(S::shift_right(y_high, k * R::kSpacing)));
+        }
+      } else {
+        const typename S::Scaled low1(s1), low2(s2);
+#pragma GCC unroll 8
+        for (int k = 0; k < R::kFields; ++k) {  // value = (lo + step' * high) + step * low
+          const F x = low1(S::shift_right(x_low, k * R::kSpacing),
+                           high1(S::shift_right(x_high, k * R::kSpacing)));
+          const F y = low2(S::shift_right(y_low, k * R::kSpacing),
+                           high2(S::shift_right(y_high, k * R::kSpacing)));
+          rotate_and_store(k * R::kRegisters + h, x, y);
+        }
+      }
+    }
+    advance<kBlock>(at.first, w1);
+    advance<kBlock>(at.second, w2);
+  }
+}
+
+/// Row r of `rows` (r < kLanes) becomes lane r: `steps` dwords of each row into one register column
+/// of a tile. Rows have a multiple of kLanes readable dwords.
+template <class S>
+void transpose_to_tile(const uint32_t* rows, size_t row_stride, int steps, uint32_t* out) {
+  for (int begin = 0; begin < steps; begin += S::kLanes) {
+    typename S::I x[S::kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < S::kLanes; ++r) {
+      x[r] = S::load_int(rows + static_cast<size_t>(r) * row_stride + begin);
+    }
+    S::transpose(x);
+    const int count = steps - begin < S::kLanes ? steps - begin : S::kLanes;
+    for (int i = 0; i < count; ++i) {
+      S::store_int(out + static_cast<size_t>(begin + i) * S::kPanel, x[i]);
+    }
+  }
+}
+
+/// A channel block of values (policy "ema") as steps first_token / kPack ... of a value tile:
+/// kLanes channels at a time are dequantised along the tokens, then transposed.
+template <class S, int kBlock>
+void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
+                            const Scales& scales, uint32_t* staging, uint32_t* tile, int tile_steps,
+                            int first_token) {
+  using I = typename S::I;
+  using R = PlaneRegisters<S, kBlock>;
+  const int D = params.head_dim, half = D / 2;
+  halves_to_floats<S>(reinterpret_cast<const uint16_t*>(block), D, scales.step);
+  const uint8_t* widths = block + format::channel_widths_offset(D, true);
+  // In channel order the second half's planes follow the first's, so one cursor is enough.
+  Planes at = channel_cursors(block, D, kBlock, true).first;
+  constexpr int kSteps = kBlock / S::kPack;
+  for (int begin = 0; begin < D; begin += S::kLanes) {
+    for (int i = 0; i < S::kLanes; ++i) {
+      const int c = begin + i;
+      float values[kBlock];
+      if (c < D) {
+        const int width = c < half ? widths[c] & 15 : widths[c - half] >> 4;
+        const float step = scales.step[c];
+        const typename S::Affine high(-step * static_cast<float>(1 << (width - 1)),
+                                      step * high_step(width));
+        const typename S::Scaled low(width > 4 ? step : 0.0f);
+        for (int h = 0; h < R::kRegisters; ++h) {
+          I x_high, x_low;
+          load_codes<S, kBlock>(at, width, h, x_high, x_low);
+#pragma GCC unroll 8
+          for (int k = 0; k < R::kFields; ++k) {
+            S::store(values + (k * R::kRegisters + h) * S::kLanes,
+                     low(S::shift_right(x_low, k * R::kSpacing),
+                         high(S::shift_right(x_high, k * R::kSpacing))));
+          }
+        }
+        advance<kBlock>(at, width);
+      } else {
+        for (float& value : values) value = 0.0f;
+      }
+      uint32_t* row = staging + static_cast<size_t>(i) * kSteps;
+      if constexpr (S::kPack == 2) {
+        for (int t = 0; t < kBlock; t += 2 * S::kLanes) {
+          S::store_int(row + t / 2,
+                       S::pack_row(S::load(values + t), S::load(values + t + S::kLanes)));
+        }
+      } else {
+        for (int t = 0; t < kBlock; t += S::kLanes)
+          S::store(reinterpret_cast<float*>(row) + t, S::load(values + t));
+      }
+    }
+    transpose_to_tile<S>(staging, kSteps, kSteps,
+                         tile_vector<S>(tile, tile_steps, begin / S::kLanes) +
+                             static_cast<size_t>(first_token / S::kPack) * S::kPanel);
+  }
+}
+
+/// A token block of values (policy "adaptive") with a row of kCount channels in kGroups groups of
+/// whole registers, as steps first_token / kPack ... of a value tile.
+template <class S, int kCount, int kGroups>
+void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, const Scales& scales,
+                          uint32_t* tile, int tile_steps, int first_token) {
+  using F = typename S::F;
+  using I = typename S::I;
+  using R = PlaneRegisters<S, kCount>;
+  constexpr int kVectors = kCount / S::kLanes, kGroupVectors = kVectors / kGroups;
+  const int tokens = params.block_size, width = params.prefix.value_bits;
+  const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
+  halves_to_floats<S>(halves, kGroups * tokens, scales.lo);
+  halves_to_floats<S>(halves + kGroups * tokens, kGroups * tokens, scales.step);
+  const size_t rows = static_cast<size_t>(tokens);
+  Planes at;
+  at.nibbles = block + format::token_codes_offset(tokens, kGroups, false);
+  at.crumbs = at.nibbles + rows * static_cast<size_t>(width >> 2) * (kCount / 2);
+  at.bits = at.crumbs + rows * static_cast<size_t>((width >> 1) & 1) * (kCount / 4);
+  const float unit = high_step(width);
+
+  uint32_t* out[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    out[v] = tile_vector<S>(tile, tile_steps, v) +
+             static_cast<size_t>(first_token / S::kPack) * S::kPanel;
+  }
+  for (int t = 0; t < tokens; t += S::kPack) {
+    F x[S::kPack][kVectors];
+#pragma GCC unroll 2
+    for (int i = 0; i < S::kPack; ++i) {
+#pragma GCC unroll 4
+      for (int h = 0; h < R::kRegisters; ++h) {
+        I high, low;
+        load_codes<S, kCount>(at, width, h, high, low);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          const float step = scales.step[g * tokens + t + i];
+          const typename S::Affine affine(scales.lo[g * tokens + t + i], step * unit);
+#pragma GCC unroll 16
+          for (int k = 0; k < R::kFields; ++k) {
+            const int v = k * R::kRegisters + h;
+            if (v / kGroupVectors != g) continue;
+            x[i][v] = affine(S::shift_right(high, k * R::kSpacing));
+          }
+          if (width > 4) {
+            const typename S::Scaled scaled(step);
+#pragma GCC unroll 16
+            for (int k = 0; k < R::kFields; ++k) {
+              const int v = k * R::kRegisters + h;
+              if (v / kGroupVectors != g) continue;
+              x[i][v] = scaled(S::shift_right(low, k * R::kSpacing), x[i][v]);
+            }
+          }
+        }
+      }
+      advance<kCount>(at, width);
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      uint32_t* at_step = out[v] + static_cast<size_t>(t / S::kPack) * S::kPanel;
+      if constexpr (S::kPack == 2) {
+        S::store_int(at_step, S::pack_pair(x[0][v], x[1][v]));
+      } else {
+        S::store_int(at_step, S::as_int(x[0][v]));
+      }
+    }
+  }
+}
+
+/// Token rows of any head_dim and grouping, by gathers: slow per row, used for sinks, which are
+/// few, and for values where value_tokens_to_tile has no version.
+template <class S>
+struct RowReader {
+  const uint8_t* block;
+  int rows, head_dim, groups, width;
+  bool symmetric;
+
+  /// Row `token` as fp32, out[0 .. align_up(D, kLanes)), zero past D.
+  void operator()(int token, float* out) const {
+    using F = typename S::F;
+    using I = typename S::I;
+    const uint16_t* lo = reinterpret_cast<const uint16_t*>(block);
+    const uint16_t* step = reinterpret_cast<const uint16_t*>(
+        block + format::token_step_offset(rows, groups, symmetric));
+    const uint8_t* codes = block + format::token_codes_offset(rows, groups, symmetric);
+    const size_t row = static_cast<size_t>(token), all = static_cast<size_t>(rows);
+    const size_t nibble_plane = format::plane_bytes(head_dim, 4);
+    const size_t nibble_row = static_cast<size_t>(format::nibble_planes(width)) * nibble_plane;
+    const size_t crumb_row =
+        static_cast<size_t>(format::crumb_planes(width)) * format::plane_bytes(head_dim, 2);
+    const size_t bit_row =
+        static_cast<size_t>(format::bit_planes(width)) * format::plane_bytes(head_dim, 1);
+    const uint8_t* nibbles = codes + row * nibble_row;
+    const uint8_t* crumbs = codes + all * nibble_row + row * crumb_row;
+    const uint8_t* bits = codes + all * (nibble_row + crumb_row) + row * bit_row;
+    const float zero_code = symmetric ? static_cast<float>(1 << (width - 1)) : 0.0f;
+    int group = 0;
+    for (int begin = 0; begin < head_dim; begin += S::kLanes) {
+      F code = S::zero();  // sum of the planes, in units of the step
+      const auto add_plane = [&](const uint8_t* plane, int element_bits, float weight) {
+        const int words = format::plane_words(head_dim, element_bits);
+        alignas(64) int32_t index[S::kLanes], shift[S::kLanes];
+        for (int i = 0; i < S::kLanes; ++i) {
+          const int c = begin + i < head_dim ? begin + i : head_dim - 1;
+          index[i] = c % words;
+          shift[i] = c / words * element_bits;
+        }
+        const I x =
+            S::shift_right_each(S::gather_words(plane, S::load_int(index)), S::load_int(shift));
+        code = S::fma(S::low_bits(x, (1 << element_bits) - 1), S::set1(weight), code);
+      };
+      if (width >= 4) add_plane(nibbles, 4, high_step(width));
+      if (width == 8) add_plane(nibbles + nibble_plane, 4, 1.0f);
+      if ((width & 2) != 0) add_plane(crumbs, 2, static_cast<float>(1 << (width & 1)));
+      if ((width & 1) != 0) add_plane(bits, 1, 1.0f);
+      alignas(64) float lane_lo[S::kLanes], lane_step[S::kLanes];
+      for (int i = 0; i < S::kLanes; ++i) {
+        lane_lo[i] = lane_step[i] = 0.0f;
+        if (begin + i >= head_dim) continue;
+        while (begin + i >= format::group_begin(group + 1, groups, head_dim)) ++group;
+        const size_t at = static_cast<size_t>(group) * all + row;
+        lane_lo[i] = symmetric ? 0.0f : S::half_to_float(lo[at]);
+        lane_step[i] = S::half_to_float(step[at]);
+      }
+      // value = lo + step * (code - zero)
+      S::store(out + begin,
+               S::fma(S::sub(code, S::set1(zero_code)), S::load(lane_step), S::load(lane_lo)));
+    }
+  }
+};
+
+/// A row in `dtype` as fp32, out[0 .. align_up(D, kLanes)), zero past D.
+template <class S>
+void read_row(const void* row, Dtype dtype, int head_dim, float* out) {
+  for (int c = 0; c < head_dim; c += S::kLanes) {
+    S::store(out + c, S::load_row(row, dtype, c, head_dim));
+  }
+}
+
+/// Rotates a key (or query) row by `cosines`, `sines` [D/2], times `factor`, into steps of dwords.
+template <class S>
+void rotate_row(const float* row, const float* cosines, const float* sines, float factor,
+                int head_dim, uint32_t* out) {
+  using F = typename S::F;
+  const int half = head_dim / 2;
+  for (int p = 0; p < half; p += S::kLanes) {
+    const int count = half - p;
+    const F x = S::load_first(row + p, count), y = S::load_first(row + half + p, count);
+    const F c = S::mul(S::load_first(cosines + p, count), S::set1(factor));
+    const F s = S::mul(S::load_first(sines + p, count), S::set1(factor));
+    const F first = S::fnma(y, s, S::mul(x, c)), second = S::fma(x, s, S::mul(y, c));
+    if constexpr (S::kPack == 2) {
+      S::store_first(reinterpret_cast<float*>(out) + p, S::as_float(S::pack_pair(first, second)),
+                     count);
+    } else {
+      S::store_first(reinterpret_cast<float*>(out) + p, first, count);
+      S::store_first(reinterpret_cast<float*>(out) + half + p, second, count);
+    }
+  }
+}
+
+/// Value rows (fp32, kLanes rows, zero where there is no token) as steps of a value tile.
+template <class S>
+void value_rows_to_tile(const float* rows, size_t row_stride, int head_dim, uint32_t* tile,
+                        int tile_steps, int first_token) {
+  for (int c = 0; c < head_dim; c += S::kLanes) {
+    uint32_t* out = tile_vector<S>(tile, tile_steps, c / S::kLanes) +
+                    static_cast<size_t>(first_token / S::kPack) * S::kPanel;
+    for (int t = 0; t < S::kLanes; t += S::kPack, out += S::kPanel) {
+      const float* row = rows + static_cast<size_t>(t) * row_stride + c;
+      if constexpr (S::kPack == 2) {
+        S::store_int(out, S::pack_pair(S::load(row), S::load(row + row_stride)));
+      } else {
+        S::store_int(out, S::as_int(S::load(row)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cpu::tiled

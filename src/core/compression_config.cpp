@@ -1,0 +1,308 @@
+#include "rillkv/compression_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/presets.h"
+#include "rillkv/error.h"
+
+namespace rillkv {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+[[noreturn]] void reject(std::string_view key, const std::string& value,
+                         std::string_view expected) {
+  throw UsageError(str_cat("configuration key '", key, "': expected ", expected, ", got ", value));
+}
+
+int64_t read_integer(std::string_view key, const Json& value, std::string_view expected) {
+  if (!value.is_number_integer()) reject(key, value.dump(), expected);
+  if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) {
+    reject(key, value.dump(), expected);
+  }
+  return value.get<int64_t>();
+}
+
+double read_number(std::string_view key, const Json& value, std::string_view expected) {
+  if (!value.is_number()) reject(key, value.dump(), expected);
+  return value.get<double>();
+}
+
+// One row of the design's table of keys: how a key is read, written and checked.
+struct Key {
+  const char* name;
+  const char* range;  // as errors print it
+  unsigned policies;  // bit set of the policies it has an effect under
+  std::function<void(CompressionConfig&, const Json&, const Key&)> read;
+  std::function<Json(const CompressionConfig&)> write;
+  std::function<bool(const CompressionConfig&)> valid;
+};
+
+constexpr unsigned bit(Policy policy) { return 1u << static_cast<unsigned>(policy); }
+constexpr unsigned kCompressed = bit(Policy::kAdaptive) | bit(Policy::kEma);
+constexpr unsigned kAll = kCompressed | bit(Policy::kDense);
+
+Key integer_key(const char* name, const char* range, unsigned policies,
+                int64_t CompressionConfig::*field, std::function<bool(int64_t)> valid) {
+  return {name,
+          range,
+          policies,
+          [field](CompressionConfig& c, const Json& v, const Key& k) {
+            c.*field = read_integer(k.name, v, k.range);
+          },
+          [field](const CompressionConfig& c) { return Json(c.*field); },
+          [field, valid](const CompressionConfig& c) { return valid(c.*field); }};
+}
+
+Key number_key(const char* name, const char* range, unsigned policies,
+               double CompressionConfig::*field, std::function<bool(double)> valid) {
+  return {name,
+          range,
+          policies,
+          [field](CompressionConfig& c, const Json& v, const Key& k) {
+            c.*field = read_number(k.name, v, k.range);
+          },
+          [field](const CompressionConfig& c) { return Json(c.*field); },
+          [field, valid](const CompressionConfig& c) { return valid(c.*field); }};
+}
+
+Key threshold_key(const char* name, std::optional<double> CompressionConfig::*field) {
+  return {name,
+          "a number > 0, or null to switch it off",
+          bit(Policy::kEma),
+          [field](CompressionConfig& c, const Json& v, const Key& k) {
+            if (v.is_null()) {
+              c.*field = std::nullopt;
+            } else {
+              c.*field = read_number(k.name, v, k.range);
+            }
+          },
+          [field](const CompressionConfig& c) {
+            return (c.*field).has_value() ? Json(*(c.*field)) : Json(nullptr);
+          },
+          [field](const CompressionConfig& c) {
+            return !(c.*field).has_value() || (*(c.*field) > 0 && std::isfinite(*(c.*field)));
+          }};
+}
+
+Key policy_key() {
+  return {"policy",
+          "one of \"adaptive\", \"ema\", \"dense\"",
+          kAll,
+          [](CompressionConfig& c, const Json& v, const Key& k) {
+            for (Policy p : {Policy::kAdaptive, Policy::kEma, Policy::kDense}) {
+              if (v == to_string(p)) {
+                c.policy = p;
+                return;
+              }
+            }
+            reject(k.name, v.dump(), k.range);
+          },
+          [](const CompressionConfig& c) { return Json(to_string(c.policy)); },
+          [](const CompressionConfig&) { return true; }};
+}
+
+Key bit_classes_key() {
+  return {"bit_classes",
+          "ascending, evenly spaced integers within 1..8, two or more",
+          bit(Policy::kAdaptive),
+          [](CompressionConfig& c, const Json& v, const Key& k) {
+            if (!v.is_array()) reject(k.name, v.dump(), k.range);
+            c.bit_classes.clear();
+            for (const Json& item : v) c.bit_classes.push_back(read_integer(k.name, item, k.range));
+          },
+          [](const CompressionConfig& c) { return Json(c.bit_classes); },
+          [](const CompressionConfig& c) {
+            const auto& b = c.bit_classes;
+            if (b.size() < 2 || b.front() < 1 || b.back() > 8 || b[1] <= b[0]) return false;
+            for (size_t i = 2; i < b.size(); ++i) {
+              if (b[i] - b[i - 1] != b[1] - b[0]) return false;
+            }
+            return true;
+          }};
+}
+
+Key rotation_key() {
+  return {"value_rotation",
+          "true or false",
+          bit(Policy::kAdaptive),
+          [](CompressionConfig& c, const Json& v, const Key& k) {
+            if (!v.is_boolean()) reject(k.name, v.dump(), k.range);
+            c.value_rotation = v.get<bool>();
+          },
+          [](const CompressionConfig& c) { return Json(c.value_rotation); },
+          [](const CompressionConfig&) { return true; }};
+}
+
+auto within(int64_t low, int64_t high) {
+  return [low, high](int64_t v) { return v >= low && v <= high; };
+}
+
+const std::vector<Key>& keys() {
+  using C = CompressionConfig;
+  constexpr unsigned kEma = bit(Policy::kEma);
+  constexpr unsigned kAdaptive = bit(Policy::kAdaptive);
+  static const std::vector<Key> table = {
+      policy_key(),
+      integer_key("chunk_size", "an integer in 1..1048576", kAll, &C::chunk_size,
+                  within(1, 1 << 20)),
+      integer_key("attention_sink_size", "an integer in 0..256", kCompressed,
+                  &C::attention_sink_size, within(0, 256)),
+      integer_key("block_size", "32, 64, 128 or 256", kCompressed, &C::block_size,
+                  [](int64_t v) { return v == 32 || v == 64 || v == 128 || v == 256; }),
+      number_key("ema_decay", "a number strictly between 0 and 1", kEma, &C::ema_decay,
+                 [](double v) { return v > 0 && v < 1; }),
+      threshold_key("outlier_threshold_abs", &C::outlier_threshold_abs),
+      threshold_key("outlier_threshold_relative", &C::outlier_threshold_relative),
+      integer_key("key_bits_normal", "an integer in 2..8", kEma, &C::key_bits_normal, within(2, 8)),
+      integer_key("value_bits_normal", "an integer in 2..8", kEma, &C::value_bits_normal,
+                  within(2, 8)),
+      integer_key("key_bits_sink_outlier", "an integer in 2..8", kCompressed,
+                  &C::key_bits_sink_outlier, within(2, 8)),
+      integer_key("value_bits_sink_outlier", "an integer in 2..8", kCompressed,
+                  &C::value_bits_sink_outlier, within(2, 8)),
+      integer_key("value_quant_groups", "-1, 1 or a divisor of head_dim", kEma,
+                  &C::value_quant_groups, [](int64_t v) { return v == -1 || v >= 1; }),
+      number_key("key_bits_mean", "a number in 1..8", kAdaptive, &C::key_bits_mean,
+                 [](double v) { return v >= 1 && v <= 8; }),
+      integer_key("value_bits", "an integer in 2..8", kAdaptive, &C::value_bits, within(2, 8)),
+      bit_classes_key(),
+      number_key("query_energy_decay", "a number >= 0 and < 1", kAdaptive, &C::query_energy_decay,
+                 [](double v) { return v >= 0 && v < 1; }),
+      integer_key("value_group_size", "an integer >= 8", kAdaptive, &C::value_group_size,
+                  within(8, 1 << 20)),
+      rotation_key(),
+  };
+  return table;
+}
+
+void apply(CompressionConfig& config, std::string_view name, const Json& value) {
+  for (const Key& key : keys()) {
+    if (name != key.name) continue;
+    key.read(config, value, key);
+    if (!key.valid(config)) reject(name, value.dump(), key.range);
+    auto& given = config.given_keys;
+    if (std::find(given.begin(), given.end(), name) == given.end()) given.emplace_back(name);
+    return;
+  }
+  std::string known;
+  for (const Key& key : keys()) known += str_cat(known.empty() ? "" : ", ", key.name);
+  throw UsageError(str_cat("unknown configuration key '", name, "'; known keys: ", known));
+}
+
+}  // namespace
+
+std::string_view to_string(Policy policy) {
+  switch (policy) {
+    case Policy::kAdaptive:
+      return "adaptive";
+    case Policy::kEma:
+      return "ema";
+    case Policy::kDense:
+      return "dense";
+  }
+  return "?";
+}
+
+CompressionConfig CompressionConfig::from_json(std::string_view text, std::string_view origin) {
+  Json json;
+  try {
+    json = Json::parse(text);
+  } catch (const Json::parse_error& e) {
+    throw UsageError(str_cat(origin, ": not valid JSON (at byte ", e.byte, ")"));
+  }
+  if (!json.is_object()) {
+    throw UsageError(str_cat(origin, ": expected a JSON object, got ", json.type_name()));
+  }
+  CompressionConfig config;
+  try {
+    for (const auto& [name, value] : json.items()) apply(config, name, value);
+    config.validate();
+  } catch (const UsageError& e) {
+    throw UsageError(str_cat(origin, ": ", e.what()));
+  }
+  return config;
+}
+
+CompressionConfig CompressionConfig::load(const std::string& path_or_preset) {
+  const auto names = preset_names();
+  if (std::find(names.begin(), names.end(), path_or_preset) != names.end()) {
+    return preset(path_or_preset);
+  }
+  std::ifstream file(path_or_preset, std::ios::binary);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    std::string known;
+    for (const auto& name : names) known += str_cat(known.empty() ? "" : ", ", name);
+    throw UsageError(str_cat("configuration '", path_or_preset,
+                             "' is neither a readable file nor a preset (", known, ")"));
+  }
+  return from_json(text.str(), path_or_preset);
+}
+
+CompressionConfig CompressionConfig::preset(std::string_view name) {
+  for (const auto& preset : kPresets) {
+    if (name == preset.name) return from_json(preset.json, str_cat("preset ", name));
+  }
+  throw UsageError(str_cat("unknown preset '", name, "'"));
+}
+
+std::vector<std::string> CompressionConfig::preset_names() {
+  std::vector<std::string> names;
+  for (const auto& preset : kPresets) names.emplace_back(preset.name);
+  return names;
+}
+
+void CompressionConfig::set(std::string_view assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == std::string_view::npos || equals == 0) {
+    throw UsageError(str_cat("expected key=value, got '", assignment, "'"));
+  }
+  const std::string_view value = assignment.substr(equals + 1);
+  Json json = Json::parse(value, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) json = std::string(value);  // --set policy=ema needs no quotes
+  apply(*this, assignment.substr(0, equals), json);
+}
+
+std::string CompressionConfig::to_json() const {
+  Json json;
+  for (const Key& key : keys()) json[key.name] = key.write(*this);
+  return json.dump(2);
+}
+
+void CompressionConfig::validate() const {
+  for (const Key& key : keys()) {
+    if (!key.valid(*this)) reject(key.name, key.write(*this).dump(), key.range);
+  }
+  if (policy != Policy::kAdaptive) return;
+  if (key_bits_mean < static_cast<double>(bit_classes.front()) ||
+      key_bits_mean > static_cast<double>(bit_classes.back())) {
+    reject("key_bits_mean", str_cat(key_bits_mean),
+           str_cat("a number within bit_classes, ", bit_classes.front(), "..", bit_classes.back()));
+  }
+}
+
+void CompressionConfig::validate_for(int64_t head_dim) const {
+  validate();
+  if (policy == Policy::kEma && value_quant_groups > 0 && head_dim % value_quant_groups != 0) {
+    reject("value_quant_groups", str_cat(value_quant_groups),
+           str_cat("-1, 1 or a divisor of head_dim ", head_dim));
+  }
+}
+
+std::vector<std::string> CompressionConfig::ineffective_keys() const {
+  std::vector<std::string> names;
+  for (const Key& key : keys()) {
+    const bool given =
+        std::find(given_keys.begin(), given_keys.end(), key.name) != given_keys.end();
+    if (given && (key.policies & bit(policy)) == 0) names.emplace_back(key.name);
+  }
+  return names;
+}
+
+}  // namespace rillkv

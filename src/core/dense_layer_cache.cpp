@@ -1,0 +1,93 @@
+// One layer of the uncompressed baseline: post-RoPE keys and values in the model's dtype.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/layer_cache.h"
+#include "core/rotation_table.h"
+
+namespace rillkv {
+namespace {
+
+class DenseLayerCache final : public LayerCache {
+ public:
+  DenseLayerCache(const CacheGeometry& geometry, at::ScalarType dtype, RotationTable& rotations)
+      : geometry_(geometry), options_(at::TensorOptions().dtype(dtype)), rotations_(rotations) {}
+
+  at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
+    const int64_t tokens = q.size(0), past = length_, end = past + tokens;
+    reserve(end);
+    const auto rows = rotations_.rows(past, tokens);
+    keys_.slice(1, past, end).copy_(rotate(k, rows).transpose(0, 1));
+    values_.slice(1, past, end).copy_(v.transpose(0, 1));
+    length_ = end;
+    const at::Tensor query = rotate(q, rows).to(options_.dtype().toScalarType()).transpose(0, 1);
+
+    std::optional<at::Tensor> mask;
+    if (tokens > 1 && past > 0) mask = at::ones({tokens, end}, at::kBool).tril(past);
+    const at::Tensor out =
+        at::scaled_dot_product_attention(query.unsqueeze(0), keys_.slice(1, 0, end).unsqueeze(0),
+                                         values_.slice(1, 0, end).unsqueeze(0), mask, 0.0,
+                                         /*is_causal=*/tokens > 1 && past == 0, std::nullopt,
+                                         /*enable_gqa=*/geometry_.heads != geometry_.kv_heads);
+    return out.squeeze(0).transpose(0, 1);
+  }
+
+  int64_t length() const override { return length_; }
+
+  LayerUsage usage() const override {
+    LayerUsage usage;
+    if (keys_.defined()) {
+      usage.key_bytes = static_cast<int64_t>(keys_.nbytes());
+      usage.value_bytes = static_cast<int64_t>(values_.nbytes());
+    }
+    return usage;
+  }
+
+  std::vector<std::shared_ptr<const SealedBlock>> blocks() const override { return {}; }
+
+  void reset() override {
+    length_ = 0;
+    keys_ = values_ = at::Tensor();
+  }
+
+ private:
+  /// Grows by a quarter at least, so that appending costs O(1) copies a token.
+  void reserve(int64_t tokens) {
+    const int64_t capacity = keys_.defined() ? keys_.size(1) : 0;
+    if (tokens <= capacity) return;
+    const int64_t grown = std::max(tokens, capacity + capacity / 4);
+    for (at::Tensor* side : {&keys_, &values_}) {
+      at::Tensor larger = at::empty({geometry_.kv_heads, grown, geometry_.head_dim}, options_);
+      if (length_ > 0) larger.slice(1, 0, length_).copy_(side->slice(1, 0, length_));
+      *side = larger;
+    }
+  }
+
+  /// RoPE in f32: x [tokens, heads, head_dim] -> the same shape, f32.
+  at::Tensor rotate(const at::Tensor& x, const RotationTable::Rows& rows) const {
+    const int64_t half = geometry_.head_dim / 2;
+    const auto table = [&](const float* data) {
+      return at::from_blob(const_cast<float*>(data), {x.size(0), 1, half}, at::kFloat);
+    };
+    const at::Tensor cos = table(rows.cos), sin = table(rows.sin), wide = x.to(at::kFloat);
+    const at::Tensor low = wide.slice(2, 0, half), high = wide.slice(2, half);
+    return at::cat({low * cos - high * sin, high * cos + low * sin}, 2);
+  }
+
+  const CacheGeometry geometry_;
+  at::TensorOptions options_;
+  RotationTable& rotations_;
+  int64_t length_ = 0;
+  at::Tensor keys_, values_;  // [kv_heads, capacity, head_dim]
+};
+
+}  // namespace
+
+std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
+                                             RotationTable& rotations) {
+  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations);
+}
+
+}  // namespace rillkv

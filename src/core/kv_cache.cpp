@@ -1,0 +1,149 @@
+#include "rillkv/kv_cache.h"
+
+#include <ATen/ATen.h>
+
+#include "core/kernel_views.h"
+#include "core/layer_cache.h"
+#include "core/rotation_table.h"
+#include "rillkv/error.h"
+
+namespace rillkv {
+
+QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                                   at::ScalarType dtype, CacheProtocol protocol)
+    : geometry_(geometry), config_(config), dtype_(dtype), protocol_(protocol) {
+  RILLKV_CHECK(geometry.layers >= 1 && geometry.kv_heads >= 1 &&
+                   geometry.heads % geometry.kv_heads == 0 && geometry.heads > 0,
+               "QuantizedKvCache: expected layers >= 1 and heads a multiple of kv_heads, got ",
+               geometry.layers, " layers, ", geometry.heads, " heads, ", geometry.kv_heads,
+               " kv heads");
+  RILLKV_CHECK(geometry.head_dim >= 2 && geometry.head_dim % 2 == 0,
+               "QuantizedKvCache: expected an even head_dim, got ", geometry.head_dim);
+  RILLKV_CHECK(static_cast<int64_t>(geometry.inverse_frequencies.size()) == geometry.head_dim / 2,
+               "QuantizedKvCache: expected ", geometry.head_dim / 2, " inverse frequencies, got ",
+               geometry.inverse_frequencies.size());
+  kernel_dtype(dtype);  // rejects what the kernels do not read
+  config_.validate_for(geometry.head_dim);
+  const bool dense = config_.policy == Policy::kDense;
+  rotations_ = std::make_unique<RotationTable>(
+      geometry.inverse_frequencies, dense ? 0 : config_.attention_sink_size, config_.block_size);
+  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config_});
+  for (int64_t i = 0; i < geometry.layers; ++i) {
+    layers_.push_back(dense
+                          ? make_dense_layer(geometry_, dtype, *rotations_)
+                          : make_packed_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+  }
+}
+
+QuantizedKvCache::~QuantizedKvCache() = default;
+QuantizedKvCache::QuantizedKvCache(QuantizedKvCache&&) noexcept = default;
+QuantizedKvCache& QuantizedKvCache::operator=(QuantizedKvCache&&) noexcept = default;
+
+at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at::Tensor& k,
+                                    const at::Tensor& v) {
+  RILLKV_CHECK(layer >= 0 && layer < geometry_.layers,
+               "QuantizedKvCache::attend: expected layer 0..", geometry_.layers - 1, ", got ",
+               layer);
+  const auto check = [&](const at::Tensor& x, const char* name, int64_t heads) {
+    RILLKV_CHECK(x.dim() == 3 && x.size(0) == q.size(0) && x.size(1) == heads &&
+                     x.size(2) == geometry_.head_dim,
+                 "QuantizedKvCache::attend: expected ", name, " of [", q.size(0), ", ", heads, ", ",
+                 geometry_.head_dim, "], got ", x.sizes());
+    RILLKV_CHECK(x.scalar_type() == dtype_, "QuantizedKvCache::attend: expected ", name, " of ",
+                 dtype_, ", got ", x.scalar_type());
+    RILLKV_CHECK(x.device().is_cpu(), "QuantizedKvCache::attend: expected ", name,
+                 " on the cpu, got ", x.device());
+    RILLKV_CHECK(x.stride(2) == 1, "QuantizedKvCache::attend: expected ", name,
+                 " with contiguous channels, got strides ", x.strides());
+  };
+  RILLKV_CHECK(q.dim() == 3, "QuantizedKvCache::attend: expected q of three dimensions, got ",
+               q.sizes());
+  check(q, "q", geometry_.heads);
+  check(k, "k", geometry_.kv_heads);
+  check(v, "v", geometry_.kv_heads);
+  if (q.size(0) == 0) return at::empty_like(q);
+  return layers_[layer]->attend(q, k, v);
+}
+
+int64_t QuantizedKvCache::length(int64_t layer) const { return layers_.at(layer)->length(); }
+
+std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t layer) const {
+  return layers_.at(layer)->blocks();
+}
+
+void QuantizedKvCache::reset() {
+  for (auto& layer : layers_) layer->reset();
+}
+
+namespace {
+
+KeyValueTotal rates(double key, double value, double count) {
+  if (count == 0) return {};
+  return {key / count, value / count, (key + value) / (2 * count)};
+}
+
+void add(std::array<int64_t, 9>& sum, const std::array<int64_t, 9>& part) {
+  for (size_t w = 0; w < sum.size(); ++w) sum[w] += part[w];
+}
+
+double weighted(const std::array<int64_t, 9>& widths) {
+  double sum = 0;
+  for (size_t w = 0; w < widths.size(); ++w) sum += static_cast<double>(w) * widths[w];
+  return sum;
+}
+
+}  // namespace
+
+CacheReport QuantizedKvCache::report() const {
+  CacheReport report;
+  LayerUsage all;
+  for (const auto& layer : layers_) {
+    const LayerUsage usage = layer->usage();
+    all.key_bytes += usage.key_bytes;
+    all.value_bytes += usage.value_bytes;
+    all.sealed_tokens += usage.sealed_tokens;
+    all.sealed_blocks += usage.sealed_blocks;
+    all.sealed_key_bytes += usage.sealed_key_bytes;
+    all.sealed_value_bytes += usage.sealed_value_bytes;
+    all.sink_tokens = usage.sink_tokens;
+    add(all.tally.key_widths, usage.tally.key_widths);
+    add(all.tally.value_widths, usage.tally.value_widths);
+    all.tally.key_outliers += usage.tally.key_outliers;
+    all.tally.value_outliers += usage.tally.value_outliers;
+    all.tally.key_clipped += usage.tally.key_clipped;
+    all.tally.value_clipped += usage.tally.value_clipped;
+
+    LayerReport one;
+    one.key_widths = usage.tally.key_widths;
+    one.value_widths = usage.tally.value_widths;
+    one.sealed_blocks = usage.sealed_blocks;
+    const double channels =
+        static_cast<double>(usage.sealed_blocks * geometry_.kv_heads * geometry_.head_dim);
+    if (channels > 0) {
+      one.key_outlier_rate = static_cast<double>(usage.tally.key_outliers) / channels;
+      one.value_outlier_rate = static_cast<double>(usage.tally.value_outliers) / channels;
+    }
+    report.layers.push_back(one);
+  }
+  const double row = static_cast<double>(geometry_.kv_heads * geometry_.head_dim);
+  report.tokens = length(geometry_.layers - 1);
+  report.sink_tokens = all.sink_tokens;
+  report.kv_bytes = all.key_bytes + all.value_bytes;
+  const double elements = row * static_cast<double>(geometry_.layers * report.tokens);
+  report.kv_bytes_bf16 = static_cast<int64_t>(2 * 2 * elements);
+  if (report.kv_bytes > 0) {
+    report.compression_ratio =
+        static_cast<double>(report.kv_bytes_bf16) / static_cast<double>(report.kv_bytes);
+  }
+  report.kv_bits_per_element = rates(8.0 * all.key_bytes, 8.0 * all.value_bytes, elements);
+  const double sealed = row * static_cast<double>(all.sealed_tokens);
+  report.kv_bits_sealed = rates(8.0 * all.sealed_key_bytes, 8.0 * all.sealed_value_bytes, sealed);
+  const double channels = row * static_cast<double>(all.sealed_blocks);
+  report.estimated_bits =
+      rates(weighted(all.tally.key_widths), weighted(all.tally.value_widths), channels);
+  report.outlier_rate = rates(all.tally.key_outliers, all.tally.value_outliers, channels);
+  report.clip_rate = rates(all.tally.key_clipped, all.tally.value_clipped, sealed);
+  return report;
+}
+
+}  // namespace rillkv

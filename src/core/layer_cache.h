@@ -1,0 +1,46 @@
+// What QuantizedKvCache asks of one layer.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "rillkv/kv_cache.h"
+#include "rillkv/quantizer.h"
+
+namespace rillkv {
+
+class RotationTable;
+
+/// Bytes and counts of one layer, summed by QuantizedKvCache::report.
+struct LayerUsage {
+  int64_t key_bytes = 0;  // allocated
+  int64_t value_bytes = 0;
+  int64_t sink_tokens = 0;
+  int64_t sealed_tokens = 0;
+  int64_t sealed_key_bytes = 0;
+  int64_t sealed_value_bytes = 0;
+  int64_t sealed_blocks = 0;
+  BlockTally tally;
+};
+
+class LayerCache {
+ public:
+  virtual ~LayerCache() = default;
+  /// See QuantizedKvCache::attend; shapes and dtype have been checked.
+  virtual at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) = 0;
+  virtual int64_t length() const = 0;
+  virtual LayerUsage usage() const = 0;
+  virtual std::vector<std::shared_ptr<const SealedBlock>> blocks() const = 0;
+  virtual void reset() = 0;
+};
+
+/// `rotations` must outlive the layer; layers of one sequence share it.
+std::unique_ptr<LayerCache> make_packed_layer(const CacheGeometry& geometry, Quantizer quantizer,
+                                              at::ScalarType dtype, CacheProtocol protocol,
+                                              RotationTable& rotations);
+std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
+                                             RotationTable& rotations);
+
+}  // namespace rillkv

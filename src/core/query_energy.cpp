@@ -1,0 +1,85 @@
+#include "rillkv/query_energy.h"
+
+#include <ATen/ATen.h>
+
+#include "core/kernel_views.h"
+#include "core/parallel.h"
+#include "kernels/cpu/kernels.h"
+#include "rillkv/error.h"
+
+namespace rillkv {
+
+QueryEnergyImpl::QueryEnergyImpl(const QueryEnergyOptions& options) : options_(options) {
+  RILLKV_CHECK(options.kv_heads >= 1 && options.heads % options.kv_heads == 0,
+               "QueryEnergy: expected heads to be a multiple of kv_heads, got ", options.heads,
+               " and ", options.kv_heads);
+  RILLKV_CHECK(options.decay >= 0 && options.decay < 1,
+               "QueryEnergy: expected 0 <= decay < 1, got ", options.decay);
+  sums_ = register_buffer("sums", at::zeros({options.heads, options.head_dim}));
+  tokens_ = register_buffer("tokens", at::zeros({}, at::kLong));
+  ema_ = register_buffer("ema", at::zeros({options.kv_heads, options.head_dim}));
+  seen_ = register_buffer("seen", at::zeros({}, at::kBool));
+}
+
+void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
+  RILLKV_CHECK(queries.dim() == 3 && queries.size(1) == options_.heads &&
+                   queries.size(2) == options_.head_dim,
+               "QueryEnergy::accumulate: expected [tokens, ", options_.heads, ", ",
+               options_.head_dim, "], got ", queries.sizes());
+  if (queries.size(0) == 0) return;
+  const kernels::PackParams all = pack_params(queries, 0, queries.size(0));
+  float* sums = sums_.mutable_data_ptr<float>();
+  const auto add = [&](int64_t head) {
+    kernels::PackParams one = all;
+    one.kv_head = static_cast<int32_t>(head);
+    kernels::cpu::kernels().add_squares(one, sums + head * options_.head_dim);
+  };
+  if (queries.size(0) == 1) {  // decode: not worth waking a thread
+    for (int64_t head = 0; head < options_.heads; ++head) add(head);
+  } else {
+    parallel_tasks(options_.heads, add);
+  }
+  *tokens_.mutable_data_ptr<int64_t>() += queries.size(0);
+}
+
+at::Tensor QueryEnergyImpl::preview() const {
+  const int64_t tokens = pending();
+  RILLKV_CHECK(tokens > 0, "QueryEnergy: expected queries of the open block, got none");
+  const int64_t group = options_.heads / options_.kv_heads, dim = options_.head_dim;
+  const float count = static_cast<float>(tokens * group);
+  const bool seen = seen_.item<bool>();
+  const float keep = static_cast<float>(options_.decay);
+  const float take = static_cast<float>(1 - options_.decay);
+  at::Tensor energy = at::empty_like(ema_);
+  const float* sums = sums_.const_data_ptr<float>();
+  const float* ema = ema_.const_data_ptr<float>();
+  float* out = energy.mutable_data_ptr<float>();
+  for (int64_t kv_head = 0; kv_head < options_.kv_heads; ++kv_head) {
+    for (int64_t c = 0; c < dim; ++c) {
+      float sum = 0;
+      for (int64_t g = 0; g < group; ++g) sum += sums[(kv_head * group + g) * dim + c];
+      const float now = sum / count;
+      const int64_t i = kv_head * dim + c;
+      const float kept = keep * ema[i], taken = take * now;
+      out[i] = seen ? kept + taken : now;
+    }
+  }
+  return energy;
+}
+
+at::Tensor QueryEnergyImpl::seal() {
+  ema_.copy_(preview());
+  seen_.fill_(true);
+  sums_.zero_();
+  tokens_.zero_();
+  return ema_;
+}
+
+void QueryEnergyImpl::reset() {
+  sums_.zero_();
+  tokens_.zero_();
+  ema_.zero_();
+  seen_.zero_();
+}
+
+}  // namespace rillkv

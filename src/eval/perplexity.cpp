@@ -1,0 +1,146 @@
+#include "rillkv/eval/perplexity.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "rillkv/error.h"
+
+namespace rillkv::eval {
+namespace {
+
+/// What one position contributes.
+struct Position {
+  double log_normaliser;  // log sum exp, so that log p(v) = logit(v) - log_normaliser
+  int64_t best;
+};
+
+Position summarise(const float* logits, int64_t vocab) {
+  const int64_t best = std::max_element(logits, logits + vocab) - logits;
+  double sum = 0;
+  for (int64_t v = 0; v < vocab; ++v)
+    sum += std::exp(static_cast<double>(logits[v]) - logits[best]);
+  return {logits[best] + std::log(sum), best};
+}
+
+/// KL(p || q) of the softmaxes of two rows of logits.
+double divergence(const float* p, const Position& p_norm, const float* q, const Position& q_norm,
+                  int64_t vocab) {
+  double sum = 0;
+  for (int64_t v = 0; v < vocab; ++v) {
+    const double log_p = p[v] - p_norm.log_normaliser;
+    sum += std::exp(log_p) * (log_p - (q[v] - q_norm.log_normaliser));
+  }
+  return sum;
+}
+
+/// Runs the window's chunks through the compressed and the dense cache in step, so that only one
+/// chunk's logits are ever held.
+class WindowRun {
+ public:
+  WindowRun(const LlamaModel& model, const PerplexityOptions& options)
+      : model_(model),
+        options_(options),
+        cache_(model->make_cache(options.config, options.protocol)) {
+    if (options.baseline) {
+      CompressionConfig dense = options.config;
+      dense.policy = Policy::kDense;
+      dense_.emplace(model->make_cache(dense));
+    }
+  }
+
+  template <typename Step>
+  WindowResult run(const int64_t* tokens, int64_t first_scored, const Step& step) {
+    WindowResult result;
+    const int64_t context = options_.context, chunk = options_.config.chunk_size;
+    for (int64_t begin = 0; begin < context; begin += chunk) {
+      const int64_t end = std::min(begin + chunk, context);
+      const at::Tensor ids =
+          at::from_blob(const_cast<int64_t*>(tokens + begin), {end - begin}, at::kLong);
+      const at::Tensor seen = model_->forward(ids, cache_, Logits::kAll);
+      at::Tensor reference;
+      if (dense_) reference = model_->forward(ids, *dense_, Logits::kAll);
+      score(tokens, begin, first_scored, seen, reference, result);
+      step();
+    }
+    result.nll /= static_cast<double>(result.scored);
+    result.nll_baseline /= static_cast<double>(result.scored);
+    result.kl /= static_cast<double>(context);
+    result.top1 /= static_cast<double>(context);
+    return result;
+  }
+
+  CacheReport report() const { return cache_.report(); }
+
+ private:
+  void score(const int64_t* tokens, int64_t begin, int64_t first_scored, const at::Tensor& seen,
+             const at::Tensor& reference, WindowResult& result) {
+    const int64_t vocab = seen.size(1);
+    for (int64_t i = 0; i < seen.size(0); ++i) {
+      const float* q = seen.const_data_ptr<float>() + i * vocab;
+      const Position q_norm = summarise(q, vocab);
+      const int64_t target = begin + i + 1;
+      const bool scored = target >= first_scored && target < options_.context;
+      if (scored) {
+        ++result.scored;
+        result.nll += q_norm.log_normaliser - q[tokens[target]];
+      }
+      if (!reference.defined()) continue;
+      const float* p = reference.const_data_ptr<float>() + i * vocab;
+      const Position p_norm = summarise(p, vocab);
+      if (scored) result.nll_baseline += p_norm.log_normaliser - p[tokens[target]];
+      result.kl += divergence(p, p_norm, q, q_norm, vocab);
+      result.top1 += p_norm.best == q_norm.best;
+    }
+  }
+
+  const LlamaModel& model_;
+  const PerplexityOptions& options_;
+  QuantizedKvCache cache_;
+  std::optional<QuantizedKvCache> dense_;
+};
+
+}  // namespace
+
+PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& tokens,
+                            const PerplexityOptions& options) {
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  RILLKV_CHECK(options.context >= 2, "perplexity: expected a context of at least 2 tokens, got ",
+               options.context);
+  const int64_t stride = options.stride == 0 ? options.context : options.stride;
+  RILLKV_CHECK(stride >= 1 && stride <= options.context, "perplexity: expected a stride in 1..",
+               options.context, ", got ", stride);
+  const int64_t available = count < options.context ? 0 : (count - options.context) / stride + 1;
+  const int64_t windows = options.windows == 0 ? available : options.windows;
+  RILLKV_CHECK(windows >= 1 && windows <= available, "perplexity: expected a text of at least ",
+               (std::max<int64_t>(windows, 1) - 1) * stride + options.context, " tokens for ",
+               std::max<int64_t>(windows, 1), " windows of ", options.context, ", got ", count);
+
+  PerplexityResult result;
+  const int64_t chunk = options.config.chunk_size;
+  const int64_t steps = windows * ((options.context + chunk - 1) / chunk);
+  int64_t done = 0;
+  for (int64_t w = 0; w < windows; ++w) {
+    WindowRun run(model, options);
+    const int64_t first_scored = w == 0 ? 1 : std::max<int64_t>(1, options.context - stride);
+    result.windows.push_back(run.run(tokens.data() + w * stride, first_scored, [&] {
+      ++done;
+      if (options.on_progress) options.on_progress(done, steps);
+    }));
+    result.cache = run.report();
+  }
+  double nll = 0, nll_baseline = 0, scored = 0;
+  for (const WindowResult& w : result.windows) {
+    nll += w.nll * static_cast<double>(w.scored);
+    nll_baseline += w.nll_baseline * static_cast<double>(w.scored);
+    scored += static_cast<double>(w.scored);
+    result.kl_mean += w.kl / static_cast<double>(windows);
+    result.top1_agreement += w.top1 / static_cast<double>(windows);
+  }
+  result.perplexity = std::exp(nll / scored);
+  result.perplexity_baseline = options.baseline ? std::exp(nll_baseline / scored) : 0;
+  return result;
+}
+
+}  // namespace rillkv::eval

@@ -1,0 +1,155 @@
+#include "rillkv/eval/result_log.h"
+
+#include <sstream>
+#include <system_error>
+
+#include "rillkv/error.h"
+
+namespace rillkv::eval {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+void make_parent(const fs::path& path) {
+  std::error_code error;
+  if (path.has_parent_path()) fs::create_directories(path.parent_path(), error);
+  RILLKV_CHECK(!error, "cannot create folder ", path.parent_path().string(), ": ", error.message());
+}
+
+std::string read_text(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  RILLKV_CHECK(in, "cannot read ", path.string());
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+std::string short_dump(const Json& flat, const std::string& key) {
+  return flat.contains(key) ? flat.at(key).dump() : std::string("absent");
+}
+
+/// One line that names the first place where two fingerprints differ.
+std::string first_difference(const Json& before, const Json& now) {
+  const Json old_flat = before.flatten(), new_flat = now.flatten();
+  for (const Json* side : {&new_flat, &old_flat}) {
+    for (const auto& item : side->items()) {
+      const std::string was = short_dump(old_flat, item.key()),
+                        is = short_dump(new_flat, item.key());
+      if (was != is) return str_cat(item.key(), " was ", was, ", is ", is);
+    }
+  }
+  return "they differ";
+}
+
+}  // namespace
+
+void write_text_atomically(const fs::path& path, const std::string& text) {
+  make_parent(path);
+  const fs::path temporary = path.string() + ".tmp";
+  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+  out << text;
+  out.close();
+  std::error_code error;
+  if (!out) {
+    fs::remove(temporary, error);
+    throw Error(str_cat("cannot write ", path.string()));
+  }
+  fs::rename(temporary, path, error);
+  RILLKV_CHECK(!error, "cannot write ", path.string(), ": ", error.message());
+}
+
+void write_json_atomically(const fs::path& path, const Json& json) {
+  write_text_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+Json read_json(const fs::path& path) {
+  try {
+    return Json::parse(read_text(path));
+  } catch (const Json::parse_error& error) {
+    throw Error(str_cat(path.string(), ": not JSON: ", error.what()));
+  }
+}
+
+std::vector<Json> read_jsonl(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  RILLKV_CHECK(in, "cannot read ", path.string());
+  std::vector<Json> records;
+  std::string line;
+  for (int64_t number = 1; std::getline(in, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    Json record = Json::parse(line, nullptr, false);
+    RILLKV_CHECK(record.is_object(), path.string(), ":", number, ": expected a JSON object");
+    records.push_back(std::move(record));
+  }
+  return records;
+}
+
+ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
+    : path_(std::move(path)) {
+  const fs::path run_file = path_.string() + ".run.json";
+  if (restart) {
+    std::error_code error;
+    fs::remove(path_, error);
+    fs::remove(run_file, error);
+  }
+  make_parent(path_);
+  // Compare what a round trip through the file leaves, or 1 and 1.0 would differ.
+  const Json wanted = Json::parse(fingerprint.dump());
+  if (fs::exists(run_file)) {
+    const Json before = read_json(run_file);
+    RILLKV_CHECK(before == wanted, "results in ", path_.string(),
+                 " were made differently: ", first_difference(before, wanted),
+                 "; restart or choose another output folder");
+  } else {
+    RILLKV_CHECK(!fs::exists(path_), path_.string(), " exists but ", run_file.string(),
+                 ", which says how it was made, does not; restart or choose another output folder");
+    write_json_atomically(run_file, wanted);
+  }
+  load();
+  out_.open(path_, std::ios::binary | std::ios::app);
+  RILLKV_CHECK(out_, "cannot write ", path_.string());
+}
+
+void ResultLog::load() {
+  if (!fs::exists(path_)) return;
+  const std::string text = read_text(path_);
+  size_t begin = 0;
+  for (int64_t number = 1; begin < text.size(); ++number) {
+    const size_t end = text.find('\n', begin);
+    if (end == std::string::npos) {  // Torn by a crash while it was written.
+      std::error_code error;
+      fs::resize_file(path_, begin, error);
+      RILLKV_CHECK(!error, "cannot repair ", path_.string(), ": ", error.message());
+      return;
+    }
+    const Json record = Json::parse(text.begin() + begin, text.begin() + end, nullptr, false);
+    RILLKV_CHECK(record.is_object() && record.contains("key") && record["key"].is_string(),
+                 path_.string(), ":", number, ": expected a JSON object with a string \"key\"");
+    RILLKV_CHECK(find(record["key"]) == nullptr, path_.string(), ":", number, ": key ",
+                 record["key"].dump(), " occurs twice");
+    add(record);
+    begin = end + 1;
+  }
+}
+
+void ResultLog::add(Json record) {
+  index_.emplace(record.at("key").get<std::string>(), records_.size());
+  records_.push_back(std::move(record));
+}
+
+const Json* ResultLog::find(const std::string& key) const {
+  const auto it = index_.find(key);
+  return it == index_.end() ? nullptr : &records_[it->second];
+}
+
+void ResultLog::append(const std::string& key, Json record) {
+  RILLKV_CHECK(find(key) == nullptr, path_.string(), ": key \"", key, "\" is already there");
+  record["key"] = key;
+  out_ << record.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  out_.flush();
+  RILLKV_CHECK(out_, "cannot write ", path_.string());
+  add(std::move(record));
+}
+
+}  // namespace rillkv::eval

@@ -1,0 +1,185 @@
+#include "src/io/bpe_model.h"
+
+#include <queue>
+#include <utility>
+
+#include "rillkv/error.h"
+#include "rillkv/files.h"
+#include "src/io/json_reader.h"
+#include "src/io/utf8.h"
+
+namespace rillkv::io {
+
+using nlohmann::json;
+
+ByteAlphabet::ByteAlphabet() {
+  char32_t next = 256;
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const bool printable = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte != 0xad);
+    append_utf8(characters_[byte], printable ? byte : next++);
+    bytes_[characters_[byte]] = static_cast<char>(byte);
+  }
+}
+
+std::optional<std::string> ByteAlphabet::to_bytes(std::string_view token) const {
+  std::string bytes;
+  while (!token.empty()) {
+    const size_t length = utf8_step(token).length;
+    const auto found = bytes_.find(std::string(token.substr(0, length)));
+    if (found == bytes_.end()) return std::nullopt;
+    bytes += found->second;
+    token.remove_prefix(length);
+  }
+  return bytes;
+}
+
+BpeModel::BpeModel(const json& model, const ByteAlphabet& alphabet, const std::string& where) {
+  const JsonReader reader(model, where);
+  if (reader.string("type").value_or("BPE") != "BPE") reader.fail("type", "\"BPE\"");
+  if (reader.number("dropout").value_or(0) != 0) reader.fail("dropout", "null or 0");
+  if (reader.boolean("byte_fallback").value_or(false)) reader.fail("byte_fallback", "false");
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    if (!reader.string(key).value_or("").empty()) reader.fail(key, "null or \"\"");
+  }
+  fuse_unknown_ = reader.boolean("fuse_unk").value_or(false);
+  read_vocabulary(model, where);
+  read_merges(model, where);
+
+  if (const auto unknown = reader.string("unk_token")) {
+    const auto found = vocabulary_.find(*unknown);
+    if (found == vocabulary_.end()) reader.fail("unk_token", "a token of the vocabulary");
+    unknown_id_ = found->second;
+  }
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto found = vocabulary_.find(alphabet.character(static_cast<unsigned char>(byte)));
+    byte_ids_[byte] = found == vocabulary_.end() ? -1 : found->second;
+  }
+  if (reader.boolean("ignore_merges").value_or(false)) {
+    for (const auto& [token, id] : vocabulary_) {
+      if (auto bytes = alphabet.to_bytes(token)) whole_words_.emplace(std::move(*bytes), id);
+    }
+  }
+}
+
+void BpeModel::read_vocabulary(const json& model, const std::string& where) {
+  const JsonReader reader(model, where);
+  const json* vocab = reader.find("vocab");
+  if (vocab == nullptr || !vocab->is_object()) reader.fail("vocab", "an object of token ids");
+  vocabulary_.reserve(vocab->size());
+  constexpr int64_t kLargestId = 1 << 28;
+  for (const auto& [token, id] : vocab->items()) {
+    RILLKV_CHECK(id.is_number_unsigned() && id <= kLargestId, where, ": vocab: id of token ",
+                 in_quotes(token), " must be in 0..", kLargestId, ", found ", id.dump());
+    vocabulary_.emplace(token, id.get<int32_t>());
+  }
+}
+
+void BpeModel::read_merges(const json& model, const std::string& where) {
+  const JsonReader reader(model, where);
+  const json* merges = reader.find("merges");
+  if (merges == nullptr || !merges->is_array()) reader.fail("merges", "an array");
+  merges_.reserve(merges->size());
+  int32_t rank = 0;
+  for (const json& merge : *merges) {
+    // "left right" in older files, ["left", "right"] in newer ones.
+    std::string left;
+    std::string right;
+    if (merge.is_string()) {
+      const auto text = merge.get<std::string>();
+      const size_t space = text.find(' ');
+      if (space != text.npos) {
+        left = text.substr(0, space);
+        right = text.substr(space + 1);
+      }
+    } else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() &&
+               merge[1].is_string()) {
+      left = merge[0].get<std::string>();
+      right = merge[1].get<std::string>();
+    }
+    RILLKV_CHECK(!left.empty() && !right.empty(), where, ": merge ", rank,
+                 " must be two tokens, found ", in_quotes(merge.dump()));
+    const auto id = [&](const std::string& token) {
+      const auto found = vocabulary_.find(token);
+      RILLKV_CHECK(found != vocabulary_.end(), where, ": merge ", rank, ": token ",
+                   in_quotes(token), " is not in the vocab");
+      return found->second;
+    };
+    // A pair that comes twice keeps its later rank, as in Hugging Face tokenizers.
+    merges_[pair(id(left), id(right))] = {rank, id(left + right)};
+    ++rank;
+  }
+}
+
+void BpeModel::encode(std::string_view bytes, std::vector<int64_t>& ids) const {
+  if (!whole_words_.empty()) {
+    const auto found = whole_words_.find(std::string(bytes));
+    if (found != whole_words_.end()) {
+      ids.push_back(found->second);
+      return;
+    }
+  }
+  // Symbols form a doubly linked list; a heap holds the adjacent pairs that may merge, lowest rank
+  // first, then leftmost. Entries made stale by an earlier merge are recognised by their ids.
+  struct Symbol {
+    int32_t id;
+    int32_t previous;
+    int32_t next;
+  };
+  struct Candidate {
+    int32_t rank;
+    int32_t left;
+    int32_t left_id;
+    int32_t right_id;
+    int32_t merged_id;
+    bool operator>(const Candidate& other) const {
+      return std::pair(rank, left) > std::pair(other.rank, other.left);
+    }
+  };
+  constexpr int32_t kNone = -1;
+  RILLKV_CHECK(bytes.size() <= size_t{INT32_MAX}, "a word of ", bytes.size(),
+               " bytes is too long for the tokenizer");
+  std::vector<Symbol> symbols;
+  symbols.reserve(bytes.size());
+  bool after_unknown = false;
+  for (const char c : bytes) {
+    int32_t id = byte_ids_[static_cast<unsigned char>(c)];
+    const bool unknown = id < 0;
+    if (unknown) {
+      id = unknown_id_;
+      if (id < 0 || (after_unknown && fuse_unknown_)) continue;
+    }
+    after_unknown = unknown;
+    const auto index = static_cast<int32_t>(symbols.size());
+    symbols.push_back({id, index - 1, index + 1});
+  }
+  if (symbols.empty()) return;
+  symbols.back().next = kNone;
+
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> candidates;
+  const auto consider = [&](int32_t left) {
+    if (left == kNone || symbols[left].next == kNone) return;
+    const int32_t left_id = symbols[left].id;
+    const int32_t right_id = symbols[symbols[left].next].id;
+    const auto found = merges_.find(pair(left_id, right_id));
+    if (found == merges_.end()) return;
+    candidates.push({found->second.rank, left, left_id, right_id, found->second.id});
+  };
+  for (int32_t i = 0; i + 1 < static_cast<int32_t>(symbols.size()); ++i) consider(i);
+  while (!candidates.empty()) {
+    const Candidate best = candidates.top();
+    candidates.pop();
+    Symbol& left = symbols[best.left];
+    if (left.id != best.left_id || left.next == kNone) continue;
+    Symbol& right = symbols[left.next];
+    if (right.id != best.right_id) continue;
+    left.id = best.merged_id;
+    right.id = kNone;  // dead: no candidate has this id
+    left.next = right.next;
+    if (left.next != kNone) symbols[left.next].previous = best.left;
+    consider(left.previous);
+    consider(best.left);
+  }
+  for (int32_t i = 0; i != kNone; i = symbols[i].next) ids.push_back(symbols[i].id);
+}
+
+}  // namespace rillkv::io

@@ -1,0 +1,45 @@
+// Reading JSON from files that may lie: every error is one line that names the file and the key.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace rillkv::io {
+
+/// Parses `text`. Throws Error for bad syntax, a duplicate key in one object, nesting deeper than
+/// `deepest` or trailing bytes. `where` names the source in errors.
+nlohmann::json parse_json(std::string_view text, const std::string& where, int deepest = 64);
+
+/// Reads and parses a file whose top level must be an object.
+nlohmann::json read_json_object(const std::string& path);
+
+/// Typed access to one JSON object. A missing key and `null` are the same thing: absent.
+/// The object must outlive the reader. Wrong types and ranges throw Error naming source and key.
+class JsonReader {
+ public:
+  JsonReader(const nlohmann::json& object, std::string where);
+
+  const nlohmann::json* find(const char* key) const;
+  bool has(const char* key) const { return find(key) != nullptr; }
+  /// Also true for null.
+  bool present(const char* key) const { return object_.contains(key); }
+
+  std::optional<int64_t> integer(const char* key, int64_t least, int64_t greatest) const;
+  int64_t required_integer(const char* key, int64_t least, int64_t greatest) const;
+  std::optional<double> number(const char* key) const;
+  std::optional<bool> boolean(const char* key) const;
+  std::optional<std::string> string(const char* key) const;
+
+  /// "config.json: key \"x\"": the beginning of an error line about a key.
+  std::string name(const char* key) const;
+  [[noreturn]] void fail(const char* key, const std::string& expectation) const;
+
+ private:
+  const nlohmann::json& object_;
+  std::string where_;
+};
+
+}  // namespace rillkv::io

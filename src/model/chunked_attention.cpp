@@ -1,0 +1,54 @@
+#include "rillkv/chunked_attention.h"
+
+#include <ATen/ATen.h>
+
+#include "rillkv/error.h"
+
+namespace rillkv {
+
+ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer,
+                                                     at::ScalarType dtype)
+    : layer_(layer),
+      heads_(config.num_attention_heads),
+      kv_heads_(config.num_key_value_heads),
+      head_dim_(config.head_dim) {
+  const int64_t q_rows = heads_ * head_dim_, kv_rows = kv_heads_ * head_dim_;
+  qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype);
+  const auto view = [&](const char* name, int64_t begin, int64_t rows) {
+    return register_module(
+        name, Linear(qkv_->weight.narrow(0, begin, rows),
+                     config.qkv_bias ? qkv_->bias.narrow(0, begin, rows) : at::Tensor()));
+  };
+  q_proj = view("q_proj", 0, q_rows);
+  k_proj = view("k_proj", q_rows, kv_rows);
+  v_proj = view("v_proj", q_rows + kv_rows, kv_rows);
+  o_proj = register_module("o_proj", Linear(q_rows, config.hidden_size, config.o_bias, dtype));
+}
+
+at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
+                                              QuantizedKvCache& cache) const {
+  return forward(hidden, {SequenceRows{0, hidden.size(0), &cache}});
+}
+
+at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
+                                              const std::vector<SequenceRows>& sequences) const {
+  const int64_t tokens = hidden.size(0);
+  const at::Tensor qkv = qkv_->forward(hidden).view({tokens, heads_ + 2 * kv_heads_, head_dim_});
+  const at::Tensor q = qkv.narrow(1, 0, heads_);
+  const at::Tensor k = qkv.narrow(1, heads_, kv_heads_);
+  const at::Tensor v = qkv.narrow(1, heads_ + kv_heads_, kv_heads_);
+  std::vector<at::Tensor> outputs;
+  for (const SequenceRows& s : sequences) {
+    outputs.push_back(s.cache->attend(layer_, q.slice(0, s.begin, s.end),
+                                      k.slice(0, s.begin, s.end), v.slice(0, s.begin, s.end)));
+  }
+  const at::Tensor out = outputs.size() == 1 ? outputs[0] : at::cat(outputs);
+  return o_proj->forward(out.reshape({tokens, heads_ * head_dim_}));
+}
+
+void ChunkedLlamaAttentionImpl::pack() {
+  if (qkv_->pack()) q_proj->weight = k_proj->weight = v_proj->weight = at::Tensor();
+  o_proj->pack();
+}
+
+}  // namespace rillkv

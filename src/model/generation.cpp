@@ -1,0 +1,115 @@
+#include "rillkv/generation.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "rillkv/error.h"
+#include "rillkv/log.h"
+
+namespace rillkv {
+namespace {
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+at::Tensor token_tensor(const int64_t* tokens, int64_t count) {
+  return at::from_blob(const_cast<int64_t*>(tokens), {count}, at::kLong);
+}
+
+}  // namespace
+
+int64_t choose_token(const at::Tensor& logits, double temperature, double uniform) {
+  const at::Tensor row = logits.contiguous();
+  const float* data = row.const_data_ptr<float>();
+  const int64_t vocab = row.numel();
+  const int64_t best = std::max_element(data, data + vocab) - data;
+  if (temperature <= 0) return best;
+  // exp relative to the largest logit: no overflow, and the best token has weight 1.
+  std::vector<double> weights(vocab);
+  double sum = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    weights[i] = std::exp((static_cast<double>(data[i]) - data[best]) / temperature);
+    sum += weights[i];
+  }
+  double left = uniform * sum;
+  for (int64_t i = 0; i < vocab; ++i) {
+    left -= weights[i];
+    if (left < 0) return i;
+  }
+  return best;
+}
+
+GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& prompt,
+                          QuantizedKvCache& cache, const GenerationOptions& options) {
+  RILLKV_CHECK(!prompt.empty(), "expected a prompt of at least one token, got an empty one");
+  const int64_t vocab = model->config().vocab_size;
+  for (int64_t id : prompt) {
+    RILLKV_CHECK(id >= 0 && id < vocab, "expected token ids in 0..", vocab - 1, ", got ", id);
+  }
+  const int64_t count = static_cast<int64_t>(prompt.size());
+  const int64_t limit = model->config().max_position_embeddings;
+  if (cache.length() + count + options.max_new_tokens > limit) {
+    log(LogLevel::kWarning, str_cat("prompt and new tokens reach position ",
+                                    cache.length() + count + options.max_new_tokens,
+                                    ", beyond the model's max_position_embeddings ", limit));
+  }
+  GenerationResult result;
+  result.prompt_tokens = count;
+  std::mt19937_64 random(options.seed);
+  const auto uniform = [&] { return static_cast<double>(random() >> 11) * 0x1.0p-53; };
+
+  double extra = 0;  // seconds spent on prompt_top1
+  const Stopwatch prefill;
+  for (int64_t begin = 0; begin < count;) {
+    const int64_t end = std::min(begin + cache.config().chunk_size, count);
+    const at::Tensor hidden = model->hidden_states(
+        {SequenceChunk{token_tensor(prompt.data() + begin, end - begin), &cache}});
+    if (end == count) {
+      result.last_logits = model->logits(hidden.slice(0, end - begin - 1))[0];
+    }
+    if (options.prompt_top1) {
+      const Stopwatch top1;
+      const at::Tensor best = model->logits(hidden).argmax(-1);
+      const int64_t* ids = best.const_data_ptr<int64_t>();
+      result.prompt_top1.insert(result.prompt_top1.end(), ids, ids + best.numel());
+      extra += top1.seconds();
+    }
+    begin = end;
+    if (options.on_prefill) options.on_prefill(end);
+  }
+  int64_t next = options.max_new_tokens > 0
+                     ? choose_token(result.last_logits, options.temperature, uniform())
+                     : -1;
+  result.ttft_s = prefill.seconds() - extra;
+  result.prefill_tokens_per_s = static_cast<double>(count) / result.ttft_s;
+
+  const Stopwatch decode;
+  int64_t steps = 0;
+  while (static_cast<int64_t>(result.tokens.size()) < options.max_new_tokens) {
+    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), next) !=
+        options.stop_ids.end()) {
+      break;
+    }
+    result.tokens.push_back(next);
+    if (options.on_token && !options.on_token(next)) break;
+    if (static_cast<int64_t>(result.tokens.size()) == options.max_new_tokens) break;
+    const at::Tensor logits = model->forward(token_tensor(&next, 1), cache, Logits::kLast);
+    next = choose_token(logits[0], options.temperature, uniform());
+    ++steps;
+  }
+  if (steps > 0) result.decode_tokens_per_s = static_cast<double>(steps) / decode.seconds();
+  return result;
+}
+
+}  // namespace rillkv

@@ -1,0 +1,131 @@
+#include "rillkv/llama.h"
+
+#include <ATen/ATen.h>
+
+#include "model/llama_layer.h"
+#include "rillkv/error.h"
+
+namespace rillkv {
+
+LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype)
+    : config_(config), dtype_(dtype) {
+  const auto options = at::TensorOptions().dtype(dtype);
+  const auto holder = [&](const char* name, at::IntArrayRef shape) {
+    auto module = std::make_shared<torch::nn::Module>();
+    const at::Tensor weight =
+        module->register_parameter("weight", at::empty(shape, options), false);
+    register_module(name, std::move(module));
+    return weight;
+  };
+  embed_tokens_ = holder("embed_tokens", {config.vocab_size, config.hidden_size});
+  auto layers = std::make_shared<torch::nn::Module>();
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    layers_.push_back(layers->register_module(std::to_string(i),
+                                              std::make_shared<LlamaLayerImpl>(config, i, dtype)));
+  }
+  register_module("layers", std::move(layers));
+  norm_ = holder("norm", {config.hidden_size});
+  lm_head_ = config.tie_word_embeddings
+                 ? Linear(embed_tokens_, at::Tensor())
+                 : Linear(config.hidden_size, config.vocab_size, false, dtype);
+  if (!config.tie_word_embeddings) register_module("lm_head", lm_head_);
+}
+
+void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::string&)>& source,
+                                  const std::function<void(const std::string&)>& done) {
+  at::NoGradGuard no_grad;
+  for (auto& item : named_parameters()) {
+    const std::string name = item.key() == "lm_head.weight" ? item.key() : "model." + item.key();
+    const at::Tensor tensor = source(name);
+    RILLKV_CHECK(tensor.sizes() == item.value().sizes(), "weight '", name, "': expected shape ",
+                 item.value().sizes(), ", got ", tensor.sizes());
+    item.value().copy_(tensor);
+    if (done) done(name);
+  }
+}
+
+at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
+  at::InferenceMode inference;
+  return lm_head_->forward(rms_norm(hidden_states, norm_, config_.rms_norm_eps)).to(at::kFloat);
+}
+
+at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
+  at::InferenceMode inference;
+  std::vector<at::Tensor> tokens;
+  std::vector<SequenceRows> rows;
+  int64_t total = 0;
+  for (const SequenceChunk& chunk : batch) {
+    RILLKV_CHECK(chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong,
+                 "LlamaModel: expected tokens of [T] int64, got ", chunk.tokens.scalar_type(), " ",
+                 chunk.tokens.sizes());
+    const int64_t count = chunk.tokens.size(0);
+    RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
+    const int64_t low = chunk.tokens.min().item<int64_t>(),
+                  high = chunk.tokens.max().item<int64_t>();
+    RILLKV_CHECK(low >= 0 && high < config_.vocab_size, "LlamaModel: expected token ids in 0..",
+                 config_.vocab_size - 1, ", got ", low < 0 ? low : high);
+    tokens.push_back(chunk.tokens);
+    rows.push_back({total, total + count, chunk.cache});
+    total += count;
+  }
+  RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
+  at::Tensor hidden =
+      at::embedding(embed_tokens_, tokens.size() == 1 ? tokens[0] : at::cat(tokens));
+  for (const auto& layer : layers_) hidden = layer->forward(hidden, rows);
+  return hidden;
+}
+
+at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& cache,
+                                   Logits logits) const {
+  return forward({SequenceChunk{tokens, &cache}}, logits)[0];
+}
+
+std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>& batch,
+                                                Logits which) const {
+  const at::Tensor hidden = hidden_states(batch);
+  std::vector<at::Tensor> results(batch.size());
+  if (which == Logits::kNone) return results;
+  int64_t begin = 0;
+  for (size_t i = 0; i < batch.size(); ++i) {
+    const int64_t end = begin + batch[i].tokens.size(0);
+    results[i] = logits(hidden.slice(0, which == Logits::kLast ? end - 1 : begin, end));
+    begin = end;
+  }
+  return results;
+}
+
+QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
+                                            CacheProtocol protocol) const {
+  CacheGeometry geometry;
+  geometry.layers = config_.num_hidden_layers;
+  geometry.heads = config_.num_attention_heads;
+  geometry.kv_heads = config_.num_key_value_heads;
+  geometry.head_dim = config_.head_dim;
+  geometry.inverse_frequencies = rope_inverse_frequencies(config_);
+  return QuantizedKvCache(geometry, config, dtype_, protocol);
+}
+
+void LlamaModelImpl::pack() {
+  for (auto& layer : layers_) layer->pack();
+  lm_head_->pack();
+}
+
+LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
+  const ModelConfig config = ModelConfig::load(folder);
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  LlamaModel model(config, options.dtype);
+  model->load_weights([&](const std::string& name) { return checkpoint.tensor(name); },
+                      [&](const std::string& name) { checkpoint.release(name); });
+  model->pack();
+  return model;
+}
+
+at::ScalarType parse_dtype(const std::string& name) {
+  if (name == "float32") return at::kFloat;
+  if (name == "bfloat16") return at::kBFloat16;
+  if (name == "float16") return at::kHalf;
+  if (name == "auto") return __builtin_cpu_supports("avx512bf16") ? at::kBFloat16 : at::kFloat;
+  throw UsageError(str_cat("expected dtype auto, float32, bfloat16 or float16, got '", name, "'"));
+}
+
+}  // namespace rillkv

@@ -1,0 +1,46 @@
+// One decoder layer.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <vector>
+
+#include "rillkv/chunked_attention.h"
+#include "rillkv/linear.h"
+#include "rillkv/model_config.h"
+
+namespace rillkv {
+
+/// x * rsqrt(mean(x^2) + eps) * weight, in f32, rounded as Hugging Face's LlamaRMSNorm does.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+
+/// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
+class LlamaMlpImpl : public torch::nn::Module {
+ public:
+  LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype);
+  at::Tensor forward(const at::Tensor& x) const;
+  void pack();
+
+ private:
+  int64_t intermediate_;
+  Linear gate_up_{nullptr};  // the fused weight; its views are the submodules
+  Linear gate_proj_{nullptr}, up_proj_{nullptr}, down_proj_{nullptr};
+};
+TORCH_MODULE(LlamaMlp);
+
+/// x + attention(norm(x)), then x + mlp(norm(x)).
+class LlamaLayerImpl : public torch::nn::Module {
+ public:
+  LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  /// hidden: [tokens, hidden_size] -> the same shape.
+  at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
+  void pack();
+
+ private:
+  double eps_;
+  at::Tensor input_norm_, post_attention_norm_;  // [hidden]
+  ChunkedLlamaAttention attention_{nullptr};
+  LlamaMlp mlp_{nullptr};
+};
+
+}  // namespace rillkv

@@ -1,0 +1,7 @@
+#include "rillkv/version.h"
+
+namespace rillkv {
+
+const char* version() { return RILLKV_VERSION_STRING; }
+
+}  // namespace rillkv
