@@ -1,0 +1,219 @@
+// ldmatrix and mma.sync.
+//
+// A register that holds an 8x8 matrix of 16-bit elements has element (row, 2*j + i) in half i of
+// lane 4*row + j. An array of 32 lanes is therefore the matrix itself, row by row: fragments need
+// no shuffling, only reinterpretation.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "tests/support/ptx/access.h"
+#include "tests/support/ptx/block.h"
+#include "tests/support/ptx/builder.h"
+#include "tests/support/ptx/lanes.h"
+#include "tests/support/ptx/number_formats.h"
+
+namespace rillkv::ptx {
+namespace {
+
+constexpr int kRowBytes = 16;  // 8 elements of 16 bits
+
+/// operand[0]: address, operand[1..count]: results. Lane 8*m + r holds the address of row r of
+/// matrix m.
+template <bool kTransposed>
+void load_matrices(Warp& w, const Op& op) {
+  const uint32_t all = w.active;
+  w.active = op.count == 4 ? kAllLanes : (1u << (8 * op.count)) - 1;
+  locate(w, op, 0, kRowBytes, AccessKind::kRead);
+  w.active = all;
+  for (int m = 0; m < op.count; ++m) {
+    uint16_t rows[8][8];
+    for (int row = 0; row < 8; ++row) {
+      std::memcpy(rows[row], w.pointers[8 * m + row], kRowBytes);
+    }
+    uint16_t* d = w.lanes<uint16_t>(op.operand[1 + m]);
+    for (int i = 0; i < 8; ++i) {
+      for (int j = 0; j < 8; ++j) d[8 * i + j] = kTransposed ? rows[j][i] : rows[i][j];
+    }
+  }
+}
+
+bool decode_load_matrices(Builder& b) {
+  b.take("sync");
+  b.take("aligned");
+  if (!b.take("m8n8")) b.unsupported();
+  const std::string count = b.take_any({"x1", "x2", "x4"});
+  const bool transposed = b.take("trans");
+  if (count.empty() || !(b.take("shared") || b.take("shared::cta")) || !b.take("b16")) {
+    b.unsupported();
+  }
+  b.op.count = static_cast<uint8_t>(count[1] - '0');
+  b.address(1, 0, Space::kShared);
+  const Operand& results = b.operand(0);
+  const bool is_vector = results.kind == Operand::Kind::kVector;
+  if (is_vector ? results.elements.size() != b.op.count : b.op.count != 1) b.unsupported();
+  for (size_t i = 0; i < b.op.count; ++i) {
+    b.op.operand[1 + i] = b.out(is_vector ? results.elements[i] : results, {'b', 32});
+  }
+  b.op.bytes = kRowBytes;
+  b.op.site = 0;
+  b.op.control = Control::kCollective;
+  b.op.run = transposed ? load_matrices<true> : load_matrices<false>;
+  return true;
+}
+
+// ---- mma ----
+
+/// operand[0..]: 4 (f32) or 2 (f16) registers of D, then K/4 of A, K/8 of B, and those of C.
+/// Products are exact in f32; they are added one by one in order of k, each sum rounded, starting
+/// from C. The hardware adds several products at once and truncates, so results agree with a
+/// device's up to the rounding of f32 sums, which no caller may rely on.
+template <typename Format, int kDepth, bool kHalfResult>
+void multiply_add(Warp& w, const Op& op) {
+  constexpr int kResults = kHalfResult ? 2 : 4;
+  constexpr int kTiles = kDepth / 8;
+  alignas(64) float a[16][kDepth];
+  alignas(64) float b[kDepth][8];
+  alignas(64) float c[16][8];
+  for (int tile = 0; tile < kTiles; ++tile) {
+    for (int half = 0; half < 2; ++half) {  // rows 0-7, then 8-15
+      const uint16_t* s = w.lanes<const uint16_t>(op.operand[kResults + 2 * tile + half]);
+      for (int i = 0; i < 64; ++i) a[8 * half + i / 8][8 * tile + i % 8] = Format::widen(s[i]);
+    }
+    const uint16_t* s = w.lanes<const uint16_t>(op.operand[kResults + 2 * kTiles + tile]);
+    alignas(64) float columns[64];
+    for (int i = 0; i < 64; ++i) columns[i] = Format::widen(s[i]);
+    for (int n = 0; n < 8; ++n) {
+      for (int k = 0; k < 8; ++k) b[8 * tile + k][n] = columns[8 * n + k];
+    }
+  }
+  const Ref* third = op.operand + kResults + 3 * kTiles;
+  for (int half = 0; half < 2; ++half) {
+    if constexpr (kHalfResult) {
+      const uint16_t* s = w.lanes<const uint16_t>(third[half]);
+      for (int i = 0; i < 64; ++i) c[8 * half + i / 8][i % 8] = Format::widen(s[i]);
+    } else {
+      const float* even = w.lanes<const float>(third[2 * half]);
+      const float* odd = w.lanes<const float>(third[2 * half + 1]);
+      for (int i = 0; i < kLanes; ++i) {
+        c[8 * half + i / 4][2 * (i % 4)] = even[i];
+        c[8 * half + i / 4][2 * (i % 4) + 1] = odd[i];
+      }
+    }
+  }
+  for (int row = 0; row < 16; ++row) {
+    float sum[8];
+    std::copy_n(c[row], 8, sum);
+    for (int k = 0; k < kDepth; ++k) {
+      const float x = a[row][k];
+      for (int n = 0; n < 8; ++n) sum[n] = std::fma(x, b[k][n], sum[n]);
+    }
+    for (int n = 0; n < 8; ++n) c[row][n] = canonical(sum[n]);
+  }
+  for (int half = 0; half < 2; ++half) {
+    if constexpr (kHalfResult) {
+      uint16_t* d = w.lanes<uint16_t>(op.operand[half]);
+      for (int i = 0; i < 64; ++i) d[i] = Format::narrow(c[8 * half + i / 8][i % 8]);
+    } else {
+      float* even = w.lanes<float>(op.operand[2 * half]);
+      float* odd = w.lanes<float>(op.operand[2 * half + 1]);
+      for (int i = 0; i < kLanes; ++i) {
+        even[i] = c[8 * half + i / 4][2 * (i % 4)];
+        odd[i] = c[8 * half + i / 4][2 * (i % 4) + 1];
+      }
+    }
+  }
+}
+
+/// m16n8k32 (and k16) of 8-bit integers: a register holds 4 elements of a row, lane 4*row + j
+/// elements 4*j .. 4*j + 3.
+template <typename A, typename B, int kDepth>
+void multiply_add_bytes(Warp& w, const Op& op) {
+  constexpr int kTiles = kDepth / 16;
+  uint32_t result[16][8];
+  for (int row = 0; row < 16; ++row) {
+    for (int n = 0; n < 8; ++n) {
+      const Ref c = op.operand[4 + 3 * kTiles + 2 * (row / 8) + n % 2];
+      uint32_t sum = w.lanes<const uint32_t>(c)[4 * (row % 8) + n / 2];
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const A* a = w.lanes<const A>(op.operand[4 + 2 * tile + row / 8]) + 16 * (row % 8);
+        const B* b = w.lanes<const B>(op.operand[4 + 2 * kTiles + tile]) + 16 * n;
+        for (int k = 0; k < 16; ++k) sum += static_cast<uint32_t>(int32_t{a[k]} * int32_t{b[k]});
+      }
+      result[row][n] = sum;
+    }
+  }
+  for (int i = 0; i < 4; ++i) {
+    uint32_t* d = w.lanes<uint32_t>(op.operand[i]);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      d[lane] = result[8 * (i / 2) + lane / 4][2 * (lane % 4) + i % 2];
+    }
+  }
+}
+
+Handler byte_handler(Type a, Type b, int depth) {
+  const auto pick = [depth](auto x, auto y) -> Handler {
+    return depth == 16 ? multiply_add_bytes<decltype(x), decltype(y), 16>
+                       : multiply_add_bytes<decltype(x), decltype(y), 32>;
+  };
+  if (a.kind == 's') return b.kind == 's' ? pick(int8_t{}, int8_t{}) : pick(int8_t{}, uint8_t{});
+  return b.kind == 's' ? pick(uint8_t{}, int8_t{}) : pick(uint8_t{}, uint8_t{});
+}
+
+bool decode_multiply_add(Builder& b) {
+  if (!b.take("sync")) b.unsupported();
+  b.take("aligned");
+  const std::string shape = b.take_any({"m16n8k8", "m16n8k16", "m16n8k32"});
+  if (shape.empty() || !b.take("row") || !b.take("col")) b.unsupported();
+  const int depth = std::stoi(shape.substr(6));
+  const Type d = b.take_type();
+  const Type type_a = b.take_type();
+  const Type type_b = b.take_type();
+  const Type c = b.take_type();
+  const bool bytes = type_a.bits == 8;
+  const bool half_result = d == Type{'f', 16};
+  if (bytes) {
+    if (depth < 16 || type_b.bits != 8 || d != Type{'s', 32} || c != d) b.unsupported();
+    b.op.run = byte_handler(type_a, type_b, depth);
+  } else {
+    if (depth > 16 || type_a != type_b || c != d || type_a.bits != 16) b.unsupported();
+    if (type_a.kind == 'h' && d == Type{'f', 32}) {
+      b.op.run = depth == 16 ? multiply_add<BfloatFormat, 16, false>
+                             : multiply_add<BfloatFormat, 8, false>;
+    } else if (type_a.kind == 'f' && d == Type{'f', 32}) {
+      b.op.run =
+          depth == 16 ? multiply_add<HalfFormat, 16, false> : multiply_add<HalfFormat, 8, false>;
+    } else if (type_a.kind == 'f' && half_result) {
+      b.op.run =
+          depth == 16 ? multiply_add<HalfFormat, 16, true> : multiply_add<HalfFormat, 8, true>;
+    } else {
+      b.unsupported();
+    }
+  }
+  const size_t results = half_result ? 2 : 4;
+  const size_t tiles = static_cast<size_t>(bytes ? depth / 16 : depth / 8);
+  const size_t counts[4] = {results, 2 * tiles, tiles, results};
+  size_t slot = 0;
+  for (size_t i = 0; i < 4; ++i) {
+    const Operand& group = b.operand(i);
+    const bool is_vector = group.kind == Operand::Kind::kVector;
+    if (is_vector ? group.elements.size() != counts[i] : counts[i] != 1) b.unsupported();
+    for (size_t j = 0; j < counts[i]; ++j) {
+      const Operand& element = is_vector ? group.elements[j] : group;
+      b.op.operand[slot++] = i == 0 ? b.out(element, {'b', 32}) : b.in(element, {'b', 32});
+    }
+  }
+  b.op.control = Control::kCollective;
+  return true;
+}
+
+}  // namespace
+
+bool decode_matrix(Builder& b) {
+  if (b.name() == "ldmatrix") return decode_load_matrices(b);
+  if (b.name() == "mma") return decode_multiply_add(b);
+  return false;
+}
+
+}  // namespace rillkv::ptx
