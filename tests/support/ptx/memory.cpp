@@ -18,8 +18,9 @@ constexpr int kGuardFill = 0xA5;
 constexpr int kDataFill = 0xFF;
 
 std::map<uint64_t, MemoryRange>& registry() {
-  static std::map<uint64_t, MemoryRange> ranges;
-  return ranges;
+  // Never destroyed: cached modules free their variables at the very end of the program.
+  static auto* ranges = new std::map<uint64_t, MemoryRange>;
+  return *ranges;
 }
 
 size_t padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }

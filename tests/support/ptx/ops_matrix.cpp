@@ -65,63 +65,65 @@ bool decode_load_matrices(Builder& b) {
 
 // ---- mma ----
 
+/// Eight sums of one row of D, in the order in which fragments hold them: the even columns, then
+/// the odd ones.
+using Row = float __attribute__((vector_size(32)));
+
+template <typename Format>
+void widen_tile(const uint16_t* from, float* to) {
+  for (int i = 0; i < 64; ++i) to[i] = Format::widen(from[i]);
+}
+
 /// operand[0..]: 4 (f32) or 2 (f16) registers of D, then K/4 of A, K/8 of B, and those of C.
-/// Products are exact in f32; they are added one by one in order of k, each sum rounded, starting
-/// from C. The hardware adds several products at once and truncates, so results agree with a
-/// device's up to the rounding of f32 sums, which no caller may rely on.
+/// Products are computed in f32 (exactly, but for subnormal ones) and added one by one in order of
+/// k, each sum rounded, starting from C. The hardware adds several products at once and truncates,
+/// so results agree with a device's up to the rounding of f32 sums, which no caller may rely on.
 template <typename Format, int kDepth, bool kHalfResult>
 void multiply_add(Warp& w, const Op& op) {
   constexpr int kResults = kHalfResult ? 2 : 4;
   constexpr int kTiles = kDepth / 8;
-  alignas(64) float a[16][kDepth];
-  alignas(64) float b[kDepth][8];
-  alignas(64) float c[16][8];
+  alignas(64) float a[kTiles][2][64];  // [k / 8][row / 8][8 * (row % 8) + k % 8]
+  alignas(64) Row b[kDepth];
   for (int tile = 0; tile < kTiles; ++tile) {
-    for (int half = 0; half < 2; ++half) {  // rows 0-7, then 8-15
-      const uint16_t* s = w.lanes<const uint16_t>(op.operand[kResults + 2 * tile + half]);
-      for (int i = 0; i < 64; ++i) a[8 * half + i / 8][8 * tile + i % 8] = Format::widen(s[i]);
+    for (int half = 0; half < 2; ++half) {
+      widen_tile<Format>(w.lanes<const uint16_t>(op.operand[kResults + 2 * tile + half]),
+                         a[tile][half]);
     }
-    const uint16_t* s = w.lanes<const uint16_t>(op.operand[kResults + 2 * kTiles + tile]);
-    alignas(64) float columns[64];
-    for (int i = 0; i < 64; ++i) columns[i] = Format::widen(s[i]);
-    for (int n = 0; n < 8; ++n) {
-      for (int k = 0; k < 8; ++k) b[8 * tile + k][n] = columns[8 * n + k];
+    alignas(64) float columns[64];  // [column][k % 8]
+    widen_tile<Format>(w.lanes<const uint16_t>(op.operand[kResults + 2 * kTiles + tile]), columns);
+    for (int k = 0; k < 8; ++k) {
+      const float* c = columns + k;
+      b[8 * tile + k] = Row{c[0], c[16], c[32], c[48], c[8], c[24], c[40], c[56]};
     }
   }
   const Ref* third = op.operand + kResults + 3 * kTiles;
   for (int half = 0; half < 2; ++half) {
+    alignas(64) Row sums[8];
     if constexpr (kHalfResult) {
       const uint16_t* s = w.lanes<const uint16_t>(third[half]);
-      for (int i = 0; i < 64; ++i) c[8 * half + i / 8][i % 8] = Format::widen(s[i]);
+      for (int i = 0; i < 64; ++i) sums[i / 8][i % 8 / 2 + 4 * (i % 2)] = Format::widen(s[i]);
     } else {
       const float* even = w.lanes<const float>(third[2 * half]);
       const float* odd = w.lanes<const float>(third[2 * half + 1]);
-      for (int i = 0; i < kLanes; ++i) {
-        c[8 * half + i / 4][2 * (i % 4)] = even[i];
-        c[8 * half + i / 4][2 * (i % 4) + 1] = odd[i];
+      for (int i = 0; i < kLanes; i += 4) {
+        sums[i / 4] = Row{even[i], even[i + 1], even[i + 2], even[i + 3],
+                          odd[i],  odd[i + 1],  odd[i + 2],  odd[i + 3]};
       }
     }
-  }
-  for (int row = 0; row < 16; ++row) {
-    float sum[8];
-    std::copy_n(c[row], 8, sum);
-    for (int k = 0; k < kDepth; ++k) {
-      const float x = a[row][k];
-      for (int n = 0; n < 8; ++n) sum[n] = std::fma(x, b[k][n], sum[n]);
+    for (int tile = 0; tile < kTiles; ++tile) {
+      for (int k = 0; k < 8; ++k) {
+        const Row column = b[8 * tile + k];
+        for (int row = 0; row < 8; ++row) sums[row] += a[tile][half][8 * row + k] * column;
+      }
     }
-    for (int n = 0; n < 8; ++n) c[row][n] = canonical(sum[n]);
-  }
-  for (int half = 0; half < 2; ++half) {
     if constexpr (kHalfResult) {
       uint16_t* d = w.lanes<uint16_t>(op.operand[half]);
-      for (int i = 0; i < 64; ++i) d[i] = Format::narrow(c[8 * half + i / 8][i % 8]);
+      for (int i = 0; i < 64; ++i) d[i] = Format::narrow(sums[i / 8][i % 8 / 2 + 4 * (i % 2)]);
     } else {
       float* even = w.lanes<float>(op.operand[2 * half]);
       float* odd = w.lanes<float>(op.operand[2 * half + 1]);
-      for (int i = 0; i < kLanes; ++i) {
-        even[i] = c[8 * half + i / 4][2 * (i % 4)];
-        odd[i] = c[8 * half + i / 4][2 * (i % 4) + 1];
-      }
+      for (int i = 0; i < kLanes; ++i) even[i] = canonical(sums[i / 4][i % 4]);
+      for (int i = 0; i < kLanes; ++i) odd[i] = canonical(sums[i / 4][4 + i % 4]);
     }
   }
 }

@@ -24,6 +24,8 @@ struct Access {
   int lane;
   AccessKind kind;
   const Epochs& epochs;
+  uint32_t begin;  // what happened before this epoch is over: the launch's, or for shared memory
+                   // the block's first
   const char* space;
   int site;
 };
@@ -60,7 +62,7 @@ bool ordered_in_warp(const Access& a, int other, uint32_t time) {
 }
 
 void check_against_write(const Cell& c, const Access& a, size_t offset) {
-  if (c.write_epoch < a.epochs.launch_begin) return;
+  if (c.write_epoch < a.begin) return;
   if (a.kind == AccessKind::kAtomic && (c.flags & kAtomicWrite) != 0) return;
   const char* what = (c.flags & kAtomicWrite) != 0 ? "atomic" : "write";
   if (c.write_epoch < a.epochs.block_begin) {
@@ -72,7 +74,7 @@ void check_against_write(const Cell& c, const Access& a, size_t offset) {
 }
 
 void check_against_reads(const Cell& c, const Access& a, size_t offset) {
-  if (c.read_epoch < a.epochs.launch_begin) return;
+  if (c.read_epoch < a.begin) return;
   if ((c.flags & kOtherBlockRead) != 0 || c.read_epoch < a.epochs.block_begin) {
     report_race(a, "read", "another block", c.read_op, offset);
     return;
@@ -98,7 +100,7 @@ void record_read(Cell* c, const Access& a) {
   } else {
     uint8_t flags = c->flags & ~(kManyWarpsRead | kOtherBlockRead);
     if (c->read_epoch == now) flags |= kManyWarpsRead;
-    if (c->read_epoch >= a.epochs.launch_begin &&
+    if (c->read_epoch >= a.begin &&
         (c->read_epoch < a.epochs.block_begin || (c->flags & kOtherBlockRead) != 0)) {
       flags |= kOtherBlockRead;
     }
@@ -158,8 +160,15 @@ Cell* CellRange::split(size_t word) {
 }
 
 void CellRange::access(Warp& warp, int lane, size_t offset, uint32_t bytes, AccessKind kind,
-                       const char* space) {
-  const Access a{warp, lane, kind, warp.block->epochs, space, warp.program->ops[warp.pc].site};
+                       bool shared) {
+  const Epochs& epochs = warp.block->epochs;
+  const Access a{warp,
+                 lane,
+                 kind,
+                 epochs,
+                 shared ? epochs.block_begin : epochs.launch_begin,
+                 shared ? "shared" : "global",
+                 warp.program->ops[static_cast<size_t>(warp.pc)].site};
   if (offset % 4 == 0 && bytes % 4 == 0) {
     for (size_t word = offset / 4; word < (offset + bytes) / 4; ++word) {
       if ((cells_[word].flags & kSplit) == 0) [[likely]] {
@@ -199,7 +208,7 @@ void SharedShadow::access(Warp& warp, int lane, uint32_t offset, uint32_t bytes,
     }
   }
   if (kind != AccessKind::kRead) std::memset(state, kWritten, bytes);
-  cells_.access(warp, lane, offset, bytes, kind, "shared");
+  cells_.access(warp, lane, offset, bytes, kind, true);
 }
 
 void SharedShadow::begin_copy(Warp& warp, int lane, uint32_t offset, uint32_t bytes) {
@@ -210,7 +219,7 @@ void SharedShadow::begin_copy(Warp& warp, int lane, uint32_t offset, uint32_t by
 void SharedShadow::finish_copy(Warp& warp, int lane, uint32_t offset, uint32_t bytes) {
   std::memset(state_.data() + offset, kWritten, bytes);
   // Nobody may have touched the bytes in between; the write counts from now.
-  cells_.access(warp, lane, offset, bytes, AccessKind::kWrite, "shared");
+  cells_.access(warp, lane, offset, bytes, AccessKind::kWrite, true);
 }
 
 void GlobalShadow::access(Warp& warp, int lane, const char* begin, size_t size, const char* address,
@@ -221,7 +230,7 @@ void GlobalShadow::access(Warp& warp, int lane, const char* begin, size_t size, 
     last_begin_ = begin;
     last_ = &found->second;
   }
-  last_->access(warp, lane, static_cast<size_t>(address - begin), bytes, kind, "global");
+  last_->access(warp, lane, static_cast<size_t>(address - begin), bytes, kind, false);
 }
 
 }  // namespace rillkv::ptx

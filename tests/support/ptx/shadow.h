@@ -47,7 +47,7 @@ class CellRange {
   void reset(size_t bytes);
   /// Checks and records an access of one lane at `offset` of the range.
   void access(Warp& warp, int lane, size_t offset, uint32_t bytes, AccessKind kind,
-              const char* space);
+              bool shared);
 
  private:
   Cell* split(size_t word);
