@@ -86,11 +86,13 @@ struct AttentionShared {
         static_cast<int>(format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
     rotation = packed_keys + (key_block_bytes > 0 ? key_block_bytes : most_keys);
     packed_values = rotation + 4 * head_dim;
-    queries = packed_values + static_cast<int>(format::token_block_bytes(
-                                  128, head_dim, value_groups_at_most(head_dim), false, 8));
+    const int end = packed_values + static_cast<int>(format::token_block_bytes(
+                                        128, head_dim, value_groups_at_most(head_dim), false, 8));
+    // Swizzled rows of 256 bytes: their offsets are taken by exclusive or.
+    queries = static_cast<int>(format::align_up(static_cast<size_t>(end), 256));
     weights = queries + 16 * 2 * head_dim;
     maxima = weights + 16 * 2 * 128;
-    bytes = prefill ? queries : maxima + 4 * 8 * 16;
+    bytes = prefill ? end : maxima + 4 * 8 * 16;
   }
   /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
   RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {
