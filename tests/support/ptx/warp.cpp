@@ -212,14 +212,15 @@ bool Warp::collective(const Op& op) {
     for (uint32_t rest = arrived; rest != 0;) {
       const int lane = __builtin_ctz(rest);
       const uint32_t set = wanted[lane];
-      if ((set >> lane & 1) == 0) {
-        block->stop(*this, Finding::Kind::kBadLane,
-                    "lane " + std::to_string(lane) + " is not in its own mask " + hex(set));
-      }
       uint32_t same = 0;
       for (uint32_t lanes_left = rest; lanes_left != 0; lanes_left &= lanes_left - 1) {
         const int other = __builtin_ctz(lanes_left);
         if (wanted[other] == set) same |= 1u << other;
+      }
+      if ((same & ~set) != 0) {
+        block->stop(*this, Finding::Kind::kBadLane,
+                    "lane " + std::to_string(__builtin_ctz(same & ~set)) +
+                        " is not in its own mask " + hex(set));
       }
       if ((set & live) == (same & set)) {
         active = same & set;
