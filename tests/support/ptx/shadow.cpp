@@ -96,7 +96,14 @@ void check_against_reads(const Cell& c, const Access& a, size_t offset) {
 void record_read(Cell* c, const Access& a) {
   const uint32_t now = a.epochs.now;
   if (c->read_epoch == now && c->read_warp == a.warp.index) [[likely]] {
-    c->read_lanes |= 1u << a.lane;
+    // Readers that came before this one by bar.warp.sync are forgotten: whoever is ordered after
+    // this reader is ordered after them, and read_time is this reader's from now on.
+    uint32_t concurrent = 0;
+    for (uint32_t lanes = c->read_lanes; lanes != 0; lanes &= lanes - 1) {
+      const int lane = __builtin_ctz(lanes);
+      if (!ordered_in_warp(a, lane, c->read_time)) concurrent |= 1u << lane;
+    }
+    c->read_lanes = concurrent | 1u << a.lane;
   } else {
     uint8_t flags = c->flags & ~(kManyWarpsRead | kOtherBlockRead);
     if (c->read_epoch == now) flags |= kManyWarpsRead;
