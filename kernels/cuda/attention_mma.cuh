@@ -182,22 +182,19 @@ __device__ inline void hadamard_rows(float (&o)[D / 8][4]) {
 template <int D, typename T>
 __device__ inline void load_queries(uint8_t* tile, const AttentionParams& p, int kv_head, int row0,
                                     int rows) {
-  constexpr int kItems = D / 16;
+  constexpr int kItems = D / 8;
   const int group = p.heads / p.kv_heads;
   for (int i = lane_id(); i < 16 * kItems; i += 32) {
-    const int row = i / kItems, chunk = i % kItems;
-    uint4 low = {}, high = {};
+    const int row = i / kItems, item = i % kItems;
     if (row0 + row < rows) {
       const int t = (row0 + row) / group, g = (row0 + row) % group;
       const T* q = static_cast<const T*>(p.queries.data) + t * p.queries.token_stride +
                    (kv_head * group + g) * p.queries.head_stride;
-      low = *reinterpret_cast<const uint4*>(q + 8 * chunk);
-      high = *reinterpret_cast<const uint4*>(q + 8 * chunk + D / 2);
-      const int64_t at = static_cast<int64_t>(t) * (D / 2) + 8 * chunk;
-      rotate_eight<T>(low, high, p.query_cos + at, p.query_sin + at);
+      const int64_t at = static_cast<int64_t>(t) * (D / 2);
+      store_rotated<D, T>(tile, row, item, q, p.query_cos + at, p.query_sin + at);
+    } else {
+      store_halves<D>(tile, row, item, {0, 0}, {0, 0});
     }
-    *reinterpret_cast<uint4*>(tile + swizzled(row, chunk, 2 * D)) = low;
-    *reinterpret_cast<uint4*>(tile + swizzled(row, chunk + kItems, 2 * D)) = high;
   }
 }
 

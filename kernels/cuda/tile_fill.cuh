@@ -212,21 +212,67 @@ struct TokenPlanes {
 /// Rows to fill, zeros past the last token: ldmatrix reads 16 or 32 tokens at a time.
 __device__ inline int rows_read(int length) { return (length + 31) & ~31; }
 
-/// Affine token block (values) of 128 rows to [token][channel] rows; a lane takes four channels.
+/// Affine token block (values) of 128 rows to [token][channel] rows; a lane takes four channels. A
+/// warp fills 16 tokens: its lanes fetch the scales of those (one or two groups) once and pass
+/// them on by shuffles. The two groups' scales lie in the same banks: a conflict a tile and warp.
 template <int D, typename T>
 __device__ void fill_token_block(uint8_t* tile, const uint8_t* block, int groups, int width) {
   constexpr int kLanes = D / 4, kTokens = 32 / kLanes;  // lanes a token, tokens a warp step
-  const int q = lane_id() % kLanes;
+  constexpr int kWarpTokens = kAttentionTile / kFastWarps;
+  const int lane = lane_id(), q = lane % kLanes, first = warp_id() * kWarpTokens;
   const TokenPlanes<D> planes(block, kAttentionTile, groups, false, width);
-  const auto* lo = reinterpret_cast<const uint16_t*>(block) + 4 * q / (D / groups) * kAttentionTile;
-  const uint16_t* step = lo + groups * kAttentionTile;
+  const auto* lo = reinterpret_cast<const uint16_t*>(block);
+  const CodeScale mine =
+      code_scale(lo, lo + groups * kAttentionTile,
+                 min(lane / kWarpTokens, groups - 1) * kAttentionTile + first + lane % kWarpTokens,
+                 width, false);
+  const int source = (groups > 1 ? 4 * q / (D / groups) : 0) * kWarpTokens + lane / kLanes;
 #pragma unroll 1
-  for (int token = warp_id() * kTokens + lane_id() / kLanes; token < kAttentionTile;
-       token += kFastWarps * kTokens) {
-    const CodeScale scale = code_scale(lo, step, token, width, false);
+  for (int i = 0; i < kWarpTokens; i += kTokens) {
+    const CodeScale scale = {__shfl_sync(0xffffffffu, mine.base, source + i),
+                             __shfl_sync(0xffffffffu, mine.unit, source + i)};
+    const int token = first + i + lane / kLanes;
     store_four<T>(tile + swizzled(token, q >> 1, 2 * D) + 8 * (q & 1),
                   scale_codes(scale, planes.four(token, width, q)));
   }
+}
+
+/// Four channels of the lower half of a row and their partners. Where half a row is only half the
+/// banks (D = 64), odd rows store the halves in the other order, so that two rows never meet.
+template <int D>
+__device__ inline void store_halves(uint8_t* tile, int row, int q, uint2 low, uint2 high) {
+  const bool swap = D == 64 && (row & 1) != 0;
+  uint8_t* low_at = tile + swizzled(row, q >> 1, 2 * D) + 8 * (q & 1);
+  uint8_t* high_at = tile + swizzled(row, (q + D / 8) >> 1, 2 * D) + 8 * (q & 1);
+  *reinterpret_cast<uint2*>(swap ? high_at : low_at) = swap ? high : low;
+  *reinterpret_cast<uint2*>(swap ? low_at : high_at) = swap ? low : high;
+}
+template <typename T>
+__device__ inline uint2 pack_four(float4 x) {
+  return {Pair<T>::pack(x.x, x.y), Pair<T>::pack(x.z, x.w)};
+}
+template <typename T>
+__device__ inline float4 unpack_four_dense(uint2 x) {
+  const float2 a = Pair<T>::unpack(x.x), b = Pair<T>::unpack(x.y);
+  return {a.x, a.y, b.x, b.y};
+}
+
+/// Four channels x and their partners y, rotated.
+__device__ inline void rotate_four(float4& x, float4& y, float4 c, float4 s) {
+  const float4 u = x, v = y;
+  x = {u.x * c.x - v.x * s.x, u.y * c.y - v.y * s.y, u.z * c.z - v.z * s.z, u.w * c.w - v.w * s.w};
+  y = {u.x * s.x + v.x * c.x, u.y * s.y + v.y * c.y, u.z * s.z + v.z * c.z, u.w * s.w + v.w * c.w};
+}
+
+/// Rotates four channels of a dense row and their partners, and stores them in a tile's row.
+template <int D, typename T>
+__device__ inline void store_rotated(uint8_t* tile, int row, int q, const T* dense,
+                                     const float* cosines, const float* sines) {
+  float4 x = unpack_four_dense<T>(*reinterpret_cast<const uint2*>(dense + 4 * q));
+  float4 y = unpack_four_dense<T>(*reinterpret_cast<const uint2*>(dense + 4 * q + D / 2));
+  rotate_four(x, y, *reinterpret_cast<const float4*>(cosines + 4 * q),
+              *reinterpret_cast<const float4*>(sines + 4 * q));
+  store_halves<D>(tile, row, q, pack_four<T>(x), pack_four<T>(y));
 }
 
 /// Sinks (a symmetric token block in global memory) to [token][channel] rows. Keys are rotated.
@@ -247,36 +293,11 @@ __device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, in
       y = scale_codes(scale, planes.four(row, width, q + kLanes));
       if constexpr (kRotate) {
         const int at = row * (D / 2) + 4 * q;
-        const float4 c = *reinterpret_cast<const float4*>(cosines + at);
-        const float4 s = *reinterpret_cast<const float4*>(sines + at);
-        const float4 u = x, v = y;
-        x = {u.x * c.x - v.x * s.x, u.y * c.y - v.y * s.y, u.z * c.z - v.z * s.z,
-             u.w * c.w - v.w * s.w};
-        y = {u.x * s.x + v.x * c.x, u.y * s.y + v.y * c.y, u.z * s.z + v.z * c.z,
-             u.w * s.w + v.w * c.w};
+        rotate_four(x, y, *reinterpret_cast<const float4*>(cosines + at),
+                    *reinterpret_cast<const float4*>(sines + at));
       }
     }
-    store_four<T>(tile + swizzled(token, q >> 1, 2 * D) + 8 * (q & 1), x);
-    store_four<T>(tile + swizzled(token, (q + kLanes) >> 1, 2 * D) + 8 * (q & 1), y);
-  }
-}
-
-/// Eight channels and their partners of one row, rotated; 16-bit pairs packed in words.
-template <typename T>
-__device__ inline void rotate_eight(uint4& low, uint4& high, const float* cosines,
-                                    const float* sines) {
-  uint32_t* a = reinterpret_cast<uint32_t*>(&low);
-  uint32_t* b = reinterpret_cast<uint32_t*>(&high);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float4 c = *reinterpret_cast<const float4*>(cosines + 4 * i);
-    const float4 s = *reinterpret_cast<const float4*>(sines + 4 * i);
-    const float2 x0 = Pair<T>::unpack(a[2 * i]), y0 = Pair<T>::unpack(b[2 * i]);
-    const float2 x1 = Pair<T>::unpack(a[2 * i + 1]), y1 = Pair<T>::unpack(b[2 * i + 1]);
-    a[2 * i] = Pair<T>::pack(x0.x * c.x - y0.x * s.x, x0.y * c.y - y0.y * s.y);
-    b[2 * i] = Pair<T>::pack(x0.x * s.x + y0.x * c.x, x0.y * s.y + y0.y * c.y);
-    a[2 * i + 1] = Pair<T>::pack(x1.x * c.z - y1.x * s.z, x1.y * c.w - y1.y * s.w);
-    b[2 * i + 1] = Pair<T>::pack(x1.x * s.z + y1.x * c.z, x1.y * s.w + y1.y * c.w);
+    store_halves<D>(tile, token, q, pack_four<T>(x), pack_four<T>(y));
   }
 }
 
@@ -284,20 +305,17 @@ __device__ inline void rotate_eight(uint4& low, uint4& high, const float* cosine
 template <int D, typename T>
 __device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int kv_head, int first,
                                 int length) {
-  constexpr int kItems = D / 16;  // 16-byte chunks of half a row
+  constexpr int kItems = D / 8;  // of four channels in half a row
   const T* keys = static_cast<const T*>(segment.keys.data) + kv_head * segment.keys.head_stride;
   for (int i = static_cast<int>(threadIdx.x); i < rows_read(length) * kItems; i += kFastThreads) {
-    const int token = i / kItems, chunk = i % kItems;
-    uint4 low = {}, high = {};
+    const int token = i / kItems, q = i % kItems;
     if (token < length) {
-      const T* row = keys + static_cast<int64_t>(first + token) * segment.keys.token_stride;
-      low = *reinterpret_cast<const uint4*>(row + 8 * chunk);
-      high = *reinterpret_cast<const uint4*>(row + 8 * chunk + D / 2);
-      const int64_t at = static_cast<int64_t>(first + token) * (D / 2) + 8 * chunk;
-      rotate_eight<T>(low, high, segment.cos + at, segment.sin + at);
+      const int64_t row = first + token, at = row * (D / 2);
+      store_rotated<D, T>(tile, token, q, keys + row * segment.keys.token_stride, segment.cos + at,
+                          segment.sin + at);
+    } else {
+      store_halves<D>(tile, token, q, {0, 0}, {0, 0});
     }
-    *reinterpret_cast<uint4*>(tile + swizzled(token, chunk, 2 * D)) = low;
-    *reinterpret_cast<uint4*>(tile + swizzled(token, chunk + kItems, 2 * D)) = high;
   }
 }
 

@@ -6,8 +6,8 @@ namespace rillkv::test {
 namespace {
 
 /// What a kernel with tiles of this dtype may be off by. The generic kernel computes in fp32. fp16
-/// tiles round to 11 significant bits where bf16 tiles round to 8, so their roundings are an eighth;
-/// a quarter is allowed.
+/// tiles round to 11 significant bits where bf16 tiles round to 8, so their roundings are an
+/// eighth; a quarter is allowed.
 double device_tolerance(Scenario& scenario, bool generic) {
   const Dtype dtype = scenario.shape().dtype;
   if (dtype == Dtype::kFloat32 || generic) return scenario.float32_tolerance();
@@ -199,11 +199,8 @@ TEST_P(CudaAttentionTest, PartsOfTheContextAlone) {
 
 TEST_P(CudaAttentionTest, StressProtocol) {
   for (bool ema : {false, true}) {
-    const Shape shape = {.heads = 2,
-                         .dtype = Dtype::kBFloat16,
-                         .ema = ema,
-                         .key_widths = {4, 8},
-                         .seed = 80};
+    const Shape shape = {
+        .heads = 2, .dtype = Dtype::kBFloat16, .ema = ema, .key_widths = {4, 8}, .seed = 80};
     const auto run = [&](int blocks, int queries, int provisional) {
       Shape s = shape;
       s.blocks = blocks;
@@ -229,8 +226,7 @@ TEST_P(CudaAttentionTest, SplitsGiveTheSameAsOne) {
              .tail = 99,
              .queries = queries,
              .seed = 90},
-            fast_entry(queries == 1 ? "decode" : "prefill", 64, Dtype::kBFloat16),
-            multiprocessors);
+            fast_entry(queries == 1 ? "decode" : "prefill", 64, Dtype::kBFloat16), multiprocessors);
     }
   }
 }
@@ -297,7 +293,10 @@ TEST_P(CudaAttentionTest, GenericPath) {
 TEST_P(CudaAttentionTest, LatePositions) {
   check({.dtype = Dtype::kBFloat16, .queries = 2, .position_shift = 100000, .seed = 140},
         "rillkv_decode_d64_bf16");
-  check({.head_dim = 128, .dtype = Dtype::kFloat16, .queries = 50, .position_shift = 30000,
+  check({.head_dim = 128,
+         .dtype = Dtype::kFloat16,
+         .queries = 50,
+         .position_shift = 30000,
          .seed = 141},
         "rillkv_prefill_d128_fp16");
 }

@@ -54,13 +54,13 @@ struct Case {
   Dtype dtype;
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
-  return out << c.kv_heads << " heads of " << c.head_dim << ", " << c.tokens << " tokens in blocks of "
-             << c.block_size << ", " << dtype_name(c.dtype);
+  return out << c.kv_heads << " heads of " << c.head_dim << ", " << c.tokens
+             << " tokens in blocks of " << c.block_size << ", " << dtype_name(c.dtype);
 }
 
-constexpr Case kCases[] = {{2, 64, 128, 128, Dtype::kBFloat16},  {1, 128, 128, 200, Dtype::kFloat16},
-                           {3, 80, 32, 70, Dtype::kFloat32},     {2, 2, 64, 64, Dtype::kBFloat16},
-                           {1, 96, 256, 300, Dtype::kFloat16},   {1, 6, 32, 1, Dtype::kFloat32},
+constexpr Case kCases[] = {{2, 64, 128, 128, Dtype::kBFloat16}, {1, 128, 128, 200, Dtype::kFloat16},
+                           {3, 80, 32, 70, Dtype::kFloat32},    {2, 2, 64, 64, Dtype::kBFloat16},
+                           {1, 96, 256, 300, Dtype::kFloat16},  {1, 6, 32, 1, Dtype::kFloat32},
                            {1, 256, 64, 65, Dtype::kBFloat16}};
 
 class CudaPackTest : public EveryDevice {
@@ -88,7 +88,8 @@ class CudaPackTest : public EveryDevice {
         device(), std::vector<unsigned long long>{0});
     return packed;
   }
-  cuda::BlockPackParams block_params(const Case& c, const DeviceActivation& x, const Packed& packed) {
+  cuda::BlockPackParams block_params(const Case& c, const DeviceActivation& x,
+                                     const Packed& packed) {
     cuda::BlockPackParams p;
     p.input = x.activation();
     p.dtype = c.dtype;
@@ -218,10 +219,9 @@ TEST_P(CudaPackTest, ChannelsAffineWithWidthsOfItsOwn) {
           scalar_->min_max(params, lo.data(), hi.data());
           for (size_t k = 0; k < range.size(); ++k) range[k] = hi[k] - lo[k];
           std::vector<uint8_t> widths(static_cast<size_t>(pairs));
-          kernels::cpu::allocate_widths(range.data(),
-                                        energy.data() + i * static_cast<size_t>(c.head_dim),
-                                        c.head_dim, classes.data(), count, increments,
-                                        widths.data());
+          kernels::cpu::allocate_widths(
+              range.data(), energy.data() + i * static_cast<size_t>(c.head_dim), c.head_dim,
+              classes.data(), count, increments, widths.data());
           int sum = 0;
           for (int k = 0; k < c.head_dim; ++k) {
             sum += format::channel_width(widths.data(), k, c.head_dim);
@@ -318,8 +318,8 @@ TEST_P(CudaPackTest, TokensAffine) {
         for (int h = 0; h < c.kv_heads; ++h) {
           const auto i = static_cast<size_t>(n * c.kv_heads + h);
           GuardedBuffer expected(sizes[i]);
-          clipped += scalar_->pack_tokens_affine(cpu_params(c, x, n, h), groups, bits,
-                                                 expected.data());
+          clipped +=
+              scalar_->pack_tokens_affine(cpu_params(c, x, n, h), groups, bits, expected.data());
           expect_same(packed, i, expected.bytes(), testing::PrintToString(bits));
           if (HasFatalFailure()) return;
         }
@@ -408,7 +408,8 @@ TEST_P(CudaPackTest, RopeRotatesPairs) {
       ptx::DeviceArray<float> device_cos(device(), cosines), device_sin(device(), sines);
       const DeviceActivation in =
           DeviceActivation::copy_of(device(), x.activation(), dtype, tokens, heads, head_dim);
-      DeviceActivation out(device(), std::vector<uint8_t>(in.bytes().size(), 0xff), heads, head_dim);
+      DeviceActivation out(device(), std::vector<uint8_t>(in.bytes().size(), 0xff), heads,
+                           head_dim);
       DeviceQueue queue(device(), 1);
       cuda::RotateParams p;
       p.input = in.activation();
@@ -453,9 +454,9 @@ TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
   for (int k = 0; k < c.head_dim; ++k) sum += format::channel_width(widths.data(), k, c.head_dim);
   for (const std::string layout : {"channels affine", "channels symmetric", "tokens"}) {
     const bool channels = layout != "tokens", symmetric = layout == "channels symmetric";
-    const size_t size =
-        channels ? format::channel_block_bytes(c.head_dim, c.block_size, symmetric, sum)
-                 : format::token_block_bytes(c.block_size, c.head_dim, 2, false, 3);
+    const size_t size = channels
+                            ? format::channel_block_bytes(c.head_dim, c.block_size, symmetric, sum)
+                            : format::token_block_bytes(c.block_size, c.head_dim, 2, false, 3);
     Packed packed = make_blocks({size, size});
     std::vector<std::vector<float>> expected;
     for (int h = 0; h < c.kv_heads; ++h) {
@@ -479,8 +480,7 @@ TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
       }
       device().upload(packed.blocks[static_cast<size_t>(h)].data(), block.data(), size);
     }
-    ptx::DeviceArray<float> out(device(),
-                                static_cast<size_t>(c.kv_heads * c.tokens * c.head_dim));
+    ptx::DeviceArray<float> out(device(), static_cast<size_t>(c.kv_heads * c.tokens * c.head_dim));
     DeviceQueue queue(device(), 1);
     cuda::DequantiseParams p;
     p.blocks = packed.pointers->data();
@@ -520,10 +520,10 @@ TEST_P(CudaPackTest, OtherOrdersOfWarps) {
                                    std::vector<float>(static_cast<size_t>(4 * c.head_dim), 1.0f));
     const int increments = 104;
     const int sum = c.head_dim + 2 * increments;
-    Packed keys = make_blocks(std::vector<size_t>(
-        4, format::channel_block_bytes(c.head_dim, c.block_size, false, sum)));
-    Packed values = make_blocks(std::vector<size_t>(
-        4, format::token_block_bytes(c.block_size, c.head_dim, 1, false, 2)));
+    Packed keys = make_blocks(
+        std::vector<size_t>(4, format::channel_block_bytes(c.head_dim, c.block_size, false, sum)));
+    Packed values = make_blocks(
+        std::vector<size_t>(4, format::token_block_bytes(c.block_size, c.head_dim, 1, false, 2)));
     DeviceQueue queue(device(), 1);
     cuda::PackChannelsAffineParams p;
     p.block = block_params(c, on_device, keys);

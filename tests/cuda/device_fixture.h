@@ -68,8 +68,8 @@ class EveryDevice : public testing::TestWithParam<const char*> {
   std::unique_ptr<ptx::Device> device_;
 };
 
-#define RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(fixture)      \
-  INSTANTIATE_TEST_SUITE_P(                               \
+#define RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(fixture)       \
+  INSTANTIATE_TEST_SUITE_P(                                \
       Device, fixture, testing::Values("executor", "gpu"), \
       [](const testing::TestParamInfo<const char*>& info) { return std::string(info.param); })
 

@@ -50,8 +50,8 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
 
 kernels::Activation DeviceScenario::activation(const kernels::Activation& host, int tokens,
                                                int heads) {
-  activations_.push_back(DeviceActivation::copy_of(device_, host, params_.dtype, tokens, heads,
-                                                   params_.head_dim));
+  activations_.push_back(
+      DeviceActivation::copy_of(device_, host, params_.dtype, tokens, heads, params_.head_dim));
   return activations_.back().activation();
 }
 
