@@ -56,7 +56,7 @@ inline double sqrt_odd(double a) {
 inline float round_to_float(double x, Rounding mode) {
   const float nearest = static_cast<float>(x);
   const double back = nearest;
-  if (mode == Rounding::kNearest || !(back != x)) return nearest;
+  if (mode == Rounding::kNearest || back == x || x != x) return nearest;
   const float infinity = std::numeric_limits<float>::infinity();
   if (mode == Rounding::kDown || (mode == Rounding::kZero && x > 0)) {
     return back > x ? std::nextafter(nearest, -infinity) : nearest;
@@ -121,7 +121,7 @@ template <typename Format>
 uint16_t round_to_16_bits(double x, Rounding mode) {
   const uint16_t nearest = Format::narrow(float_odd(x));
   const double back = Format::widen(nearest);
-  if (mode == Rounding::kNearest || !(back != x)) return nearest;
+  if (mode == Rounding::kNearest || back == x || x != x) return nearest;
   const bool too_large = back > x;
   const bool down = mode == Rounding::kDown || (mode == Rounding::kZero && x > 0);
   if (too_large != down) return nearest;

@@ -98,10 +98,12 @@ void record_read(Cell* c, const Access& a) {
   if (c->read_epoch == now && c->read_warp == a.warp.index) [[likely]] {
     // Readers that came before this one by bar.warp.sync are forgotten: whoever is ordered after
     // this reader is ordered after them, and read_time is this reader's from now on.
-    uint32_t concurrent = 0;
-    for (uint32_t lanes = c->read_lanes; lanes != 0; lanes &= lanes - 1) {
-      const int lane = __builtin_ctz(lanes);
-      if (!ordered_in_warp(a, lane, c->read_time)) concurrent |= 1u << lane;
+    uint32_t concurrent = c->read_lanes;
+    if (c->read_time != a.warp.sync_time) {
+      for (uint32_t lanes = c->read_lanes; lanes != 0; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        if (ordered_in_warp(a, lane, c->read_time)) concurrent &= ~(1u << lane);
+      }
     }
     c->read_lanes = concurrent | 1u << a.lane;
   } else {
