@@ -3,8 +3,9 @@
 # RILLKV_CUDA=AUTO takes them where nvcc and a CUDA run-time library are found, ON demands them, OFF
 # leaves them out. Sets RILLKV_HAS_CUDA, RILLKV_CUDA_OBJECTS (nvcc's, to link beside
 # $<TARGET_OBJECTS:rillkv_kernels_cuda>: CMake leaves foreign objects out of that),
-# RILLKV_CUDA_LIBRARIES (what the library then links) and RILLKV_CUDA_DIR (the folder of the PTX
-# files, which the tests execute on the CPU). Who links the objects depends on rillkv_cuda_compiled.
+# RILLKV_CUDA_LIBRARIES (what the library then links), RILLKV_CUDA_INCLUDE (the toolkit's headers)
+# and RILLKV_CUDA_DIR (the folder of the PTX files, which the tests execute on the CPU). Who links
+# the objects depends on rillkv_cuda_compiled.
 #
 # nvcc is called directly, not as CMake's CUDA language: its one front-end pass for compute_80 makes
 # the PTX that is assembled for every architecture, and that very PTX is kept for the tests.
@@ -95,4 +96,5 @@ foreach(source IN LISTS _rillkv_cuda_sources)
 endforeach()
 add_custom_target(rillkv_cuda_compiled DEPENDS ${_rillkv_cuda_made})
 target_sources(rillkv_kernels_cuda PRIVATE "${PROJECT_SOURCE_DIR}/kernels/cuda/stream_queue.cpp")
-target_include_directories(rillkv_kernels_cuda SYSTEM PRIVATE "${_rillkv_toolkit}/include")
+set(RILLKV_CUDA_INCLUDE "${_rillkv_toolkit}/include")
+target_include_directories(rillkv_kernels_cuda SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")

@@ -105,6 +105,9 @@ struct AttentionTask {
   /// result: row r = (t - query_begin) * G + g holds max (natural-log units), sum, then head_dim
   /// floats (still rotated), at partial + r * (head_dim + 2).
   float* partial = nullptr;
+  /// The task that this thread will probably run next, or null: towards the end of this one its
+  /// first blocks are prefetched. A hint only.
+  const AttentionTask* next = nullptr;
 };
 
 /// Quantise and pack one block or row set of one kv head. `tokens` may be less than the block's

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Downloads a checkpoint from the Hugging Face hub with its own client, for users who have access.
+# Downloads a checkpoint from its hub with huggingface_hub's client `hf`, for users who have access.
 # LLaMA-2 is gated: accept its licence on the model's page first, then log in with an access token.
 #
 # usage: scripts/download_model.sh [MODEL [FOLDER]]
 #   MODEL      default: meta-llama/Llama-2-7b-hf (13.5 GB); any safetensors LLaMA works
 #   FOLDER     default: models/NAME, NAME being the last part of MODEL in lower case
-#   HF_TOKEN   access token; not needed after `.venv/bin/hf auth login`
+#   HF_TOKEN   access token; not needed after `.venv-hub/bin/hf auth login`
 #
 # Then: build/release/bin/prefill --model FOLDER --prompt "..."
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -22,8 +22,8 @@ if [[ -e $folder/config.json ]]; then
   say "$folder is there"
   exit 0
 fi
-pip_install "$RILLKV_VENV" hub $(words "$RILLKV_HUB_PACKAGES")
-hub=$RILLKV_VENV/bin/hf
+pip_install "$RILLKV_ROOT/.venv-hub" hub $(words "$RILLKV_HUB_PACKAGES")
+hub=.venv-hub/bin/hf
 if [[ -z ${HF_TOKEN:-} ]] && ! "$hub" auth token >/dev/null 2>&1; then
   fail "no access token: run $hub auth login, or set HF_TOKEN"
 fi

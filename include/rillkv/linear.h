@@ -9,6 +9,9 @@
 
 namespace rillkv {
 
+/// Whether this CPU multiplies bfloat16 matrices natively.
+bool multiplies_bfloat16();
+
 /// y = x W^T + b, as torch::nn::Linear, with one addition: `pack` hands the weight to oneDNN in the
 /// layout its matrix multiplication wants (about twice as fast for one row) and drops the plain
 /// copy. forward is const and safe to call from several threads.
@@ -26,6 +29,9 @@ class LinearImpl : public torch::nn::Module {
   /// Repacks for oneDNN where that pays (bfloat16 on a CPU that has it); no-op otherwise.
   /// Afterwards `weight` is undefined. Returns whether it repacked.
   bool pack();
+
+  /// Forgets the plain weight (of a view whose fused weight has been packed).
+  void drop_weight();
 
   at::Tensor weight;
   at::Tensor bias;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct SequenceChunk {
 };
 
 class LlamaLayerImpl;
+class WeightImpl;
 
 /// A LLaMA, Mistral (without sliding window) or Qwen2 decoder for inference. Submodules and
 /// parameters are named as in Hugging Face checkpoints without the "model." prefix: embed_tokens,
@@ -59,8 +61,10 @@ class LlamaModelImpl : public torch::nn::Module {
   QuantizedKvCache make_cache(const CompressionConfig& config,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
 
-  /// See LinearImpl::pack.
-  void pack();
+  /// See LinearImpl::pack. `embedding`, if given, is the embedding table where it may stay (a
+  /// memory-mapped checkpoint), so that a tied table is not kept a second time beside its packed
+  /// copy.
+  void pack(const at::Tensor& embedding = {});
 
   const ModelConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
@@ -68,8 +72,8 @@ class LlamaModelImpl : public torch::nn::Module {
  private:
   ModelConfig config_;
   at::ScalarType dtype_;
-  at::Tensor embed_tokens_;  // [vocab, hidden]
-  at::Tensor norm_;          // [hidden]
+  std::shared_ptr<WeightImpl> embed_tokens_;  // [vocab, hidden]
+  std::shared_ptr<WeightImpl> norm_;          // [hidden]
   Linear lm_head_{nullptr};
   std::vector<std::shared_ptr<LlamaLayerImpl>> layers_;
 };

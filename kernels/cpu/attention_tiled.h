@@ -26,6 +26,7 @@ namespace rillkv::kernels::cpu::tiled {
 namespace {
 
 constexpr int kBlockRows = 24;
+constexpr int kBlocksAhead = 4;         // distance of the prefetch: 70 KB at 4.5 bits and D = 128
 constexpr int kMaxTileVectors = 64;     // bits of a mask
 constexpr float kLowest = -1.0e30f;     // no key seen yet: finite, so that differences are
 constexpr int32_t kNever = 0x7fffffff;  // index of a column that holds no token
@@ -264,18 +265,19 @@ void finish_row(const AttentionParams& params, float* sums, float total, int64_t
 // ---- the task ----
 
 struct Workspace {
-  uint32_t* queries;  // [rows, D / kPack]
-  float* sums;        // [rows, padded D]
-  float* row_max;     // [rows], log2 units
-  float* row_sum;     // [rows]
-  uint32_t* keys;     // key tile of tile_tokens tokens
-  uint32_t* values;   // value tile of tile_tokens tokens
-  float* scores;      // [kBlockRows, tile_tokens + 16]
-  uint32_t* weights;  // [kBlockRows, tile_tokens / kPack + 16]
-  int32_t* index;     // [tile_tokens], index - first_query_index, or kNever
-  Scales scales;      // [max(D, groups * block_size)] each
-  float* rows;        // [kLanes, padded D], rows on their way into a tile
-  uint32_t* staging;  // [kLanes, max(padded D, block_size)], the same as dwords
+  uint32_t* queries;   // [rows, D / kPack]
+  float* raw_queries;  // [rows, padded D], the same in fp32, if rows <= kBlockRows
+  float* sums;         // [rows, padded D]
+  float* row_max;      // [rows], log2 units
+  float* row_sum;      // [rows]
+  uint32_t* keys;      // key tile of tile_tokens tokens
+  uint32_t* values;    // value tile of tile_tokens tokens
+  float* scores;       // [kBlockRows, tile_tokens + 16]
+  uint32_t* weights;   // [kBlockRows, tile_tokens / kPack + 16]
+  int32_t* index;      // [tile_tokens], index - first_query_index, or kNever
+  Scales scales;       // [max(D, groups * block_size)] each
+  float* rows;         // [kLanes, padded D], rows on their way into a tile
+  uint32_t* staging;   // [kLanes, max(padded D, block_size)], the same as dwords
   size_t bytes;
 };
 
@@ -308,6 +310,7 @@ Workspace lay_out(const AttentionParams& params, size_t query_tokens, void* memo
       static_cast<size_t>(params.prefix.value_groups > 0 ? params.prefix.value_groups : 1) * B;
   Workspace w;
   w.queries = words(rows * (D / S::kPack));
+  w.raw_queries = floats(rows <= kBlockRows ? rows * P : 0);
   w.sums = floats(rows * P);
   w.row_max = floats(rows);
   w.row_sum = floats(rows);
@@ -340,14 +343,20 @@ class Attention {
 
   void run() {
     load_queries();
-    const int blocks = p_.prefix.block_count;
-    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
-    if (has(0)) add_sinks();
-    if (has(blocks + 1)) add_dense(p_.tail);
-    if (has(blocks + 2)) add_dense(p_.chunk);
-    const int first = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0;
-    const int last = task_.tile_end - 1 < blocks ? task_.tile_end - 1 : blocks;
-    for (int n = first; n < last; ++n) add_block(n);
+    // Few rows: blocks change the queries, so the rest comes first. Many rows: blocks come first,
+    // which keeps them at whole panels.
+    if (few_rows()) {
+      add_uncompressed();
+      consume();
+    }
+    const int last =
+        task_.tile_end - 1 < p_.prefix.block_count ? task_.tile_end - 1 : p_.prefix.block_count;
+    for (int n = task_.tile_begin > 1 ? task_.tile_begin - 1 : 0; n < last; ++n) {
+      ahead_ = entry_ahead(n, last);
+      add_block(n);
+      if (few_rows()) consume();
+    }
+    if (!few_rows()) add_uncompressed();
     consume();
     finish();
   }
@@ -366,19 +375,51 @@ class Attention {
            static_cast<size_t>(token * x.token_stride + head * x.head_stride) * element_bytes();
   }
 
+  /// With few rows (decode) every block is a group of its own, whose R(t0) goes to the queries.
+  bool few_rows() const { return rows_ <= kBlockRows; }
+
+  uint32_t* query(int r) const {
+    return w_.queries + static_cast<size_t>(r) * static_cast<size_t>(steps_);
+  }
+  float* raw_query(int r) const { return w_.raw_queries + static_cast<size_t>(r) * stride_; }
+
   void load_queries() {
     for (int r = 0; r < rows_; ++r) {
       const int64_t t = task_.query_begin + r / group_;
+      const float *cosines = p_.query_cos + t * (D_ / 2), *sines = p_.query_sin + t * (D_ / 2);
       read_row<S>(row_of(p_.queries, t, task_.kv_head * group_ + r % group_), p_.dtype, D_,
                   w_.rows);
-      rotate_row<S>(w_.rows, p_.query_cos + t * (D_ / 2), p_.query_sin + t * (D_ / 2),
-                    p_.scale * kLog2E, D_,
-                    w_.queries + static_cast<size_t>(r) * static_cast<size_t>(steps_));
-      float* sums = w_.sums + static_cast<size_t>(r) * stride_;
-      for (size_t c = 0; c < stride_; c += L) S::store(sums + c, S::zero());
+      const float factor = p_.scale * kLog2E;
+      rotate_row<S>(w_.rows, cosines, sines, factor, D_, query(r));
+      if (few_rows()) {
+        rotate_row<S, false, true>(w_.rows, cosines, sines, factor, D_,
+                                   reinterpret_cast<uint32_t*>(raw_query(r)));
+      }
+      clear_row(w_.sums + static_cast<size_t>(r) * stride_);
       w_.row_max[r] = kLowest;
       w_.row_sum[r] = 0.0f;
     }
+  }
+
+  /// Queries for the keys of a block that are rotated by R(j) alone: R(-t0) q~.
+  void turn_queries(const float* block_rotation) {
+    for (int r = 0; r < rows_; ++r) {
+      rotate_row<S, true>(raw_query(r), block_rotation, block_rotation + D_ / 2, 1.0f, D_,
+                          query(r));
+    }
+  }
+
+  /// Entry of the prefix's tables that is worth fetching while block n is worked on, or -1.
+  int64_t entry_ahead(int n, int last) const {
+    int block = n + kBlocksAhead, head = task_.kv_head;
+    if (block >= last) {
+      if (task_.next == nullptr) return -1;
+      const int first = task_.next->tile_begin > 1 ? task_.next->tile_begin - 1 : 0;
+      block = first + block - last;
+      head = task_.next->kv_head;
+      if (block >= task_.next->tile_end - 1 || block >= p_.prefix.block_count) return -1;
+    }
+    return static_cast<int64_t>(block) * p_.kv_heads + head;
   }
 
   // ---- filling the tiles ----
@@ -436,6 +477,13 @@ class Attention {
     }
   }
 
+  void add_uncompressed() {
+    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
+    if (has(0)) add_sinks();
+    if (has(p_.prefix.block_count + 1)) add_dense(p_.tail);
+    if (has(p_.prefix.block_count + 2)) add_dense(p_.chunk);
+  }
+
   void add_sinks() {
     const PackedPrefix& prefix = p_.prefix;
     if (prefix.sink_count == 0) return;
@@ -485,19 +533,36 @@ class Attention {
     const PackedPrefix& prefix = p_.prefix;
     const int64_t entry = static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head;
     reserve(kBlock / L);
-    key_block_to_tile<S, kBlock>(p_, prefix.keys[entry], prefix.rotations[n], w_.scales, w_.keys,
-                                 vectors_);
+    const uint8_t* keys = prefix.keys[entry];
+    // The block to come is about as large as this one.
+    const Prefetch keys_ahead(ahead_ < 0 ? nullptr : prefix.keys[ahead_],
+                              channel_block_bytes<kBlock>(keys, D_, prefix.keys_symmetric), D_ / 2);
+    if (few_rows()) {
+      turn_queries(prefix.rotations[n]);
+      key_block_to_tile<S, kBlock, false>(p_, keys, nullptr, w_.scales, w_.keys, vectors_,
+                                          keys_ahead);
+    } else {
+      key_block_to_tile<S, kBlock, true>(p_, keys, prefix.rotations[n], w_.scales, w_.keys,
+                                         vectors_, keys_ahead);
+    }
     const uint8_t* values = prefix.values[entry];
+    const Prefetch values_ahead(
+        ahead_ < 0 ? nullptr : prefix.values[ahead_],
+        format::token_block_bytes(kBlock, D_, prefix.value_groups, false, prefix.value_bits),
+        kBlock / S::kPack);
     const int tile_steps = tile_tokens_ / S::kPack, first_token = vectors_ * L;
     if (prefix.values_channel_major) {
       value_channels_to_tile<S, kBlock>(p_, values, w_.scales, w_.staging, w_.values, tile_steps,
                                         first_token);
     } else if (D_ == 128 && prefix.value_groups == 2) {
-      value_tokens_to_tile<S, 128, 2>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+      value_tokens_to_tile<S, 128, 2>(p_, values, w_.scales, w_.values, tile_steps, first_token,
+                                      values_ahead);
     } else if (D_ == 128 && prefix.value_groups == 1) {
-      value_tokens_to_tile<S, 128, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+      value_tokens_to_tile<S, 128, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token,
+                                      values_ahead);
     } else if (D_ == 64 && prefix.value_groups == 1) {
-      value_tokens_to_tile<S, 64, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token);
+      value_tokens_to_tile<S, 64, 1>(p_, values, w_.scales, w_.values, tile_steps, first_token,
+                                     values_ahead);
     } else {
       const RowReader<S> reader = {values, kBlock, D_, prefix.value_groups, prefix.value_bits,
                                    false};
@@ -544,9 +609,8 @@ class Attention {
     const size_t score_stride = static_cast<size_t>(tile_tokens_) + kRowPadding;
     const size_t weight_stride = static_cast<size_t>(tile_tokens_ / S::kPack) + kRowPadding;
     const size_t query_stride = static_cast<size_t>(steps_);
-    multiply<S, false>(w_.queries + static_cast<size_t>(begin) * query_stride, query_stride, count,
-                       w_.keys, query_stride * S::kPanel, vectors, steps_, w_.scores, score_stride,
-                       nullptr);
+    multiply<S, false>(query(begin), query_stride, count, w_.keys, query_stride * S::kPanel,
+                       vectors, steps_, w_.scores, score_stride, nullptr);
     float shrink[kBlockRows];
     for (int r = 0; r < count; ++r) {
       float* scores = w_.scores + static_cast<size_t>(r) * score_stride;
@@ -584,7 +648,8 @@ class Attention {
   const int D_, group_, rows_, steps_, tile_tokens_;
   const size_t stride_;
   const Workspace w_;
-  int vectors_ = 0;  // registers of columns in the tiles
+  int vectors_ = 0;     // registers of columns in the tiles
+  int64_t ahead_ = -1;  // see entry_ahead
   int32_t earliest_[kMaxTileVectors], latest_[kMaxTileVectors];
 };
 

@@ -97,11 +97,31 @@ RILLKV_INLINE void load_codes(const Planes& at, int width, int h, typename S::I&
   low = width == 8 ? R::template load<4>(at.nibbles + kCount / 2, h) : rest;
 }
 
+/// Bytes of the planes of one channel (or row), by width.
+template <int kCount>
+struct PlaneSizes {
+  struct Entry {
+    uint16_t nibbles = 0, crumbs = 0, bits = 0, padding = 0;
+  };
+  struct Table {
+    Entry entries[format::kMaxWidth + 1];
+    constexpr Table() : entries() {
+      for (int w = format::kMinWidth; w <= format::kMaxWidth; ++w) {
+        entries[w].nibbles = static_cast<uint16_t>(format::nibble_planes(w) * (kCount / 2));
+        entries[w].crumbs = static_cast<uint16_t>(format::crumb_planes(w) * (kCount / 4));
+        entries[w].bits = static_cast<uint16_t>(format::bit_planes(w) * (kCount / 8));
+      }
+    }
+  };
+  static constexpr Table kTable{};
+};
+
 template <int kCount>
 RILLKV_INLINE void advance(Planes& at, int width) {
-  at.nibbles += (width >> 2) * (kCount / 2);
-  at.crumbs += ((width >> 1) & 1) * (kCount / 4);
-  at.bits += (width & 1) * (kCount / 8);
+  const auto& sizes = PlaneSizes<kCount>::kTable.entries[width];
+  at.nibbles += sizes.nibbles;
+  at.crumbs += sizes.crumbs;
+  at.bits += sizes.bits;
 }
 
 /// Step of the high register's fields, in units of the code's step.
@@ -142,6 +162,16 @@ inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int bl
   return at;
 }
 
+/// Bytes of a channel block as its widths have it.
+template <int kBlock>
+inline size_t channel_block_bytes(const uint8_t* block, int head_dim, bool symmetric) {
+  const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
+  const ChannelCursors at = channel_cursors(block, head_dim, kBlock, symmetric);
+  uint32_t bits = 0;  // planes of one bit among the second half of the channels
+  for (int p = 0; p < head_dim / 2; ++p) bits += (widths[p] >> 4) & 1u;
+  return static_cast<size_t>(at.second.bits - block) + bits * (kBlock / 8);
+}
+
 /// fp16 to fp32, `count` values.
 template <class S>
 void halves_to_floats(const uint16_t* in, int count, float* out) {
@@ -159,18 +189,41 @@ RILLKV_INLINE uint32_t* tile_vector(uint32_t* tile, int steps, int vector) {
                     S::kLanes;
 }
 
+/// Memory that will be read soon, fetched a few cache lines at a time beside the work on a block,
+/// so that neither the memory nor the arithmetic waits for the other.
+struct Prefetch {
+  const uint8_t* at = nullptr;
+  const uint8_t* end = nullptr;
+  size_t bytes_a_step = 0;
+
+  Prefetch() = default;
+  /// `bytes` from `begin` on, in `steps` steps.
+  Prefetch(const uint8_t* begin, size_t bytes, int steps)
+      : at(begin),
+        end(begin == nullptr ? nullptr : begin + bytes),
+        bytes_a_step((bytes / static_cast<size_t>(steps) + 127) / 64 * 64) {}
+
+  template <class S>
+  RILLKV_INLINE void step() {
+    const uint8_t* stop = at + bytes_a_step;
+    if (stop > end) stop = end;
+    for (; at < stop; at += 64) S::prefetch(at);
+  }
+};
+
 /// Scales of a block in fp32, from the workspace.
 struct Scales {
   float* lo;
   float* step;
 };
 
-/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j), or
-/// by R(j) alone where block_rotation is null.
-template <class S, int kBlock>
+/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
+/// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
+/// which is cheaper if they are few).
+template <class S, int kBlock, bool kCompose>
 void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
                        const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector) {
+                       int first_vector, Prefetch ahead) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kBlock>;
@@ -182,10 +235,9 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   ChannelCursors at = channel_cursors(block, D, kBlock, symmetric);
 
-  uint32_t* out[kBlock / S::kLanes];
-  for (int v = 0; v < kBlock / S::kLanes; ++v) {
-    out[v] = tile_vector<S>(tile, steps, first_vector + v);
-  }
+  // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
+  uint32_t* const out = tile_vector<S>(tile, steps, first_vector);
+  const size_t panel_stride = static_cast<size_t>(steps) * S::kPanel;
   for (int p = 0; p < half; ++p) {
     const int w1 = widths[p] & 15, w2 = widths[p] >> 4;
     const float s1 = scales.step[p], s2 = scales.step[p + half];
@@ -194,20 +246,23 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
     const typename S::Affine high1(l1, s1 * high_step(w1)), high2(l2, s2 * high_step(w2));
     const float* cosines = params.rotations.in_block_cos + static_cast<size_t>(p) * kBlock;
     const float* sines = params.rotations.in_block_sin + static_cast<size_t>(p) * kBlock;
-    const float c0 = block_rotation != nullptr ? block_rotation[p] : 1.0f;
-    const float s0 = block_rotation != nullptr ? block_rotation[half + p] : 0.0f;
+    const float c0 = kCompose ? block_rotation[p] : 1.0f;
+    const float s0 = kCompose ? block_rotation[half + p] : 0.0f;
+    ahead.step<S>();
     const size_t offset = static_cast<size_t>(p) * S::kPanel;
     const size_t offset2 = static_cast<size_t>(p + half) * S::kPanel;  // fp32 tiles only
 
     const auto rotate_and_store = [&](int v, F x, F y) {
-      F c = S::load(cosines + v * S::kLanes), s = S::load(sines + v * S::kLanes);
-      if (block_rotation != nullptr) {  // R(t0 + j) = R(t0) R(j)
+      F c = S::load_once(cosines + v * S::kLanes), s = S::load_once(sines + v * S::kLanes);
+      if constexpr (kCompose) {  // R(t0 + j) = R(t0) R(j)
         const F c_in = c, s_in = s;
         c = S::fnma(S::set1(s0), s_in, S::mul(S::set1(c0), c_in));
         s = S::fma(S::set1(s0), c_in, S::mul(S::set1(c0), s_in));
       }
       // (x, y) becomes (x cos - y sin, y cos + x sin)
-      S::store_pair(out[v] + offset, out[v] + offset2, S::fnma(y, s, S::mul(x, c)),
+      uint32_t* at_vector = out + static_cast<size_t>(v / S::kPanelVectors) * panel_stride +
+                            static_cast<size_t>(v % S::kPanelVectors) * S::kLanes;
+      S::store_pair(at_vector + offset, at_vector + offset2, S::fnma(y, s, S::mul(x, c)),
                     S::fma(x, s, S::mul(y, c)));
     };
 #pragma GCC unroll 4
@@ -315,7 +370,7 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
 /// whole registers, as steps first_token / kPack ... of a value tile.
 template <class S, int kCount, int kGroups>
 void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, const Scales& scales,
-                          uint32_t* tile, int tile_steps, int first_token) {
+                          uint32_t* tile, int tile_steps, int first_token, Prefetch ahead) {
   using F = typename S::F;
   using I = typename S::I;
   using R = PlaneRegisters<S, kCount>;
@@ -336,8 +391,34 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
     out[v] = tile_vector<S>(tile, tile_steps, v) +
              static_cast<size_t>(first_token / S::kPack) * S::kPanel;
   }
+  if constexpr (S::kPack == 2 && kVectors <= 8) {
+    if (width <= 4) {  // both rows of a step in one table
+      for (int t = 0; t < tokens; t += 2) {
+        ahead.step<S>();
+        I a, b, none;
+        load_codes<S, kCount>(at, width, 0, a, none);
+        advance<kCount>(at, width);
+        load_codes<S, kCount>(at, width, 0, b, none);
+        advance<kCount>(at, width);
+        const I low = S::low_words(a, b), high = S::high_words(a, b);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          const float *lo = scales.lo + g * tokens + t, *step = scales.step + g * tokens + t;
+          const typename S::PairTable table(lo[0], step[0], lo[1], step[1]);
+#pragma GCC unroll 8
+          for (int v = g * kGroupVectors; v < (g + 1) * kGroupVectors; ++v) {
+            const int bit = v * R::kSpacing;
+            S::store_int(out[v] + static_cast<size_t>(t / 2) * S::kPanel,
+                         table(S::shift_right(bit < 16 ? low : high, bit % 16)));
+          }
+        }
+      }
+      return;
+    }
+  }
   for (int t = 0; t < tokens; t += S::kPack) {
     F x[S::kPack][kVectors];
+    ahead.step<S>();
 #pragma GCC unroll 2
     for (int i = 0; i < S::kPack; ++i) {
 #pragma GCC unroll 4
@@ -449,19 +530,35 @@ void read_row(const void* row, Dtype dtype, int head_dim, float* out) {
   }
 }
 
-/// Rotates a key (or query) row by `cosines`, `sines` [D/2], times `factor`, into steps of dwords.
-template <class S>
+/// A channel pair of a row, rotated: (x, y) becomes (x cos - y sin, y cos + x sin). With kInverse
+/// by the opposite angle.
+template <class S, bool kInverse>
+RILLKV_INLINE void rotate_pair(typename S::F& x, typename S::F& y, typename S::F c,
+                               typename S::F s) {
+  const typename S::F x_in = x;
+  if constexpr (kInverse) {
+    x = S::fma(y, s, S::mul(x, c));
+    y = S::fnma(x_in, s, S::mul(y, c));
+  } else {
+    x = S::fnma(y, s, S::mul(x, c));
+    y = S::fma(x_in, s, S::mul(y, c));
+  }
+}
+
+/// Rotates a key (or query) row by `cosines`, `sines` [D/2], times `factor`, into steps of dwords,
+/// or into D floats with kFloats.
+template <class S, bool kInverse = false, bool kFloats = S::kPack == 1>
 void rotate_row(const float* row, const float* cosines, const float* sines, float factor,
                 int head_dim, uint32_t* out) {
   using F = typename S::F;
   const int half = head_dim / 2;
   for (int p = 0; p < half; p += S::kLanes) {
     const int count = half - p;
-    const F x = S::load_first(row + p, count), y = S::load_first(row + half + p, count);
+    F first = S::load_first(row + p, count), second = S::load_first(row + half + p, count);
     const F c = S::mul(S::load_first(cosines + p, count), S::set1(factor));
     const F s = S::mul(S::load_first(sines + p, count), S::set1(factor));
-    const F first = S::fnma(y, s, S::mul(x, c)), second = S::fma(x, s, S::mul(y, c));
-    if constexpr (S::kPack == 2) {
+    rotate_pair<S, kInverse>(first, second, c, s);
+    if constexpr (!kFloats) {
       S::store_first(reinterpret_cast<float*>(out) + p, S::as_float(S::pack_pair(first, second)),
                      count);
     } else {

@@ -37,6 +37,12 @@ struct Simd {
     asm("vpbroadcastd %1, %0" : "=v"(x) : "m"(*p));
     return x;
   }
+  /// A load that stays one load, however often the value is used (see broadcast).
+  static F load_once(const float* p) {
+    F x = _mm512_loadu_ps(p);
+    asm("" : "+v"(x));
+    return x;
+  }
   static I load_int(const void* p) { return _mm512_loadu_si512(p); }
   static void store_int(void* p, I x) { _mm512_storeu_si512(p, x); }
   static I set1_int(int32_t x) { return _mm512_set1_epi32(x); }
@@ -227,6 +233,28 @@ struct Bf16 : Simd {
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(interleave, halves);
+  }
+  /// lo + step * code for two rows of 4-bit fields at once, as dwords (a, b) of bf16: a 32-entry
+  /// table of bf16 in one register, a's values below and b's above, one vpermw for 32 values.
+  struct PairTable {
+    I table;
+    PairTable(float lo_a, float step_a, float lo_b, float step_b)
+        : table((I)_mm512_cvtne2ps_pbh(Affine(lo_b, step_b).table, Affine(lo_a, step_a).table)) {}
+    /// `words`: the field of a in the low 4 bits of the low word of each lane, b's in the high
+    /// word.
+    I operator()(I words) const {
+      // (words & 0x000f000f) | 0x00100000: bit 4 of the index chooses b's half
+      const I index =
+          _mm512_ternarylogic_epi32(words, set1_int(0x000f000f), set1_int(0x00100000), 0xEA);
+      return _mm512_permutexvar_epi16(index, table);
+    }
+  };
+  /// Low words of each lane: fields 0..3 of a below those of b; high words: fields 4..7.
+  static I low_words(I a, I b) {
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16));
+  }
+  static I high_words(I a, I b) {
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(a, 16), b);
   }
   /// 32 consecutive values as 16 dwords.
   static I pack_row(F first, F second) { return (I)_mm512_cvtne2ps_pbh(second, first); }

@@ -28,30 +28,30 @@ constexpr KernelTable kScalar = {
 // An entry that an instruction set has no version of yet is taken from the next lower one.
 constexpr KernelTable kAvx2 = {
     .name = "avx2",
-    .attention_workspace_bytes = scalar::attention_workspace_bytes,
-    .attend = scalar::attend,
-    .absmax = scalar::absmax,
-    .min_max = scalar::min_max,
-    .add_squares = scalar::add_squares,
-    .pack_channels_affine = scalar::pack_channels_affine,
-    .pack_channels_symmetric = scalar::pack_channels_symmetric,
-    .pack_tokens_affine = scalar::pack_tokens_affine,
-    .pack_tokens_symmetric = scalar::pack_tokens_symmetric,
-    .hadamard = scalar::hadamard,
+    .attention_workspace_bytes = avx2::attention_workspace_bytes,
+    .attend = avx2::attend,
+    .absmax = avx2::absmax,
+    .min_max = avx2::min_max,
+    .add_squares = avx2::add_squares,
+    .pack_channels_affine = avx2::pack_channels_affine,
+    .pack_channels_symmetric = avx2::pack_channels_symmetric,
+    .pack_tokens_affine = avx2::pack_tokens_affine,
+    .pack_tokens_symmetric = avx2::pack_tokens_symmetric,
+    .hadamard = avx2::hadamard,
 };
 
 constexpr KernelTable kAvx512 = {
     .name = "avx512",
     .attention_workspace_bytes = avx512::attention_workspace_bytes,
     .attend = avx512::attend,
-    .absmax = scalar::absmax,
-    .min_max = scalar::min_max,
-    .add_squares = scalar::add_squares,
-    .pack_channels_affine = scalar::pack_channels_affine,
-    .pack_channels_symmetric = scalar::pack_channels_symmetric,
-    .pack_tokens_affine = scalar::pack_tokens_affine,
-    .pack_tokens_symmetric = scalar::pack_tokens_symmetric,
-    .hadamard = scalar::hadamard,
+    .absmax = avx512::absmax,
+    .min_max = avx512::min_max,
+    .add_squares = avx512::add_squares,
+    .pack_channels_affine = avx512::pack_channels_affine,
+    .pack_channels_symmetric = avx512::pack_channels_symmetric,
+    .pack_tokens_affine = avx512::pack_tokens_affine,
+    .pack_tokens_symmetric = avx512::pack_tokens_symmetric,
+    .hadamard = avx512::hadamard,
 };
 #endif
 

@@ -58,18 +58,20 @@ size_t sentence_boundary(const std::string& text, size_t at) {
     const char before = text[i - 1];
     const bool space = text[i] == ' ' || text[i] == '\n';
     if (space && (before == '.' || before == '!' || before == '?')) return i;
-    if (before == '\n' && text[i] == '\n') return i;
+    if (before == '\n' && text[i] == '\n') return i - 1;  // The end of a paragraph.
   }
   return 0;
 }
 
-std::string compose(const Needle& needle, const std::string& text, size_t at) {
+std::string compose(const Needle& needle, const std::string& text, size_t at, bool chat) {
   std::string prompt = text.substr(0, at);
   if (!prompt.empty()) prompt += ' ';
   prompt += needle.fact;
   if (at < text.size() && text[at] != ' ' && text[at] != '\n') prompt += ' ';
   prompt += text.substr(at);
-  prompt += "\n\nQuestion: " + needle.question + "\nAnswer:";
+  prompt += "\n\nQuestion: " + needle.question;
+  if (chat) return prompt;
+  prompt += "\nAnswer:";
   if (!needle.lead.empty()) prompt += " " + needle.lead;
   return prompt;
 }
@@ -89,19 +91,20 @@ Json run_cell(GenerationBackend& backend, const NeedleOptions& options, const Ne
   GenerationRequest request;
   request.prompt = needle_prompt(backend, options, needle, length, depth);
   request.max_new_tokens = options.max_new_tokens;
-  request.continuations = {backend.encode(" " + needle.answer),
-                           backend.encode(" " + needle.distractor)};
+  // In a chat the reply starts afresh, with the lead; a plain prompt has ended with it.
+  std::string before = " ";
+  if (options.chat) before = needle.lead.empty() ? "" : needle.lead + " ";
+  request.answer = backend.encode(before + needle.answer);
+  request.distractor = backend.encode(before + needle.distractor);
   const Generation generation = backend.run(request);
-  RILLKV_CHECK(generation.continuation_log_probs.size() == 2,
-               "needle: expected 2 log-probabilities from the back end, got ",
-               generation.continuation_log_probs.size());
   return {{"length", length},
           {"depth", depth},
           {"prompt_tokens", request.prompt.size()},
           {"answer", needle.answer},
           {"text", generation.text},
           {"score", needle_score(needle, generation.text)},
-          {"margin", generation.continuation_log_probs[0] - generation.continuation_log_probs[1]},
+          {"margin", generation.margin},
+          {"answer_log_prob", generation.answer_log_prob},
           {"stats", to_json(generation.stats)}};
 }
 
@@ -248,7 +251,7 @@ std::vector<int64_t> needle_prompt(const GenerationBackend& backend, const Needl
   const auto size = [&](const std::string& text) {
     return static_cast<int64_t>(backend.encode_prompt(text, options.chat).size());
   };
-  const int64_t bare = size(compose(needle, "", 0));
+  const int64_t bare = size(compose(needle, "", 0, options.chat));
   RILLKV_CHECK(bare < length, "needle: expected a length above the ", bare,
                " tokens of needle and question, got ", length);
   const std::string_view source =
@@ -261,8 +264,8 @@ std::vector<int64_t> needle_prompt(const GenerationBackend& backend, const Needl
     const std::string text = backend.decode({ids.begin(), ids.begin() + room});
     const auto cut =
         static_cast<size_t>(std::llround(static_cast<double>(text.size()) * depth / 100));
-    const std::vector<int64_t> prompt =
-        backend.encode_prompt(compose(needle, text, sentence_boundary(text, cut)), options.chat);
+    const std::vector<int64_t> prompt = backend.encode_prompt(
+        compose(needle, text, sentence_boundary(text, cut), options.chat), options.chat);
     const int64_t excess = static_cast<int64_t>(prompt.size()) - length;
     if (excess <= 0) return prompt;
     RILLKV_CHECK(room > 0, "needle: expected a prompt of ", length, " tokens, got ", prompt.size());

@@ -1,30 +1,19 @@
 #include "rillkv/eval/performance.h"
 
 #include <algorithm>
-#include <fstream>
-#include <string>
+
+#include "rillkv/memory.h"
 
 namespace rillkv::eval {
 namespace {
 
 using Json = nlohmann::json;
 
-int64_t status_kilobytes(const std::string& wanted) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(wanted, 0) == 0) return std::stoll(line.substr(wanted.size())) * 1024;
-  }
-  return 0;
-}
-
 Json ratio(double numerator, double denominator) {
   return denominator > 0 ? Json(numerator / denominator) : Json();
 }
 
 }  // namespace
-
-int64_t current_rss_bytes() { return status_kilobytes("VmRSS:"); }
-int64_t peak_rss_bytes() { return status_kilobytes("VmHWM:"); }
 
 Json to_json(const GenerationStats& s) {
   return {{"prompt_tokens", s.prompt_tokens},

@@ -1,9 +1,9 @@
 #include "rillkv/eval/result_log.h"
 
-#include <sstream>
 #include <system_error>
 
 #include "rillkv/error.h"
+#include "rillkv/files.h"
 
 namespace rillkv::eval {
 namespace {
@@ -15,14 +15,6 @@ void make_parent(const fs::path& path) {
   std::error_code error;
   if (path.has_parent_path()) fs::create_directories(path.parent_path(), error);
   RILLKV_CHECK(!error, "cannot create folder ", path.parent_path().string(), ": ", error.message());
-}
-
-std::string read_text(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  RILLKV_CHECK(in, "cannot read ", path.string());
-  std::ostringstream text;
-  text << in.rdbuf();
-  return text.str();
 }
 
 std::string short_dump(const Json& flat, const std::string& key) {
@@ -44,28 +36,15 @@ std::string first_difference(const Json& before, const Json& now) {
 
 }  // namespace
 
-void write_text_atomically(const fs::path& path, const std::string& text) {
-  make_parent(path);
-  const fs::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out << text;
-  out.close();
-  std::error_code error;
-  if (!out) {
-    fs::remove(temporary, error);
-    throw Error(str_cat("cannot write ", path.string()));
-  }
-  fs::rename(temporary, path, error);
-  RILLKV_CHECK(!error, "cannot write ", path.string(), ": ", error.message());
-}
-
 void write_json_atomically(const fs::path& path, const Json& json) {
-  write_text_atomically(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  make_parent(path);
+  write_file_atomically(path.string(),
+                        json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 Json read_json(const fs::path& path) {
   try {
-    return Json::parse(read_text(path));
+    return Json::parse(read_file(path.string()));
   } catch (const Json::parse_error& error) {
     throw Error(str_cat(path.string(), ": not JSON: ", error.what()));
   }
@@ -113,7 +92,7 @@ ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
 
 void ResultLog::load() {
   if (!fs::exists(path_)) return;
-  const std::string text = read_text(path_);
+  const std::string text = read_file(path_.string());
   size_t begin = 0;
   for (int64_t number = 1; begin < text.size(); ++number) {
     const size_t end = text.find('\n', begin);

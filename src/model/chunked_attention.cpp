@@ -47,7 +47,9 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
 }
 
 void ChunkedLlamaAttentionImpl::pack() {
-  if (qkv_->pack()) q_proj->weight = k_proj->weight = v_proj->weight = at::Tensor();
+  if (qkv_->pack()) {
+    for (Linear* view : {&q_proj, &k_proj, &v_proj}) (*view)->drop_weight();
+  }
   o_proj->pack();
 }
 

@@ -9,24 +9,19 @@ namespace rillkv {
 
 LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype)
     : config_(config), dtype_(dtype) {
-  const auto options = at::TensorOptions().dtype(dtype);
-  const auto holder = [&](const char* name, at::IntArrayRef shape) {
-    auto module = std::make_shared<torch::nn::Module>();
-    const at::Tensor weight =
-        module->register_parameter("weight", at::empty(shape, options), false);
-    register_module(name, std::move(module));
-    return weight;
-  };
-  embed_tokens_ = holder("embed_tokens", {config.vocab_size, config.hidden_size});
+  embed_tokens_ = register_module(
+      "embed_tokens",
+      std::make_shared<WeightImpl>(at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype));
   auto layers = std::make_shared<torch::nn::Module>();
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(layers->register_module(std::to_string(i),
                                               std::make_shared<LlamaLayerImpl>(config, i, dtype)));
   }
   register_module("layers", std::move(layers));
-  norm_ = holder("norm", {config.hidden_size});
+  norm_ = register_module("norm",
+                          std::make_shared<WeightImpl>(at::IntArrayRef{config.hidden_size}, dtype));
   lm_head_ = config.tie_word_embeddings
-                 ? Linear(embed_tokens_, at::Tensor())
+                 ? Linear(embed_tokens_->weight, at::Tensor())
                  : Linear(config.hidden_size, config.vocab_size, false, dtype);
   if (!config.tie_word_embeddings) register_module("lm_head", lm_head_);
 }
@@ -46,7 +41,8 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
 
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
   at::InferenceMode inference;
-  return lm_head_->forward(rms_norm(hidden_states, norm_, config_.rms_norm_eps)).to(at::kFloat);
+  return lm_head_->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps))
+      .to(at::kFloat);
 }
 
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
@@ -70,7 +66,8 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   }
   RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
   at::Tensor hidden =
-      at::embedding(embed_tokens_, tokens.size() == 1 ? tokens[0] : at::cat(tokens));
+      at::embedding(embed_tokens_->weight, tokens.size() == 1 ? tokens[0] : at::cat(tokens))
+          .to(dtype_);
   for (const auto& layer : layers_) hidden = layer->forward(hidden, rows);
   return hidden;
 }
@@ -105,9 +102,13 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
   return QuantizedKvCache(geometry, config, dtype_, protocol);
 }
 
-void LlamaModelImpl::pack() {
+void LlamaModelImpl::pack(const at::Tensor& embedding) {
   for (auto& layer : layers_) layer->pack();
-  lm_head_->pack();
+  if (!config_.tie_word_embeddings) {
+    lm_head_->pack();
+  } else if (embedding.defined() && lm_head_->pack()) {
+    embed_tokens_->replace(embedding);  // of the file's pages only rows that occur become resident
+  }
 }
 
 LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
@@ -116,7 +117,7 @@ LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
   LlamaModel model(config, options.dtype);
   model->load_weights([&](const std::string& name) { return checkpoint.tensor(name); },
                       [&](const std::string& name) { checkpoint.release(name); });
-  model->pack();
+  model->pack(checkpoint.tensor("model.embed_tokens.weight"));
   return model;
 }
 
@@ -124,7 +125,7 @@ at::ScalarType parse_dtype(const std::string& name) {
   if (name == "float32") return at::kFloat;
   if (name == "bfloat16") return at::kBFloat16;
   if (name == "float16") return at::kHalf;
-  if (name == "auto") return __builtin_cpu_supports("avx512bf16") ? at::kBFloat16 : at::kFloat;
+  if (name == "auto") return multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
   throw UsageError(str_cat("expected dtype auto, float32, bfloat16 or float16, got '", name, "'"));
 }
 

@@ -3,20 +3,6 @@
 #include <ATen/ATen.h>
 
 namespace rillkv {
-namespace {
-
-/// A module that holds one parameter called "weight": Hugging Face's name for a norm's gain.
-at::Tensor register_norm(torch::nn::Module& parent, const char* name, int64_t size,
-                         at::ScalarType dtype) {
-  auto holder = std::make_shared<torch::nn::Module>();
-  const at::Tensor weight = holder->register_parameter(
-      "weight", at::empty({size}, at::TensorOptions().dtype(dtype)), false);
-  parent.register_module(name, std::move(holder));
-  return weight;
-}
-
-}  // namespace
-
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   const at::Tensor wide = x.to(at::kFloat);
   const at::Tensor scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
@@ -45,23 +31,29 @@ at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
 }
 
 void LlamaMlpImpl::pack() {
-  if (gate_up_->pack()) gate_proj_->weight = up_proj_->weight = at::Tensor();
+  if (gate_up_->pack()) {
+    gate_proj_->drop_weight();
+    up_proj_->drop_weight();
+  }
   down_proj_->pack();
 }
 
 LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype)
     : eps_(config.rms_norm_eps) {
-  input_norm_ = register_norm(*this, "input_layernorm", config.hidden_size, dtype);
+  const auto norm = [&](const char* name) {
+    return register_module(name, Weight(at::IntArrayRef{config.hidden_size}, dtype));
+  };
+  input_norm_ = norm("input_layernorm");
   attention_ = register_module("self_attn", ChunkedLlamaAttention(config, layer, dtype));
-  post_attention_norm_ =
-      register_norm(*this, "post_attention_layernorm", config.hidden_size, dtype);
+  post_attention_norm_ = norm("post_attention_layernorm");
   mlp_ = register_module("mlp", LlamaMlp(config, dtype));
 }
 
 at::Tensor LlamaLayerImpl::forward(const at::Tensor& hidden,
                                    const std::vector<SequenceRows>& sequences) const {
-  const at::Tensor x = hidden + attention_->forward(rms_norm(hidden, input_norm_, eps_), sequences);
-  return x + mlp_->forward(rms_norm(x, post_attention_norm_, eps_));
+  const at::Tensor x =
+      hidden + attention_->forward(rms_norm(hidden, input_norm_->weight, eps_), sequences);
+  return x + mlp_->forward(rms_norm(x, post_attention_norm_->weight, eps_));
 }
 
 void LlamaLayerImpl::pack() {

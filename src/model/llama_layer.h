@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "model/weight.h"
 #include "rillkv/chunked_attention.h"
 #include "rillkv/linear.h"
 #include "rillkv/model_config.h"
@@ -38,7 +39,7 @@ class LlamaLayerImpl : public torch::nn::Module {
 
  private:
   double eps_;
-  at::Tensor input_norm_, post_attention_norm_;  // [hidden]
+  Weight input_norm_{nullptr}, post_attention_norm_{nullptr};  // [hidden]
   ChunkedLlamaAttention attention_{nullptr};
   LlamaMlp mlp_{nullptr};
 };

@@ -27,9 +27,11 @@ class TemporaryFolder {
 
   std::string path() const { return path_.string(); }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
+  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
 
-  /// Writes a file and returns its path.
+  /// Writes a file, making folders as needed, and returns its path.
   std::string write(const std::string& name, std::string_view contents) const {
+    std::filesystem::create_directories((path_ / name).parent_path());
     std::ofstream out(path_ / name, std::ios::binary);
     out << contents;
     if (!out.flush()) throw std::runtime_error("cannot write " + file(name));

@@ -30,15 +30,18 @@ struct GenerationRequest {
   int64_t max_new_tokens = 0;   ///< Greedy; stops early at an end-of-sequence token.
   /// Also stop at a line break, but not before one token has been produced.
   bool stop_at_newline = false;
-  /// Token sequences whose log-probability after the prompt is wanted.
-  std::vector<std::vector<int64_t>> continuations;
+  /// An answer to measure, and a wrong one to measure it against; both empty or neither.
+  std::vector<int64_t> answer, distractor;
 };
 
 struct Generation {
   std::vector<int64_t> tokens;  ///< New tokens, without the one that ended the sequence.
   std::string text;             ///< The same, decoded without special tokens.
-  /// Natural log-probability of each requested continuation, summed over its tokens.
-  std::vector<double> continuation_log_probs;
+  /// Sum over i of log p(answer_i | prompt, answer_0 .. answer_(i-1)), nats; 0 without an answer.
+  double answer_log_prob = 0;
+  /// The same sum of log p(answer_i) - log p(distractor_i), both after the right answer so far, up
+  /// to the shorter of the two. One pass measures both, and a token in which they agree adds 0.
+  double margin = 0;
   GenerationStats stats;
 };
 
@@ -52,7 +55,7 @@ class GenerationBackend {
   /// text, or, with `chat`, with the text as the user's turn of the selected chat template (no
   /// template selected: as plain text).
   virtual std::vector<int64_t> encode_prompt(std::string_view text, bool chat) const = 0;
-  /// Ids of a piece of text, without special tokens.
+  /// Ids of a piece of text that follows other text, without special tokens.
   virtual std::vector<int64_t> encode(std::string_view text) const = 0;
   /// Text of ids, special tokens left out.
   virtual std::string decode(const std::vector<int64_t>& ids) const = 0;

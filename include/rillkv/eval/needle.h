@@ -2,10 +2,10 @@
 // depths and lengths, the dense cache beside the compressed one in every cell.
 //
 // Each cell gives a retrieval score (is the answer in what the model generates?) and a margin: the
-// log-probability of the right answer less that of an equally long wrong one, in nats. The margin
-// moves long before the score does, so it shows what compression costs a model that still finds
-// the needle. A length at which the dense cache itself fails says nothing about compression and is
-// marked unsolvable.
+// log-probability of the right answer's tokens less that of a wrong one's, in nats (see
+// Generation::margin). The margin moves long before the score does, so it shows what compression
+// costs a model that still finds the needle. A length at which the dense cache itself fails says
+// nothing about compression and is marked unsolvable.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ namespace rillkv::eval {
 struct Needle {
   std::string fact;        ///< A sentence, put between two sentences of the haystack.
   std::string question;    ///< Asked after the text.
-  std::string lead;        ///< The start of the answer, given to the model; may be empty.
+  std::string lead;        ///< How the answer begins; ends a prompt without chat. May be empty.
   std::string answer;      ///< What the model should say next.
   std::string distractor;  ///< A wrong answer of the same form, for the margin.
 };

@@ -7,11 +7,6 @@
 
 namespace rillkv::eval {
 
-/// Resident set size of this process now, in bytes; 0 where /proc does not tell.
-int64_t current_rss_bytes();
-/// The largest it has been.
-int64_t peak_rss_bytes();
-
 nlohmann::json to_json(const GenerationStats& stats);
 /// Reads what to_json wrote; missing keys stay 0.
 GenerationStats stats_from_json(const nlohmann::json& json);

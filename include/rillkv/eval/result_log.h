@@ -11,10 +11,8 @@
 
 namespace rillkv::eval {
 
-/// Writes to a temporary file beside `path`, then renames it: a reader sees the old file or the
-/// whole new one. Creates the folder. Throws Error if it cannot be written.
-void write_text_atomically(const std::filesystem::path& path, const std::string& text);
-/// The same for JSON, indented by two spaces. Not-a-number becomes null.
+/// Writes JSON, indented by two spaces, to a temporary file that is then renamed to `path`; creates
+/// the folder. Not-a-number becomes null. Throws Error if it cannot be written.
 void write_json_atomically(const std::filesystem::path& path, const nlohmann::json& json);
 /// Parses a JSON file. Throws Error naming the file and the parser's reason.
 nlohmann::json read_json(const std::filesystem::path& path);

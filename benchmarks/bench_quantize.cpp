@@ -1,0 +1,330 @@
+// Statistics, widths, quantisation and packing: what sealing one block costs, by preset and
+// instruction set, and its parts alone.
+//
+// An iteration seals one 128-token block of every kv head of one layer, from bf16 activations. The
+// layers take turns, so that inputs come from where a real prefill leaves them and not from L1. The
+// result is compared with the scalar kernels' bytes before anything is timed.
+//
+//   bytes/s   activations read and packed bytes written, each once
+//   peak      bytes/s as a share of what one thread reads from memory here, measured first (inputs
+//             that fit a cache can exceed 1)
+//   us/token  the same work per token for all layers
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/packed_format.h"
+
+namespace {
+
+using rillkv::kernels::Dtype;
+using rillkv::kernels::PackParams;
+using rillkv::kernels::cpu::find_kernels;
+using rillkv::kernels::cpu::KernelTable;
+namespace format = rillkv::format;
+
+constexpr int kBlock = 128;
+
+struct Model {
+  const char* name;
+  int layers, heads, kv_heads, head_dim;
+};
+constexpr Model kModels[] = {{"smollm2-135m", 30, 9, 3, 64}, {"llama-3-8b", 32, 32, 8, 128}};
+
+struct Preset {
+  const char* name;
+  bool ema;
+  double key_bits;  // mean; ema: the normal width
+  int value_bits;
+};
+constexpr Preset kPresets[] = {{"balanced", false, 4.25, 4},
+                               {"quality", false, 5, 5},
+                               {"compact", false, 3.5, 3},
+                               {"extreme", false, 3, 2},
+                               {"seed", true, 4, 4}};
+
+/// Bytes a second that one thread reads from memory.
+double read_bandwidth() {
+  const std::vector<uint64_t> memory(size_t{32} << 20, 1);  // 256 MiB
+  double best = 0;
+  for (int i = 0; i < 5; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    uint64_t sums[8] = {};
+    for (size_t w = 0; w < memory.size(); w += 8) {
+      for (size_t l = 0; l < 8; ++l) sums[l] += memory[w + l];
+    }
+    for (uint64_t& sum : sums) benchmark::DoNotOptimize(sum);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+    best = std::max(best, 8.0 * static_cast<double>(memory.size()) / elapsed.count());
+  }
+  return best;
+}
+
+double peak_bandwidth = 0;
+
+/// One layer's activations, bf16: [kBlock, heads, D] as a fused projection leaves them.
+struct Layer {
+  std::vector<uint16_t> queries, keys, values, rotated;
+};
+
+struct Packed {
+  std::vector<uint8_t> keys, values;
+};
+
+class Workload {
+ public:
+  Workload(const Model& model, const Preset& preset) : model_(model), preset_(preset) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    const auto fill = [&](std::vector<uint16_t>& x, int heads) {
+      x.resize(static_cast<size_t>(kBlock * heads * model.head_dim));
+      for (uint16_t& element : x) {
+        const float value = normal(random);
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        element = static_cast<uint16_t>(bits >> 16);
+      }
+    };
+    layers_.resize(static_cast<size_t>(model.layers));
+    for (Layer& layer : layers_) {
+      fill(layer.queries, model.heads);
+      fill(layer.keys, model.kv_heads);
+      fill(layer.values, model.kv_heads);
+      layer.rotated = layer.values;
+    }
+    for (int w = 1; w <= 8; ++w) classes_.push_back(w);
+    increments_ = static_cast<int>((preset.key_bits - 1) * model.head_dim / 2 + 1e-6);
+    groups_ = format::value_groups(model.head_dim, 64);
+    packed_.resize(layers_.size());
+    for (Packed& packed : packed_) {
+      packed.keys.resize(key_stride() * static_cast<size_t>(model.kv_heads) + 64);
+      packed.values.resize(value_stride() * static_cast<size_t>(model.kv_heads) + 64);
+    }
+    const auto D = static_cast<size_t>(model.head_dim);
+    lo_.resize(D), hi_.resize(D), range_.resize(D), sums_.resize(D), absmax_.resize(D);
+    widths_.resize(D / 2);
+  }
+
+  size_t layers() const { return layers_.size(); }
+  int layer_count() const { return model_.layers; }
+
+  void energies(const KernelTable& isa, size_t l, int kv_head) {
+    const int group = model_.heads / model_.kv_heads;
+    std::fill(sums_.begin(), sums_.end(), 0.0f);
+    for (int g = 0; g < group; ++g) {
+      isa.add_squares(params(layers_[l].queries, model_.heads, kv_head * group + g), sums_.data());
+    }
+    for (float& sum : sums_) sum /= static_cast<float>(group * kBlock);
+  }
+  void key_range(const KernelTable& isa, size_t l, int kv_head) {
+    isa.min_max(params(layers_[l].keys, model_.kv_heads, kv_head), lo_.data(), hi_.data());
+    for (size_t c = 0; c < range_.size(); ++c) range_[c] = hi_[c] - lo_[c];
+  }
+  void widths() {
+    rillkv::kernels::cpu::allocate_widths(range_.data(), sums_.data(), model_.head_dim,
+                                          classes_.data(), 8, increments_, widths_.data());
+  }
+  void pack_keys(const KernelTable& isa, size_t l, int kv_head) {
+    isa.pack_channels_affine(params(layers_[l].keys, model_.kv_heads, kv_head), lo_.data(),
+                             hi_.data(), widths_.data(), block(packed_[l].keys, kv_head, true));
+  }
+  void rotate(const KernelTable& isa, size_t l, int kv_head) {
+    isa.hadamard(params(layers_[l].values, model_.kv_heads, kv_head),
+                 {layers_[l].rotated.data(), model_.kv_heads * model_.head_dim, model_.head_dim});
+  }
+  void pack_values(const KernelTable& isa, size_t l, int kv_head) {
+    isa.pack_tokens_affine(params(layers_[l].rotated, model_.kv_heads, kv_head), groups_,
+                           preset_.value_bits, block(packed_[l].values, kv_head, false));
+  }
+  void pack_ema(const KernelTable& isa, size_t l, int kv_head) {
+    for (bool keys : {true, false}) {
+      const auto& x = keys ? layers_[l].keys : layers_[l].values;
+      isa.absmax(params(x, model_.kv_heads, kv_head), absmax_.data());
+      // A fifth of the channels are outliers of 8 bits.
+      for (size_t p = 0; p < widths_.size(); ++p) widths_[p] = p % 5 == 0 ? 0x88 : 0x44;
+      isa.pack_channels_symmetric(params(x, model_.kv_heads, kv_head), absmax_.data(),
+                                  widths_.data(),
+                                  block(keys ? packed_[l].keys : packed_[l].values, kv_head, keys));
+    }
+  }
+  void seal(const KernelTable& isa, size_t l) {
+    for (int h = 0; h < model_.kv_heads; ++h) {
+      if (preset_.ema) {
+        pack_ema(isa, l, h);
+      } else {
+        energies(isa, l, h);
+        key_range(isa, l, h);
+        widths();
+        pack_keys(isa, l, h);
+        rotate(isa, l, h);
+        pack_values(isa, l, h);
+      }
+    }
+  }
+
+  /// The first layers' packed bytes.
+  std::vector<uint8_t> bytes() const {
+    std::vector<uint8_t> all;
+    for (size_t l = 0; l < 2; ++l) {
+      all.insert(all.end(), packed_[l].keys.begin(), packed_[l].keys.end());
+      all.insert(all.end(), packed_[l].values.begin(), packed_[l].values.end());
+    }
+    return all;
+  }
+  void clear() {
+    for (Packed& packed : packed_) {
+      std::fill(packed.keys.begin(), packed.keys.end(), uint8_t{0});
+      std::fill(packed.values.begin(), packed.values.end(), uint8_t{0});
+    }
+  }
+
+  double input_bytes(int heads) const { return 2.0 * kBlock * heads * model_.head_dim; }
+  double seal_bytes() const {
+    const double kv = 2 * input_bytes(model_.kv_heads);
+    const double out =
+        static_cast<double>(model_.kv_heads) * static_cast<double>(key_stride() + value_stride());
+    // Adaptive also reads the queries and writes the rotated values.
+    return kv + out + (preset_.ema ? 0 : input_bytes(model_.heads) + input_bytes(model_.kv_heads));
+  }
+  double key_bytes() const { return static_cast<double>(key_stride()); }
+  double value_bytes() const { return static_cast<double>(value_stride()); }
+  const Model& model() const { return model_; }
+
+ private:
+  PackParams params(const std::vector<uint16_t>& x, int heads, int head) const {
+    PackParams p;
+    p.input = {x.data(), heads * model_.head_dim, model_.head_dim};
+    p.dtype = Dtype::kBFloat16;
+    p.kv_head = head;
+    p.tokens = p.block_size = kBlock;
+    p.head_dim = model_.head_dim;
+    return p;
+  }
+  size_t key_stride() const {
+    const int D = model_.head_dim;
+    if (!preset_.ema) return format::channel_block_bytes(D, kBlock, false, D + 2 * increments_);
+    const int wide = 2 * ((D / 2 + 4) / 5);
+    return format::channel_block_bytes(D, kBlock, true, 8 * wide + 4 * (D - wide));
+  }
+  size_t value_stride() const {
+    if (preset_.ema) return key_stride();
+    return format::token_block_bytes(kBlock, model_.head_dim, groups_, false, preset_.value_bits);
+  }
+  uint8_t* block(std::vector<uint8_t>& storage, int kv_head, bool keys) const {
+    const auto address = reinterpret_cast<uintptr_t>(storage.data());
+    return storage.data() + (64 - address % 64) % 64 +
+           static_cast<size_t>(kv_head) * (keys ? key_stride() : value_stride());
+  }
+
+  Model model_;
+  Preset preset_;
+  int increments_ = 0, groups_ = 1;
+  std::vector<int> classes_;
+  std::vector<Layer> layers_;
+  std::vector<Packed> packed_;
+  std::vector<float> lo_, hi_, range_, sums_, absmax_;
+  std::vector<uint8_t> widths_;
+};
+
+/// True if this table writes the scalar kernels' bytes. Says so in the benchmark's row otherwise.
+bool verified(benchmark::State& state, const KernelTable& isa, Workload& work) {
+  std::vector<uint8_t> bytes[2];
+  for (const KernelTable* table : {find_kernels("scalar"), &isa}) {
+    work.clear();
+    work.seal(*table, 0);
+    work.seal(*table, 1);
+    bytes[table == &isa ? 1 : 0] = work.bytes();
+  }
+  if (isa.name == std::string("scalar") || bytes[0] == bytes[1]) return true;
+  state.SkipWithError("bytes differ from the scalar kernels'");
+  return false;
+}
+
+void report(benchmark::State& state, const Workload& work, double bytes, double seconds) {
+  const double each = seconds / static_cast<double>(state.iterations());
+  state.SetBytesProcessed(static_cast<int64_t>(bytes) * state.iterations());
+  state.counters["peak"] = bytes / each / peak_bandwidth;
+  state.counters["us/token"] = each * 1e6 * work.layer_count() / kBlock;
+}
+
+void add(const std::string& name, const KernelTable& isa, const Model& model, const Preset& preset,
+         const std::function<double(const Workload&)>& bytes,
+         const std::function<void(Workload&, const KernelTable&, size_t)>& body) {
+  benchmark::RegisterBenchmark(
+      (name + "/" + model.name + "/" + preset.name + "/" + isa.name).c_str(),
+      [=, &isa](benchmark::State& state) {
+        Workload work(model, preset);
+        if (!verified(state, isa, work)) return;
+        size_t layer = 0;
+        const auto begin = std::chrono::steady_clock::now();
+        for (auto _ : state) {
+          body(work, isa, layer);
+          layer = (layer + 1) % work.layers();
+        }
+        const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+        report(state, work, bytes(work), elapsed.count());
+      });
+}
+
+void add_all(const KernelTable& isa) {
+  for (const Model& model : kModels) {
+    for (const Preset& preset : kPresets) {
+      add(
+          "seal", isa, model, preset, [](const Workload& w) { return w.seal_bytes(); },
+          [](Workload& w, const KernelTable& k, size_t l) { w.seal(k, l); });
+    }
+    const Preset& balanced = kPresets[0];
+    const int heads = model.kv_heads;
+    const auto each = [heads](auto&& body) {
+      return [heads, body](Workload& w, const KernelTable& k, size_t l) {
+        for (int h = 0; h < heads; ++h) body(w, k, l, h);
+      };
+    };
+    const auto keys = [](const Workload& w) { return w.input_bytes(w.model().kv_heads); };
+    add(
+        "energies", isa, model, balanced,
+        [](const Workload& w) { return w.input_bytes(w.model().heads); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.energies(k, l, h); }));
+    add("min_max", isa, model, balanced, keys,
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.key_range(k, l, h); }));
+    add(
+        "allocate_widths", isa, model, balanced, [](const Workload&) { return 0.0; },
+        each([](Workload& w, const KernelTable&, size_t, int) { w.widths(); }));
+    add(
+        "pack_keys", isa, model, balanced,
+        [=](const Workload& w) { return keys(w) + heads * w.key_bytes(); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.pack_keys(k, l, h); }));
+    add(
+        "hadamard", isa, model, balanced, [=](const Workload& w) { return 2 * keys(w); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.rotate(k, l, h); }));
+    add(
+        "pack_values", isa, model, balanced,
+        [=](const Workload& w) { return keys(w) + heads * w.value_bytes(); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.pack_values(k, l, h); }));
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  peak_bandwidth = read_bandwidth();
+  benchmark::AddCustomContext("read_bandwidth_one_thread_GB/s",
+                              std::to_string(peak_bandwidth / 1e9));
+  for (const char* name : {"scalar", "avx2", "avx512"}) {
+    if (const KernelTable* isa = find_kernels(name)) add_all(*isa);
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,18 @@
+# Fails if anything under kernels/ includes Torch: kernels see pointers, strides and sizes.
+# cmake -DSOURCE_DIR=... -P kernel_includes.cmake
+file(GLOB_RECURSE files "${SOURCE_DIR}/kernels/*")
+if(NOT files)
+  message(FATAL_ERROR "no files under ${SOURCE_DIR}/kernels")
+endif()
+set(offenders "")
+foreach(file IN LISTS files)
+  file(STRINGS "${file}" lines REGEX "^[ \t]*#[ \t]*include[ \t]*[<\"](torch|ATen|c10|caffe2)/")
+  foreach(line IN LISTS lines)
+    string(APPEND offenders "\n  ${file}: ${line}")
+  endforeach()
+endforeach()
+if(offenders)
+  message(FATAL_ERROR "kernels must not include Torch:${offenders}")
+endif()
+list(LENGTH files count)
+message(STATUS "${count} files include no Torch")

@@ -1,0 +1,136 @@
+// The configuration's keys, ranges, presets and errors.
+#include "rillkv/compression_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "rillkv/error.h"
+
+namespace rillkv {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::string usage_error(const std::string& json) {
+  try {
+    CompressionConfig::from_json(json);
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(CompressionConfig, DefaultsAreTheBalancedPreset) {
+  CompressionConfig balanced = CompressionConfig::preset("balanced");
+  EXPECT_EQ(balanced.to_json(), CompressionConfig().to_json());
+  EXPECT_EQ(balanced.policy, Policy::kAdaptive);
+  EXPECT_DOUBLE_EQ(balanced.key_bits_mean, 4.25);
+}
+
+TEST(CompressionConfig, SeedPresetHasTheOriginalsDefaults) {
+  const auto seed = CompressionConfig::preset("seed");
+  EXPECT_EQ(seed.policy, Policy::kEma);
+  EXPECT_EQ(seed.chunk_size, 256);
+  EXPECT_EQ(seed.attention_sink_size, 8);
+  EXPECT_DOUBLE_EQ(seed.ema_decay, 0.99);
+  EXPECT_DOUBLE_EQ(*seed.outlier_threshold_abs, 6.0);
+  EXPECT_DOUBLE_EQ(*seed.outlier_threshold_relative, 5.0);
+  EXPECT_EQ(seed.key_bits_normal, 4);
+  EXPECT_EQ(seed.key_bits_sink_outlier, 8);
+  EXPECT_EQ(seed.value_bits_normal, 4);
+  EXPECT_EQ(seed.value_bits_sink_outlier, 8);
+  EXPECT_EQ(seed.value_quant_groups, -1);
+}
+
+TEST(CompressionConfig, EveryPresetIsItsFile) {
+  for (const std::string& name : CompressionConfig::preset_names()) {
+    const auto preset = CompressionConfig::preset(name);
+    const auto file =
+        CompressionConfig::load(RILLKV_SOURCE_DIR "/configs/presets/" + name + ".json");
+    EXPECT_EQ(preset.to_json(), file.to_json()) << name;
+    EXPECT_TRUE(preset.ineffective_keys().empty()) << name;
+  }
+}
+
+TEST(CompressionConfig, RoundTripsThroughJson) {
+  auto config = CompressionConfig::preset("quality");
+  config.set("outlier_threshold_abs=null");
+  config.set("policy=ema");
+  config.set("bit_classes=[2,4,6,8]");
+  const auto again = CompressionConfig::from_json(config.to_json());
+  EXPECT_EQ(again.to_json(), config.to_json());
+  EXPECT_FALSE(again.outlier_threshold_abs.has_value());
+}
+
+TEST(CompressionConfig, UnknownKeyIsNamed) {
+  EXPECT_THAT(usage_error(R"({"chunk_sizes": 3})"),
+              AllOf(HasSubstr("chunk_sizes"), HasSubstr("chunk_size")));
+  CompressionConfig config;
+  EXPECT_THROW(config.set("nonsense=1"), UsageError);
+  EXPECT_THROW(config.set("chunk_size"), UsageError);
+  EXPECT_THROW(config.set("=3"), UsageError);
+}
+
+struct Bad {
+  const char* key;
+  const char* value;
+};
+
+class OutOfRange : public ::testing::TestWithParam<Bad> {};
+
+TEST_P(OutOfRange, NamesKeyValueAndRange) {
+  const auto [key, value] = GetParam();
+  const std::string message = usage_error(std::string("{\"") + key + "\": " + value + "}");
+  EXPECT_THAT(message, AllOf(HasSubstr(key), HasSubstr("expected"), HasSubstr(value)));
+  EXPECT_EQ(message.find('\n'), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, OutOfRange,
+    ::testing::Values(
+        Bad{"policy", "\"fast\""}, Bad{"policy", "3"}, Bad{"chunk_size", "0"},
+        Bad{"chunk_size", "1.5"}, Bad{"chunk_size", "\"256\""}, Bad{"attention_sink_size", "-1"},
+        Bad{"attention_sink_size", "257"}, Bad{"block_size", "100"}, Bad{"block_size", "512"},
+        Bad{"ema_decay", "0"}, Bad{"ema_decay", "1"}, Bad{"outlier_threshold_abs", "0"},
+        Bad{"outlier_threshold_abs", "\"6\""}, Bad{"outlier_threshold_relative", "-1"},
+        Bad{"key_bits_normal", "1"}, Bad{"key_bits_normal", "9"}, Bad{"value_bits_normal", "1"},
+        Bad{"key_bits_sink_outlier", "9"}, Bad{"value_bits_sink_outlier", "0"},
+        Bad{"value_quant_groups", "0"}, Bad{"value_quant_groups", "-2"},
+        Bad{"key_bits_mean", "0.5"}, Bad{"key_bits_mean", "8.5"}, Bad{"value_bits", "1"},
+        Bad{"value_bits", "9"}, Bad{"bit_classes", "[]"}, Bad{"bit_classes", "[4]"},
+        Bad{"bit_classes", "[2,4,5]"}, Bad{"bit_classes", "[4,2]"}, Bad{"bit_classes", "[0,4]"},
+        Bad{"bit_classes", "[4,4]"}, Bad{"query_energy_decay", "1"},
+        Bad{"query_energy_decay", "-0.1"}, Bad{"value_group_size", "7"}, Bad{"value_rotation", "1"},
+        Bad{"chunk_size", "1048577"}));
+
+TEST(CompressionConfig, MeanOutsideTheClassesIsRejected) {
+  EXPECT_THAT(usage_error(R"({"bit_classes": [5, 6], "key_bits_mean": 4})"),
+              AllOf(HasSubstr("key_bits_mean"), HasSubstr("5..6")));
+}
+
+TEST(CompressionConfig, GroupsMustDivideTheModelsHeadDim) {
+  const auto config = CompressionConfig::from_json(R"({"policy": "ema", "value_quant_groups": 3})");
+  EXPECT_NO_THROW(config.validate_for(96));
+  EXPECT_THROW(config.validate_for(64), UsageError);
+}
+
+TEST(CompressionConfig, BadJsonAndBadFilesAreNamed) {
+  EXPECT_THAT(usage_error("{"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(usage_error("[1]"), HasSubstr("array"));
+  EXPECT_THROW(CompressionConfig::load("/no/such/file.json"), UsageError);
+  EXPECT_THROW(CompressionConfig::load("/"), UsageError);
+}
+
+TEST(CompressionConfig, KeysWithoutEffectAreListed) {
+  const auto config =
+      CompressionConfig::from_json(R"({"policy": "adaptive", "ema_decay": 0.5, "chunk_size": 7})");
+  EXPECT_THAT(config.ineffective_keys(), ElementsAre("ema_decay"));
+}
+
+}  // namespace
+}  // namespace rillkv

@@ -1,0 +1,247 @@
+// LongBench's mechanics, with a scripted model: what is asked, how it is cut, what is kept and how
+// it is scored.
+#include "rillkv/eval/longbench.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "tests/support/error_of.h"
+#include "tests/support/fake_backend.h"
+#include "tests/support/temporary_folder.h"
+
+namespace rillkv::eval {
+namespace {
+
+using Json = nlohmann::json;
+using testing::error_of;
+using testing::FakeBackend;
+using testing::TemporaryFolder;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+LongBenchExample example(const std::string& context, const std::string& input) {
+  return {{{"context", context}, {"input", input}}, {"right"}, {}, 0};
+}
+
+LongBenchTables tables_for(const std::string& task, const std::string& prompt) {
+  return {{{task, prompt}}, {{task, 16}}};
+}
+
+TEST(LongBench, KnowsAll21Tasks) {
+  std::set<std::string> names, plain, first_line;
+  for (const LongBenchTask& task : longbench_tasks()) {
+    names.insert(task.name);
+    if (!task.chat_template) plain.insert(task.name);
+    if (task.first_line_only) first_line.insert(task.name);
+  }
+  EXPECT_EQ(names.size(), 21u);
+  EXPECT_EQ(plain,
+            (std::set<std::string>{"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"}));
+  EXPECT_EQ(first_line, (std::set<std::string>{"trec", "triviaqa", "samsum", "lsht"}));
+  EXPECT_EQ(find_longbench_task("dureader").metric, LongBenchMetric::kRougeLChinese);
+  EXPECT_EQ(find_longbench_task("repobench-p").metric, LongBenchMetric::kCodeSimilarity);
+  EXPECT_TRUE(find_longbench_task("samsum").stop_at_newline);
+}
+
+TEST(LongBench, UnknownTaskListsTheKnown) {
+  EXPECT_THROW(find_longbench_task("narrative"), UsageError);
+  EXPECT_THAT(error_of([] { find_longbench_task("narrative"); }),
+              AllOf(HasSubstr("\"narrative\""), HasSubstr("narrativeqa, qasper")));
+}
+
+TEST(LongBench, PromptsAreFilledAsPythonDoes) {
+  EXPECT_EQ(fill_prompt("{{x}} {context}|{input}{context}", example("C", "I")), "{x} C|IC");
+  // Braces of the inserted text are text.
+  EXPECT_EQ(fill_prompt("{context}", example("{input}", "I")), "{input}");
+  EXPECT_THAT(error_of([] { fill_prompt("{contxt}", example("C", "I")); }), HasSubstr("contxt"));
+  EXPECT_NE(error_of([] { fill_prompt("a { b", example("C", "I")); }), "");
+  EXPECT_NE(error_of([] { fill_prompt("a } b", example("C", "I")); }), "");
+}
+
+TEST(LongBench, TruncatesInTheMiddle) {
+  FakeBackend backend([](const std::string&) { return ""; });
+  const std::string text = "one two three four five six seven";  // 7 tokens and the first
+  EXPECT_EQ(truncate_middle(backend, text, 8), text);
+  // 7 / 2 = 3 at each end; the first token of all is special and decodes to nothing.
+  EXPECT_EQ(truncate_middle(backend, text, 7), "one two five six seven");
+  EXPECT_EQ(truncate_middle(backend, text, 4), "one six seven");
+}
+
+TEST(LongBench, PredictsWithTheTasksRules) {
+  TemporaryFolder folder;
+  FakeBackend backend([](const std::string&) { return "right"; });
+  LongBenchOptions options;
+  options.chat = true;
+  options.max_prompt_tokens = 6;
+  for (const char* name : {"qasper", "samsum"}) {
+    ResultLog log(folder / (std::string(name) + ".jsonl"), {});
+    EXPECT_TRUE(predict_longbench(find_longbench_task(name),
+                                  tables_for(name, "Q {context} {input}"),
+                                  {example("a b c d e", "end")}, backend, options, log));
+    EXPECT_EQ(log.records().at(0).at("pred"), "right");
+    EXPECT_EQ(log.records().at(0).at("stats").at("kv_bytes"), 100);
+  }
+  ASSERT_EQ(backend.requests.size(), 2u);
+  const GenerationRequest &chat = backend.requests[0], &plain = backend.requests[1];
+  EXPECT_EQ(backend.decode(chat.prompt), "Q a d e end");  // 3 + 3 tokens, one of them special
+  EXPECT_EQ(chat.prompt.at(1), FakeBackend::kUser);
+  EXPECT_FALSE(chat.stop_at_newline);
+  EXPECT_EQ(chat.max_new_tokens, 16);
+  EXPECT_NE(plain.prompt.at(1), FakeBackend::kUser);  // samsum never gets a template
+  EXPECT_TRUE(plain.stop_at_newline);
+}
+
+TEST(LongBench, ResumesAfterAnInterruption) {
+  TemporaryFolder folder;
+  const LongBenchTask& task = find_longbench_task("qasper");
+  const LongBenchTables tables = tables_for("qasper", "{context}");
+  const std::vector<LongBenchExample> examples = {example("a", ""), example("b", ""),
+                                                  example("c", "")};
+  FakeBackend first([](const std::string& prompt) {
+    if (prompt == "b") set_interrupted(true);  // Ctrl-C while the second example runs
+    return "right " + prompt;
+  });
+  {
+    ResultLog log(folder / "qasper.jsonl", {});
+    EXPECT_FALSE(predict_longbench(task, tables, examples, first, {}, log));
+    EXPECT_EQ(log.records().size(), 2u);
+  }
+  set_interrupted(false);
+  FakeBackend second([](const std::string& prompt) { return "right " + prompt; });
+  ResultLog log(folder / "qasper.jsonl", {});
+  EXPECT_TRUE(predict_longbench(task, tables, examples, second, {}, log));
+  EXPECT_EQ(second.requests.size(), 1u);  // only what was missing
+  ASSERT_EQ(log.records().size(), 3u);
+  EXPECT_EQ(log.records()[2].at("pred"), "right c");
+}
+
+TEST(LongBench, MissingPromptOrLengthIsNamed) {
+  TemporaryFolder folder;
+  FakeBackend backend([](const std::string&) { return ""; });
+  ResultLog log(folder / "x.jsonl", {});
+  const auto predict = [&](const LongBenchTables& tables) {
+    predict_longbench(find_longbench_task("qasper"), tables, {}, backend, {}, log);
+  };
+  EXPECT_THAT(error_of([&] { predict({}); }), HasSubstr("dataset2prompt.json"));
+  EXPECT_THAT(error_of([&] {
+                predict({{{"qasper", "x"}}, {}});
+              }),
+              HasSubstr("dataset2maxlen.json"));
+}
+
+Json record(const std::string& pred, const std::vector<std::string>& answers, int64_t length = 0) {
+  return {{"pred", pred}, {"answers", answers}, {"all_classes", nullptr}, {"length", length}};
+}
+
+TEST(LongBench, ScoresTheBestAnswerAndAverages) {
+  // 1 for the second answer, 0 for the other example: 50.
+  const auto score = score_longbench(
+      find_longbench_task("qasper"),
+      {record("the red fox", {"blue", "Red fox."}, 1000), record("x", {"y"}, 9000)});
+  EXPECT_DOUBLE_EQ(score.score, 50);
+  EXPECT_EQ(score.by_length, (std::map<std::string, double>{{"0-4k", 100}, {"8k+", 0}}));
+}
+
+TEST(LongBench, FirstLineOnlyWhereTheBenchmarkSaysSo) {
+  const Json said = record("\n\nred fox\nDialogue: blue", {"red fox"});
+  EXPECT_DOUBLE_EQ(score_longbench(find_longbench_task("triviaqa"), {said}).score, 100);
+  // 2 of 4 predicted words, both wanted: P = 1/2, R = 1, F = 2/3.
+  EXPECT_DOUBLE_EQ(score_longbench(find_longbench_task("qasper"), {said}).score, 200.0 / 3);
+}
+
+TEST(LongBench, ClassesDecideClassification) {
+  Json said = record("Type: Number", {"Number"});
+  EXPECT_THAT(error_of([&] { score_longbench(find_longbench_task("trec"), {said}); }),
+              HasSubstr("all_classes"));
+  said["all_classes"] = {"Number", "Date"};
+  EXPECT_DOUBLE_EQ(score_longbench(find_longbench_task("trec"), {said}).score, 100);
+}
+
+TEST(LongBench, ChineseNeedsSegmentedText) {
+  const LongBenchTask& task = find_longbench_task("multifieldqa_zh");
+  Json said = record("王小明", {"王小明"});
+  const auto unsegmented = score_longbench(task, {said});
+  EXPECT_TRUE(std::isnan(unsegmented.score));
+  EXPECT_EQ(unsegmented.unsegmented, 1);
+  EXPECT_TRUE(to_json(task, unsegmented).at("score").is_null());
+  said["pred_words"] = {"王小明", "。"};
+  said["answers_words"] = Json::parse(R"([["王小明"]])");
+  EXPECT_DOUBLE_EQ(score_longbench(task, {said}).score, 100);
+}
+
+TEST(LongBench, EveryTaskScores) {
+  for (const LongBenchTask& task : longbench_tasks()) {
+    Json said = record("Paragraph 3 段落3", {"Paragraph 3 段落3"});
+    said["all_classes"] = {"Paragraph 3 段落3"};
+    said["pred_words"] = {"段落", "3"};
+    said["answers_words"] = Json::parse(R"([["段落", "3"]])");
+    if (task.name == "passage_count") said = record("3", {"3"});
+    const double score = score_longbench(task, {said}).score;
+    EXPECT_TRUE(score > 99.99 && score <= 100) << task.name << " " << score;
+  }
+}
+
+TEST(LongBench, TablesAreReadFromTheFolderOrItsConfig) {
+  TemporaryFolder folder;
+  EXPECT_THAT(error_of([&] { LongBenchTables::load(folder.path()); }),
+              HasSubstr("dataset2prompt.json"));
+  folder.write("config/dataset2prompt.json", R"({"lcc": "{context}"})");
+  folder.write("config/dataset2maxlen.json", R"({"lcc": 64})");
+  EXPECT_EQ(LongBenchTables::load(folder.path()).max_new_tokens.at("lcc"), 64);
+  folder.write("dataset2maxlen.json", R"({"lcc": -1})");
+  EXPECT_THAT(error_of([&] { LongBenchTables::load(folder.path()); }),
+              AllOf(HasSubstr("lcc"), HasSubstr("-1")));
+}
+
+TEST(LongBench, ReadsTheOfficialRecords) {
+  TemporaryFolder folder;
+  folder.write(
+      "data/trec.jsonl",
+      R"({"input": "Q", "context": "C", "answers": ["Date"], "length": 5, )"
+      R"("all_classes": ["Date", "City"], "dataset": "trec", "language": "en", "_id": "1"})"
+      "\n\n"
+      R"({"input": "Q2", "context": "C2", "answers": ["City"], "all_classes": null})"
+      "\n");
+  const auto examples = read_longbench(folder.path(), "trec");
+  ASSERT_EQ(examples.size(), 2u);
+  EXPECT_EQ(examples[0].classes, (std::vector<std::string>{"Date", "City"}));
+  EXPECT_EQ(examples[0].length, 5);
+  EXPECT_EQ(examples[1].fields.at("input"), "Q2");
+  EXPECT_EQ(read_longbench(folder.path(), "trec", 1).size(), 1u);
+}
+
+TEST(LongBench, BadDataFilesAreNamedWithTheLine) {
+  TemporaryFolder folder;
+  EXPECT_THAT(error_of([&] { read_longbench(folder.path(), "trec"); }), HasSubstr("trec.jsonl"));
+  const std::string good = R"({"context": "C", "answers": ["A"]})";
+  const auto error_for = [&](const std::string& second_line) {
+    folder.write("lcc.jsonl", good + "\n" + second_line + "\n");
+    return error_of([&] { read_longbench(folder.path(), "lcc"); });
+  };
+  EXPECT_EQ(error_for(good), "");
+  for (const char* bad :
+       {"{", "[]", R"({"answers": ["A"]})", R"({"context": "C"})",
+        R"({"context": "C", "answers": "A"})", R"({"context": "C", "answers": []})",
+        R"({"context": "C", "answers": [1]})",
+        R"({"context": "C", "answers": ["A"], "length": "long"})",
+        R"({"context": "C", "answers": ["A"], "all_classes": 3})"}) {
+    EXPECT_THAT(error_for(bad), HasSubstr("lcc.jsonl:2: ")) << bad;
+  }
+  folder.write("lcc.jsonl", "\n");
+  EXPECT_THAT(error_of([&] { read_longbench(folder.path(), "lcc"); }),
+              HasSubstr("at least one record"));
+}
+
+TEST(LongBench, BadPredictionIsNamed) {
+  const LongBenchTask& task = find_longbench_task("qasper");
+  EXPECT_THAT(error_of([&] {
+                score_longbench(task, {{{"answers", {"x"}}}});
+              }),
+              AllOf(HasSubstr("qasper"), HasSubstr("pred")));
+}
+
+}  // namespace
+}  // namespace rillkv::eval
