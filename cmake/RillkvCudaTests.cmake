@@ -23,3 +23,21 @@ foreach(label IN ITEMS ptx gpu)
     WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
     PROPERTIES LABELS ${label} TIMEOUT 300)
 endforeach()
+
+# Static evidence: what ptxas and the disassembler say of the objects that are linked.
+list(JOIN RILLKV_CUDA_ASSEMBLED "," _rillkv_assembled)
+add_test(NAME cuda_resources
+         COMMAND "${CMAKE_COMMAND}" "-DREPORTS=${RILLKV_CUDA_DIR}"
+                 "-DBUDGET=${CMAKE_CURRENT_SOURCE_DIR}/cuda/resource_budget.txt"
+                 "-DARCHITECTURES=${_rillkv_assembled}" -P
+                 "${PROJECT_SOURCE_DIR}/cmake/checks/cuda_resources.cmake")
+file(GLOB _rillkv_nvidia_bin "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/*/bin")
+find_program(RILLKV_CUOBJDUMP cuobjdump HINTS "${RILLKV_CUDA_BIN}" ${_rillkv_nvidia_bin})
+find_program(RILLKV_NVDISASM nvdisasm HINTS "${RILLKV_CUDA_BIN}" ${_rillkv_nvidia_bin})
+add_test(NAME cuda_sass
+         COMMAND "${CMAKE_COMMAND}" "-DOBJECTS=${RILLKV_CUDA_DIR}" "-DCUOBJDUMP=${RILLKV_CUOBJDUMP}"
+                 "-DNVDISASM=${RILLKV_NVDISASM}" "-DWORK_DIR=${PROJECT_BINARY_DIR}/cuda_sass"
+                 "-DARCHITECTURES=${_rillkv_assembled}" -P
+                 "${PROJECT_SOURCE_DIR}/cmake/checks/cuda_sass.cmake")
+set_tests_properties(cuda_resources cuda_sass PROPERTIES LABELS cuda_static
+                                                         SKIP_REGULAR_EXPRESSION "SKIPPED: ")
