@@ -52,6 +52,9 @@ struct PackedPrefix {
   bool values_channel_major = false;        // policy "ema": symmetric channel blocks
   int32_t value_bits = 4;                   // token blocks
   int32_t value_groups = 1;
+  /// Bytes of every key block where all are equal (policy "adaptive"), 0 where they are not. A hint
+  /// for the CUDA kernels, which otherwise add up a block's widths before they can copy it.
+  int32_t key_block_bytes = 0;
 };
 
 /// Uncompressed tokens in the model's dtype, keys before RoPE.

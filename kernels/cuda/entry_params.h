@@ -27,7 +27,7 @@ struct BlockPackParams {
   int32_t tokens = 0;
   int32_t block_size = 128;
   int32_t head_dim = 0;
-  uint8_t* const* blocks = nullptr;   // [blocks, kv_heads], 64-byte aligned
+  uint8_t* const* blocks = nullptr;       // [blocks, kv_heads], 64-byte aligned
   unsigned long long* clipped = nullptr;  // [1] or null: += codes clipped
 };
 
@@ -66,7 +66,7 @@ struct RotateParams {
   int32_t tokens = 0;
   int32_t heads = 0;
   int32_t head_dim = 0;
-  float hadamard_factor = 0;    // fp32(1 / sqrt(head_dim))
+  float hadamard_factor = 0;   // fp32(1 / sqrt(head_dim))
   const float* cos = nullptr;  // rope: [tokens, head_dim / 2]
   const float* sin = nullptr;
 };
@@ -94,9 +94,10 @@ struct AttentionLaunchParams {
   AttentionParams sequences[kMaxSequencesPerLaunch];
   int32_t row_tiles = 1;  // of the longest sequence
   int32_t splits = 1;
-  int32_t row_stride = 0;         // rows of the longest sequence: stride of the parts
-  float* part_out = nullptr;      // [sequences, kv_heads, splits, row_stride, head_dim]
-  float* part_max_sum = nullptr;  // [sequences, kv_heads, splits, row_stride, 2]: max * log2(e), sum
+  int32_t row_stride = 0;     // rows of the longest sequence: stride of the parts
+  float* part_out = nullptr;  // [sequences, kv_heads, splits, row_stride, head_dim]
+  float* part_max_sum =
+      nullptr;  // [sequences, kv_heads, splits, row_stride, 2]: max * log2(e), sum
 };
 static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's parameters");
 
@@ -104,9 +105,12 @@ static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's pa
 /// the same formulas.
 inline constexpr int kAttentionTile = 128;  // tokens a step of the fast attention kernels
 inline constexpr int kFastThreads = 256;
-inline constexpr int kGenericTile = 32;      // tokens a step of the generic attention kernel
-inline constexpr int kGenericRows = 16;      // query rows of a generic CTA
-inline constexpr int kGenericThreads = 128;  // 8 threads a row
+inline constexpr int kPrefillRows = 128;  // query rows of a prefill CTA
+inline constexpr int kDecodeRows = 16;    // query rows of a decode CTA
+inline constexpr int kMergeThreads = 128;
+inline constexpr int kMaxGenericHeadDim = 256;  // shared memory of the generic kernel: 99 KB
+inline constexpr int kGenericRows = 16;         // query rows of a generic CTA
+inline constexpr int kGenericThreads = 128;     // 8 threads a row
 inline constexpr int kPackThreads = 256;
 inline constexpr int kRotateThreads = 128;
 inline constexpr int kPackRows = 16;  // tokens a CTA of the token packers: 16 lanes each

@@ -148,8 +148,7 @@ __device__ void pack_affine(const PackChannelsAffineParams& p) {
   }
   scan_plane_counts(s.widths, head_dim, s.offsets);
   auto* lo_out = reinterpret_cast<uint16_t*>(out);
-  auto* step_out =
-      reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
+  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
   const int threads = static_cast<int>(blockDim.x), shares = max(1, threads / head_dim);
   for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
     const int c = i % head_dim, share = i / head_dim;

@@ -56,8 +56,8 @@ __device__ inline uint32_t symmetric_code(float x, float step, int width, uint32
   return static_cast<uint32_t>(__float2int_rn(fminf(fmaxf(code, -half), half - 1.0f) + half));
 }
 
-/// Word `index` of all words of a row's planes (nibble planes, crumbs, bits, in that order), made of
-/// `count` codes, one byte each; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
+/// Word `index` of all words of a row's planes (nibble planes, crumbs, bits, in that order), made
+/// of `count` codes, one byte each; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
 /// from the start of the row's planes of that kind.
 struct PlaneWord {
   uint32_t bits;

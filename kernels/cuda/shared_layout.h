@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/entry_params.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv::kernels::cuda {
@@ -59,8 +60,79 @@ struct TokenPackShared {
   RILLKV_HOST_DEVICE explicit TokenPackShared(int head_dim)
       : value_stride((head_dim + 31) / 32 * 32 + 16), code_stride((head_dim + 3) / 4 * 4 + 4) {}
   RILLKV_HOST_DEVICE size_t bytes(int rows) const {
-    return static_cast<size_t>(rows) * (4 * static_cast<size_t>(value_stride) +
-                                        static_cast<size_t>(code_stride));
+    return static_cast<size_t>(rows) *
+           (4 * static_cast<size_t>(value_stride) + static_cast<size_t>(code_stride));
+  }
+};
+
+/// Shared memory of the fast attention kernels, offsets in bytes. The tiles are 128 tokens of
+/// 16-bit keys and values; decode has one tile for both. Packed blocks have room for 8 bits an
+/// element unless all key blocks are known to have `key_block_bytes`.
+struct AttentionShared {
+  int values;         // value tile (the key tile is at 0)
+  int packed_keys;    // the block
+  int rotation;       // float[D]: cos and sin of R(t0)
+  int packed_values;  // the block
+  int queries;        // decode: 16 query rows
+  int weights;        // decode: 16 rows of 128 probabilities
+  int maxima;         // decode: float[8 warps][16 rows]
+  int bytes;
+
+  RILLKV_HOST_DEVICE AttentionShared(int head_dim, int key_block_bytes, bool prefill) {
+    const int tile = 128 * 2 * head_dim;
+    values = prefill ? tile : 0;
+    packed_keys = values + tile;
+    const int most_keys =
+        static_cast<int>(format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
+    rotation = packed_keys + (key_block_bytes > 0 ? key_block_bytes : most_keys);
+    packed_values = rotation + 4 * head_dim;
+    const int end = packed_values + static_cast<int>(format::token_block_bytes(
+                                        128, head_dim, value_groups_at_most(head_dim), false, 8));
+    // Swizzled rows of 256 bytes: their offsets are taken by exclusive or.
+    queries = static_cast<int>(format::align_up(static_cast<size_t>(end), 256));
+    weights = queries + 16 * 2 * head_dim;
+    maxima = weights + 16 * 2 * 128;
+    bytes = prefill ? end : maxima + 4 * 8 * 16;
+  }
+  /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
+  RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {
+    return head_dim / 64;
+  }
+};
+
+/// Shared memory of the generic attention kernel.
+struct GenericShared {
+  int stride;               // floats a row
+  int tile_tokens;          // 32, or 16 where 32 would not fit
+  float* queries;           // [kGenericRows][stride], rotated
+  float* sums;              // [kGenericRows][stride], sum of p v
+  float* keys;              // [tile_tokens][stride], rotated
+  float* values;            // [tile_tokens][stride]
+  float* weights;           // [kGenericRows][tile_tokens + 1]
+  uint32_t* key_offsets;    // [head_dim + 1], see scan_plane_counts
+  uint32_t* value_offsets;  // [head_dim + 1]
+  size_t bytes;
+
+  RILLKV_HOST_DEVICE GenericShared(uint8_t* base, int head_dim)
+      : stride(head_dim + 1), tile_tokens(head_dim <= 128 ? 32 : 16) {
+    size_t floats = 0;
+    const size_t row = static_cast<size_t>(stride), tile = static_cast<size_t>(tile_tokens);
+    float* at = reinterpret_cast<float*>(base);
+    queries = at + floats;
+    floats += kGenericRows * row;
+    sums = at + floats;
+    floats += kGenericRows * row;
+    keys = at + floats;
+    floats += tile * row;
+    values = at + floats;
+    floats += tile * row;
+    weights = at + floats;
+    floats += kGenericRows * (tile + 1);
+    key_offsets = reinterpret_cast<uint32_t*>(at + floats);
+    floats += row;
+    value_offsets = reinterpret_cast<uint32_t*>(at + floats);
+    floats += row;
+    bytes = 4 * floats;
   }
 };
 

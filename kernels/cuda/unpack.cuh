@@ -80,8 +80,8 @@ __device__ inline float channel_block_value(const uint8_t* block, const uint32_t
   const PlaneOffsets at = plane_offsets(offsets[channel], offsets[head_dim], block_size);
   const uint32_t code = code_at(codes + at.nibbles, codes + at.crumbs, codes + at.bit_plane, width,
                                 token, block_size);
-  const auto* steps = reinterpret_cast<const uint16_t*>(
-      block + format::channel_step_offset(head_dim, symmetric));
+  const auto* steps =
+      reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(head_dim, symmetric));
   const float step = half_bits_to_float(steps[channel]);
   if (symmetric) {
     return step * static_cast<float>(static_cast<int>(code) - (1 << (width - 1)));

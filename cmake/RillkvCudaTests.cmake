@@ -1,0 +1,43 @@
+# Tests of the CUDA kernels; included by tests/CMakeLists.txt where there is nvcc.
+file(GLOB RILLKV_CUDA_TEST_SOURCES CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda/*.cpp")
+add_executable(
+  rillkv_cuda_tests
+  ${RILLKV_CUDA_TEST_SOURCES} "${CMAKE_CURRENT_SOURCE_DIR}/kernels/attention_scenario.cpp"
+  $<TARGET_OBJECTS:rillkv_kernels> $<TARGET_OBJECTS:rillkv_kernels_cuda> ${RILLKV_CUDA_OBJECTS})
+rillkv_compile_settings(rillkv_cuda_tests)
+add_dependencies(rillkv_cuda_tests rillkv_cuda_compiled)
+target_compile_definitions(rillkv_cuda_tests PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}"
+                                                     RILLKV_TEST_WITH_CUDA_RUNTIME)
+target_include_directories(rillkv_cuda_tests PRIVATE "${PROJECT_SOURCE_DIR}")
+target_include_directories(rillkv_cuda_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")
+target_link_libraries(rillkv_cuda_tests PRIVATE rillkv_ptx rillkv_test_reference
+                                                ${RILLKV_CUDA_LIBRARIES} GTest::gtest_main)
+foreach(label IN ITEMS ptx gpu)
+  # Tests without a parameter (CudaProfileTest) read what the executor counts.
+  gtest_discover_tests(
+    rillkv_cuda_tests
+    DISCOVERY_MODE PRE_TEST
+    DISCOVERY_TIMEOUT 60
+    TEST_FILTER "$<IF:$<STREQUAL:${label},gpu>,*/gpu,-*/gpu>"
+    TEST_LIST rillkv_cuda_tests_${label}
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+    PROPERTIES LABELS ${label} TIMEOUT 300)
+endforeach()
+
+# Static evidence: what ptxas and the disassembler say of the objects that are linked.
+list(JOIN RILLKV_CUDA_ASSEMBLED "," _rillkv_assembled)
+add_test(NAME cuda_resources
+         COMMAND "${CMAKE_COMMAND}" "-DREPORTS=${RILLKV_CUDA_DIR}"
+                 "-DBUDGET=${CMAKE_CURRENT_SOURCE_DIR}/cuda/resource_budget.txt"
+                 "-DARCHITECTURES=${_rillkv_assembled}" -P
+                 "${PROJECT_SOURCE_DIR}/cmake/checks/cuda_resources.cmake")
+file(GLOB _rillkv_nvidia_bin "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/*/bin")
+find_program(RILLKV_CUOBJDUMP cuobjdump HINTS "${RILLKV_CUDA_BIN}" ${_rillkv_nvidia_bin})
+find_program(RILLKV_NVDISASM nvdisasm HINTS "${RILLKV_CUDA_BIN}" ${_rillkv_nvidia_bin})
+add_test(NAME cuda_sass
+         COMMAND "${CMAKE_COMMAND}" "-DOBJECTS=${RILLKV_CUDA_DIR}" "-DCUOBJDUMP=${RILLKV_CUOBJDUMP}"
+                 "-DNVDISASM=${RILLKV_NVDISASM}" "-DWORK_DIR=${PROJECT_BINARY_DIR}/cuda_sass"
+                 "-DARCHITECTURES=${_rillkv_assembled}" -P
+                 "${PROJECT_SOURCE_DIR}/cmake/checks/cuda_sass.cmake")
+set_tests_properties(cuda_resources cuda_sass PROPERTIES LABELS cuda_static
+                                                         SKIP_REGULAR_EXPRESSION "SKIPPED: ")

@@ -1,0 +1,67 @@
+# Looks at the machine code of the fast attention kernels: tensor-core instructions, ldmatrix,
+# 16-byte asynchronous copies and 16-byte global loads must be there, local memory must not.
+#
+# cmake -DOBJECTS=<folder of the .o files> -DCUOBJDUMP= -DNVDISASM= -DWORK_DIR=
+#       -DARCHITECTURES=80,90,... -P cuda_sass.cmake
+# cuobjdump and nvdisasm come with a full toolkit, or from PyPI: nvidia-cuda-cuobjdump and
+# nvidia-cuda-nvdisasm.
+if(NOT CUOBJDUMP OR NOT NVDISASM)
+  message("SKIPPED: no cuobjdump or nvdisasm")
+  return()
+endif()
+string(REPLACE "," ";" ARCHITECTURES "${ARCHITECTURES}")
+file(REMOVE_RECURSE "${WORK_DIR}")
+file(MAKE_DIRECTORY "${WORK_DIR}")
+set(failures "")
+set(summary "")
+foreach(kernel IN ITEMS prefill decode)
+  foreach(head_dim IN ITEMS 64 128)
+    set(object "${OBJECTS}/attention_${kernel}_d${head_dim}.o")
+    foreach(architecture IN LISTS ARCHITECTURES)
+      execute_process(COMMAND "${CUOBJDUMP}" -xelf "sm_${architecture}" "${object}"
+                      WORKING_DIRECTORY "${WORK_DIR}" OUTPUT_QUIET ERROR_QUIET)
+      set(cubin "${WORK_DIR}/attention_${kernel}_d${head_dim}.sm_${architecture}.cubin")
+      execute_process(COMMAND "${NVDISASM}" -c "${cubin}" RESULT_VARIABLE result
+                      OUTPUT_VARIABLE sass ERROR_VARIABLE error)
+      if(NOT result EQUAL 0)
+        string(APPEND failures "${object} sm_${architecture}: cannot be disassembled: ${error}\n")
+        continue()
+      endif()
+      foreach(dtype IN ITEMS bf16 fp16)
+        set(entry "rillkv_${kernel}_d${head_dim}_${dtype}")
+        # The text of one entry: from its section to the next.
+        string(FIND "${sass}" ".text.${entry}:" begin)
+        string(SUBSTRING "${sass}" ${begin} -1 body)
+        string(FIND "${body}" "//---------------------" end)
+        string(SUBSTRING "${body}" 0 ${end} body)
+        set(line "${entry} sm_${architecture}:")
+        # What must be there at least. Prefill, a tile: head_dim x 128 x 16 x 2 products a warp in
+        # pieces of 16 x 8 x 16, and an ldmatrix for every two; decode has an eighth of it.
+        math(EXPR products "2 * ${head_dim}")
+        if(kernel STREQUAL "decode")
+          math(EXPR products "${products} / 8")
+        endif()
+        math(EXPR matrices "${products} / 2")
+        foreach(demand IN ITEMS "HMMA\\.16816\\.F32:${products}" "LDSM\\.16\\.M:${matrices}"
+                                "LDGSTS\\.E\\.[A-Z.]*128:3" "LDG\\.E\\.128:4" "STS\\.64:2"
+                                "LDL:0" "STL:0")
+          string(REGEX REPLACE ":.*" "" pattern "${demand}")
+          string(REGEX REPLACE ".*:" "" least "${demand}")
+          string(REGEX MATCHALL "${pattern}" hits "${body}")
+          list(LENGTH hits count)
+          string(REGEX REPLACE "\\\\.*" "" short "${pattern}")
+          string(APPEND line " ${short} ${count}")
+          if((least EQUAL 0 AND count GREATER 0) OR count LESS least)
+            string(APPEND failures
+                   "${entry} sm_${architecture}: ${count} of ${pattern}, expected ${least}\n")
+          endif()
+        endforeach()
+        string(APPEND summary "${line}\n")
+      endforeach()
+    endforeach()
+  endforeach()
+endforeach()
+message("${summary}")
+if(failures)
+  message(FATAL_ERROR "SASS:\n${failures}")
+endif()

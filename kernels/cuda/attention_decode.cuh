@@ -1,0 +1,183 @@
+// (e) Decode attention, fast path: few query rows against a long prefix. head_dim 64 or 128, bf16
+// or fp16, blocks of 128 tokens.
+//
+// A CTA owns 16 query rows (the G heads of a kv head share them, r = t * G + g) and a split of the
+// tiles. Filling a tile is the work here, the matrix products are small: the 8 warps fill K
+// together, each multiplies 16 of its 128 tokens, they exchange row maxima and probabilities
+// through shared memory, fill V together, and each sums D / 8 of the channels over all tokens. Two
+// CTAs an SM overlap their phases, and the packed blocks of the next tile are on their way
+// meanwhile. The result is a part per split; rillkv_merge finishes.
+//
+// Shared memory (AttentionShared): one tile, used for K then V, packed K + R(t0), packed V,
+// queries, probabilities, row maxima.
+#pragma once
+
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+
+extern __shared__ __align__(1024) uint8_t attention_shared[];
+
+template <int D, typename T>
+__device__ void decode(const AttentionLaunchParams& launch) {
+  constexpr int kWarpTokens = kAttentionTile / kFastWarps;
+  constexpr int kFragments = D / 8 / kFastWarps;  // this warp's channels, 8 at a time
+  const AttentionParams& p = launch.sequences[blockIdx.z];
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
+  const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
+  const int group = p.heads / p.kv_heads, rows = p.query_count * group;
+  const int row0 = row_tile * kDecodeRows;
+  if (row0 >= rows) return;
+  const int first_query = static_cast<int>(p.first_query_index);
+
+  const int last_row = min(row0 + kDecodeRows, rows) - 1;
+  const VisibleTiles visible(p, first_query + last_row / group, kAttentionTile);
+  int begin, end;
+  split_range(visible.count(), split, launch.splits, begin, end);
+
+  const AttentionShared layout(D, p.prefix.key_block_bytes, false);
+  uint8_t* tile_memory = attention_shared;
+  uint8_t* packed_keys = attention_shared + layout.packed_keys;
+  float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
+  uint8_t* packed_values = attention_shared + layout.packed_values;
+  uint8_t* queries = attention_shared + layout.queries;
+  uint8_t* weights = attention_shared + layout.weights;  // [16][128] 16-bit, swizzled
+  float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);  // [8][16]
+
+  const auto is_block = [&](int tile) {
+    return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
+  };
+  const auto copy_keys = [&](int tile) {
+    if (is_block(tile)) {
+      const int block = tile - visible.sinks;
+      copy_key_block<D>(packed_keys, start, p,
+                        p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head],
+                        p.prefix.rotations[block]);
+    }
+    copy_async_commit();
+  };
+  const auto copy_values = [&](int tile) {
+    if (is_block(tile)) {
+      const int block = tile - visible.sinks;
+      copy_value_block<D>(packed_values, p,
+                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head]);
+    }
+    copy_async_commit();
+  };
+
+  copy_keys(begin);
+  copy_values(begin);
+  if (warp_id() == 0) load_queries<D, T>(queries, p, kv_head, row0, rows);
+  int last_index[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    last_index[r] = first_query + min(row0 + lane_id() / 4 + 8 * r, rows - 1) / group;
+  }
+  const uint32_t query_base = query_fragment_base<D>(queries);
+  const uint32_t weight_base = query_fragment_base<kAttentionTile>(weights);
+  const int my_token = warp_id() * kWarpTokens, my_channel = warp_id() * 8 * kFragments;
+  const int my_row = lane_id() / 4;
+  const float scale_log2 = p.scale * 1.4426950408889634f;
+  SoftmaxState state;  // max of all warps' tokens, sum of this lane's
+  float o[kFragments][4] = {};
+
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    const Tile tile = tile_at(p, visible, i, kAttentionTile);
+    copy_async_wait<1>();  // K(i); V(i) may be under way
+    __syncthreads();
+    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, start);
+    __syncthreads();
+    copy_keys(i + 1);
+
+    float s[2][4] = {};
+    if (my_token < tile.length) {
+      const OperandTile keys = key_operand<D>(tile_memory, tile);
+#pragma unroll
+      for (int k = 0; k < D; k += 16) {
+        uint32_t a[4], b[4];
+        load_query_fragment(a, query_base, k);
+        keys.load(b, my_token, k);
+        mma_16x8x16<T>(s[0], a, b[0], b[1]);
+        mma_16x8x16<T>(s[1], a, b[2], b[3]);
+      }
+    }
+    int limit[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
+    }
+    mask_scores<kWarpTokens>(s, limit, my_token);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const float most = row_max<kWarpTokens>(s, r);
+      if ((lane_id() & 3) == 0) maxima[16 * warp_id() + my_row + 8 * r] = most;
+    }
+    copy_async_wait<1>();  // V(i); K(i+1) may be under way
+    __syncthreads();
+
+    uint32_t probabilities[1][4];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float most = -INFINITY;
+#pragma unroll
+      for (int w = 0; w < kFastWarps; ++w) most = fmaxf(most, maxima[16 * w + my_row + 8 * r]);
+      const float fade = softmax_row<kWarpTokens, T>(s, probabilities, state, r, most, scale_log2);
+#pragma unroll
+      for (int n = 0; n < kFragments; ++n) {
+        o[n][2 * r] *= fade;
+        o[n][2 * r + 1] *= fade;
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        *reinterpret_cast<uint32_t*>(
+            weights + swizzled(my_row + 8 * r, my_token / 8 + j, 2 * kAttentionTile) +
+            4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
+      }
+    }
+    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values);
+    __syncthreads();
+    copy_values(i + 1);
+    const auto values = value_operand<D, NarrowOperandTile>(tile_memory, tile, p);
+#pragma unroll
+    for (int k = 0; k < kAttentionTile; k += 32) {
+      if (k >= tile.length) continue;
+      uint32_t a0[4], a1[4];
+      load_query_fragment(a0, weight_base, k);
+      load_query_fragment(a1, weight_base, k + 16);
+#pragma unroll
+      for (int n = 0; n < kFragments; ++n) {
+        uint32_t b[4];
+        values.load(b, my_channel + 8 * n, k);
+        mma_16x8x16<T>(o[n], a0, b[0], b[1]);
+        mma_16x8x16<T>(o[n], a1, b[2], b[3]);
+      }
+    }
+  }
+  copy_async_wait<0>();
+  __syncthreads();
+
+  // The warps' sums are of their own tokens; the maximum is common.
+  const int64_t part =
+      (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float sum = quad_sum(state.sum[r]);
+    if ((lane_id() & 3) == 0) maxima[16 * warp_id() + my_row + 8 * r] = sum;
+  }
+  __syncthreads();
+  write_part<D>(o, my_channel, launch, part, row0, rows);
+  if (warp_id() == 0) {
+    float total[2] = {};
+#pragma unroll
+    for (int w = 0; w < kFastWarps; ++w) {
+      total[0] += maxima[16 * w + my_row];
+      total[1] += maxima[16 * w + my_row + 8];
+    }
+    write_part_sums(state, total, launch, part, row0, rows);
+  }
+}
+
+}  // namespace rillkv::kernels::cuda

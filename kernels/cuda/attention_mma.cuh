@@ -1,0 +1,349 @@
+// Fast paths: what a warp does with a filled tile. 16 query rows a warp; accumulators and
+// probabilities stay in registers in the layout of mma.m16n8k16: lane l holds rows l / 4 and
+// l / 4 + 8, columns 2 (l % 4) and the next one.
+//
+//   s = Q K^T          keys are B operands [head_dim x tokens]
+//   m' = max(m, rowmax s), p = 2^(s - m'), l = l 2^(m - m') + rowsum p, o = o 2^(m - m') + p V
+//
+// with scale * log2(e) folded into s.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/tile_fill.cuh"
+
+namespace rillkv::kernels::cuda {
+
+/// Two B fragments (columns n .. n+15, depth k .. k+15) from a swizzled tile. by_column: the tile's
+/// rows are columns n, with k along the row; otherwise its rows are k and ldmatrix transposes.
+struct OperandTile {
+  uint32_t base;  // this lane's address at n = k = 0
+  int row_bytes;
+  bool by_column;
+
+  __device__ OperandTile(const uint8_t* tile, int bytes, bool columns)
+      : row_bytes(bytes), by_column(columns) {
+    const int lane = lane_id(), row = lane & 7;
+    // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
+    const int deeper = lane >> 3 & 1, later = lane >> 4;
+    const int r = row + 8 * (by_column ? later : deeper);
+    base = shared_address(tile) + swizzled(r, by_column ? deeper : later, row_bytes);
+  }
+  /// n and k are multiples of 16. Chunk numbers are even, so adding one is an exclusive or.
+  __device__ void load(uint32_t (&b)[4], int n, int k) const {
+    if (by_column) {
+      ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * row_bytes));
+    } else {
+      ldmatrix_x4_trans(
+          b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * row_bytes));
+    }
+  }
+};
+
+/// Two B fragments of 8 columns n .. n+7 and depths k .. k+15 and k+16 .. k+31, likewise.
+struct NarrowOperandTile {
+  uint32_t base;
+  int row_bytes;
+  bool by_column;
+
+  __device__ NarrowOperandTile(const uint8_t* tile, int bytes, bool columns)
+      : row_bytes(bytes), by_column(columns) {
+    const int row = lane_id() & 7, matrix = lane_id() >> 3;
+    base = shared_address(tile) + (by_column ? swizzled(row, matrix, row_bytes)
+                                             : swizzled(8 * matrix + row, 0, row_bytes));
+  }
+  /// n is a multiple of 8, k of 32.
+  __device__ void load(uint32_t (&b)[4], int n, int k) const {
+    if (by_column) {
+      ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * row_bytes));
+    } else {
+      ldmatrix_x4_trans(
+          b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * row_bytes));
+    }
+  }
+};
+
+/// Running softmax of 16 rows; row r / 8 of the pair a lane holds.
+struct SoftmaxState {
+  float max[2] = {-INFINITY, -INFINITY};  // of s, in units of log2
+  float sum[2] = {0.0f, 0.0f};            // this lane's columns only
+};
+
+/// Scores of tokens that a row does not see become -inf; token_limit[r]: the first such token.
+template <int kTokens>
+__device__ inline void mask_scores(float (&s)[kTokens / 8][4], const int (&token_limit)[2],
+                                   int first_token) {
+  if (min(token_limit[0], token_limit[1]) >= first_token + kTokens) return;
+  const int column = first_token + 2 * (lane_id() & 3);
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      if (column + 8 * j + (e & 1) >= token_limit[e >> 1]) s[j][e] = -INFINITY;
+    }
+  }
+}
+
+/// Largest score of the row, over the quad's columns.
+template <int kTokens>
+__device__ inline float row_max(const float (&s)[kTokens / 8][4], int r) {
+  float most = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) most = fmaxf(most, fmaxf(s[j][2 * r], s[j][2 * r + 1]));
+  most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+  return fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+}
+
+/// Row r's scores become probabilities, packed as A fragments; `most` is the largest score. Returns
+/// the factor that earlier sums fade by.
+template <int kTokens, typename T>
+__device__ inline float softmax_row(const float (&s)[kTokens / 8][4],
+                                    uint32_t (&p)[kTokens / 16][4], SoftmaxState& state, int r,
+                                    float most, float scale_log2) {
+  const float max = fmaxf(state.max[r], most * scale_log2);
+  const float finite = max == -INFINITY ? 0.0f : max;  // no visible token yet
+  const float fade = exp2_fast(state.max[r] - finite);
+  state.max[r] = max;
+  float sum = state.sum[r] * fade;
+#pragma unroll
+  for (int j = 0; j < kTokens / 8; ++j) {
+    const float a = exp2_fast(fmaf(s[j][2 * r], scale_log2, -finite));
+    const float b = exp2_fast(fmaf(s[j][2 * r + 1], scale_log2, -finite));
+    sum += a + b;
+    p[j / 2][2 * (j & 1) + r] = Pair<T>::pack(a, b);
+  }
+  state.sum[r] = sum;
+  return fade;
+}
+
+/// o += p V for kTokens tokens from `first_token` on; `length` tokens of the tile are filled.
+template <int D, int kTokens, typename T>
+__device__ inline void add_values(float (&o)[D / 8][4], const uint32_t (&p)[kTokens / 16][4],
+                                  const OperandTile& values, int first_token, int length) {
+#pragma unroll
+  for (int j = 0; j < kTokens / 16; ++j) {
+    const int token = first_token + 16 * j;
+    if (token < length) {
+#pragma unroll
+      for (int n = 0; n < D; n += 16) {
+        uint32_t b[4];
+        values.load(b, n, token);
+        mma_16x8x16<T>(o[n / 8], p[j], b[0], b[1]);
+        mma_16x8x16<T>(o[n / 8 + 1], p[j], b[2], b[3]);
+      }
+    }
+  }
+}
+
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+/// Walsh-Hadamard butterflies over the D channels of the fragment's rows, spans 1, 2, 4, ....
+template <int D>
+__device__ inline void hadamard_rows(float (&o)[D / 8][4]) {
+  const int quad = lane_id() & 3;
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {  // span 1: a lane's two channels
+      const float a = o[n][2 * r], b = o[n][2 * r + 1];
+      o[n][2 * r] = a + b;
+      o[n][2 * r + 1] = a - b;
+    }
+#pragma unroll
+    for (int span = 1; span <= 2; span *= 2) {  // spans 2 and 4: the neighbours in the quad
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float other = __shfl_xor_sync(0xffffffffu, o[n][e], span);
+        o[n][e] = (quad & span) ? other - o[n][e] : o[n][e] + other;
+      }
+    }
+  }
+#pragma unroll
+  for (int span = 1; span < D / 8; span *= 2) {  // spans 8 and up: a lane's own fragments
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+      if (n & span) continue;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float a = o[n][e], b = o[n + span][e];
+        o[n][e] = a + b;
+        o[n + span][e] = a - b;
+      }
+    }
+  }
+}
+
+/// 16 rotated query rows as a swizzled tile [16][D]: rows row0 .. row0 + 15 of r = t * G + g, zeros
+/// past the last. Called by one warp.
+template <int D, typename T>
+__device__ inline void load_queries(uint8_t* tile, const AttentionParams& p, int kv_head, int row0,
+                                    int rows) {
+  constexpr int kItems = D / 8;
+  const int group = p.heads / p.kv_heads;
+  for (int i = lane_id(); i < 16 * kItems; i += 32) {
+    const int row = i / kItems, item = i % kItems;
+    if (row0 + row < rows) {
+      const int t = (row0 + row) / group, g = (row0 + row) % group;
+      const T* q = static_cast<const T*>(p.queries.data) + t * p.queries.token_stride +
+                   (kv_head * group + g) * p.queries.head_stride;
+      const int64_t at = static_cast<int64_t>(t) * (D / 2);
+      store_rotated<D, T>(tile, row, item, q, p.query_cos + at, p.query_sin + at);
+    } else {
+      store_halves<D>(tile, row, item, {0, 0}, {0, 0});
+    }
+  }
+}
+
+/// A fragment k .. k+15 of a swizzled tile [16][D]; `base` from query_fragment_base.
+template <int D>
+__device__ inline uint32_t query_fragment_base(const uint8_t* tile) {
+  return shared_address(tile) + swizzled(lane_id() & 15, lane_id() >> 4, 2 * D);
+}
+__device__ inline void load_query_fragment(uint32_t (&a)[4], uint32_t base, int k) {
+  ldmatrix_x4(a, base ^ static_cast<uint32_t>(k << 1));
+}
+
+/// The end of a row: out = o / sum, rotated back if the values are rotated. Called by one warp;
+/// `staging` is [16][D] 16-bit of its own.
+template <int D, typename T>
+__device__ inline void write_output(float (&o)[D / 8][4], const float (&total)[2], uint8_t* staging,
+                                    const AttentionParams& p, int kv_head, int row0, int rows) {
+  const int lane = lane_id(), group = p.heads / p.kv_heads;
+  float factor[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) factor[r] = total[r] > 0.0f ? 1.0f / total[r] : 0.0f;
+  if (p.rotate_output) {
+    hadamard_rows<D>(o);
+    constexpr float kUnit = D == 64 ? 0.125f : 0.08838834764831845f;  // 1 / sqrt(D)
+    factor[0] *= kUnit;
+    factor[1] *= kUnit;
+  }
+#pragma unroll
+  for (int n = 0; n < D / 8; ++n) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      *reinterpret_cast<uint32_t*>(staging + swizzled(lane / 4 + 8 * r, n, 2 * D) +
+                                   4 * (lane & 3)) =
+          Pair<T>::pack(o[n][2 * r] * factor[r], o[n][2 * r + 1] * factor[r]);
+    }
+  }
+  __syncwarp();
+  constexpr int kItems = D / 8;
+  for (int i = lane; i < 16 * kItems; i += 32) {
+    const int row = i / kItems, chunk = i % kItems;
+    if (row0 + row < rows) {
+      const int t = (row0 + row) / group, g = (row0 + row) % group;
+      T* out = static_cast<T*>(p.out.data) + t * p.out.token_stride +
+               (kv_head * group + g) * p.out.head_stride;
+      *reinterpret_cast<uint4*>(out + 8 * chunk) =
+          *reinterpret_cast<const uint4*>(staging + swizzled(row, chunk, 2 * D));
+    }
+  }
+}
+
+/// An unnormalised part of a split, still rotated, for rillkv_merge: this warp's 8 * kFragments
+/// channels from first_channel on.
+template <int D, int kFragments>
+__device__ inline void write_part(const float (&o)[kFragments][4], int first_channel,
+                                  const AttentionLaunchParams& launch, int64_t part, int row0,
+                                  int rows) {
+  const int lane = lane_id();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = row0 + lane / 4 + 8 * r;
+    if (row >= rows) continue;
+    float* to = launch.part_out + (part * launch.row_stride + row) * D + first_channel;
+#pragma unroll
+    for (int n = 0; n < kFragments; ++n) {
+      *reinterpret_cast<float2*>(to + 8 * n + 2 * (lane & 3)) = {o[n][2 * r], o[n][2 * r + 1]};
+    }
+  }
+}
+__device__ inline void write_part_sums(const SoftmaxState& state, const float (&total)[2],
+                                       const AttentionLaunchParams& launch, int64_t part, int row0,
+                                       int rows) {
+  const int lane = lane_id();
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int row = row0 + lane / 4 + 8 * r;
+    if (row < rows && (lane & 3) == 0) {
+      *reinterpret_cast<float2*>(launch.part_max_sum + 2 * (part * launch.row_stride + row)) = {
+          state.max[r], total[r]};
+    }
+  }
+}
+
+// ---- packed blocks on their way to shared memory ----
+
+/// Copies a packed block asynchronously; all threads of the CTA. bytes: a multiple of 16.
+__device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
+  const uint32_t shared = shared_address(to);
+  for (int i = 16 * static_cast<int>(threadIdx.x); i < bytes; i += 16 * kFastThreads) {
+    copy_async_16(shared + static_cast<uint32_t>(i), from + i);
+  }
+}
+
+/// Bytes of a channel block, from the hint or by adding its widths up (a warp of lanes each).
+template <int D>
+__device__ inline int channel_block_size(const uint8_t* block, bool symmetric, int hint) {
+  if (hint > 0) return hint;
+  const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
+  uint32_t sum = 0;
+#pragma unroll
+  for (int i = 0; i < D / 64; ++i) {
+    const uint32_t pair = widths[lane_id() + 32 * i];
+    sum += (pair & 15) + (pair >> 4);
+  }
+  sum = __reduce_add_sync(0xffffffffu, sum);
+  return static_cast<int>(
+      format::channel_block_bytes(D, kAttentionTile, symmetric, static_cast<int>(sum)));
+}
+
+template <int D>
+__device__ inline void copy_key_block(uint8_t* to, float* start, const AttentionParams& p,
+                                      const uint8_t* block, const float* rotation) {
+  copy_block_async(to, block,
+                   channel_block_size<D>(block, p.prefix.keys_symmetric, p.prefix.key_block_bytes));
+  if (threadIdx.x < D / 4) {
+    copy_async_16(shared_address(start + 4 * threadIdx.x), rotation + 4 * threadIdx.x);
+  }
+}
+
+template <int D>
+__device__ inline void copy_value_block(uint8_t* to, const AttentionParams& p,
+                                        const uint8_t* block) {
+  copy_block_async(to, block,
+                   p.prefix.values_channel_major ? channel_block_size<D>(block, true, 0)
+                                                 : static_cast<int>(format::token_block_bytes(
+                                                       kAttentionTile, D, p.prefix.value_groups,
+                                                       false, p.prefix.value_bits)));
+}
+
+/// Whether a tile's keys or values lie in shared memory as [channel][token] rows.
+__device__ inline bool keys_by_channel(const Tile& t) { return t.kind == TileKind::kBlock; }
+__device__ inline bool values_by_channel(const Tile& t, const AttentionParams& p) {
+  return t.kind == TileKind::kBlock && p.prefix.values_channel_major;
+}
+template <int D>
+__device__ inline OperandTile key_operand(const uint8_t* tile, const Tile& t) {
+  const bool by_channel = keys_by_channel(t);
+  return OperandTile(tile, by_channel ? 2 * kAttentionTile : 2 * D, !by_channel);
+}
+template <int D, typename Operand>
+__device__ inline Operand value_operand(const uint8_t* tile, const Tile& t,
+                                        const AttentionParams& p) {
+  const bool by_channel = values_by_channel(t, p);
+  return Operand(tile, by_channel ? 2 * kAttentionTile : 2 * D, by_channel);
+}
+
+/// The tiles [begin, end) of a split.
+__device__ inline void split_range(int tiles, int split, int splits, int& begin, int& end) {
+  begin = static_cast<int>(static_cast<int64_t>(tiles) * split / splits);
+  end = static_cast<int>(static_cast<int64_t>(tiles) * (split + 1) / splits);
+}
+
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,176 @@
+// (d) Prefill attention, fast path: head_dim 64 or 128, bf16 or fp16, blocks of 128 tokens.
+//
+// A CTA owns 128 query rows (r = t * G + g: the heads of a GQA group share keys) of one kv head,
+// 16 a warp, and walks over the tiles it sees. K and V alternate, so that one buffer each is enough
+// and turning packed codes into tiles hides behind the tensor cores:
+//
+//   interval A(n):  fill V(n)      and  s = Q K(n)^T, softmax     copy packed K(n+1) meanwhile
+//   interval B(n):  fill K(n+1)    and  o += p V(n)               copy packed V(n+1) meanwhile
+//
+// Each warp does both halves of an interval. Warps w and w + 4 share a scheduler and take the
+// halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor
+// cores); a barrier ends the interval.
+//
+// Shared memory (AttentionShared): K tile, V tile, packed K + R(t0), packed V: at most 99 KB.
+// The design follows FlashAttention-2 (Dao 2023) for the softmax and the register layout.
+#pragma once
+
+#include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+
+extern __shared__ __align__(1024) uint8_t attention_shared[];
+
+template <int D, typename T>
+__device__ void prefill(const AttentionLaunchParams& launch) {
+  const AttentionParams& p = launch.sequences[blockIdx.z];
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
+  const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
+  const int group = p.heads / p.kv_heads, rows = p.query_count * group;
+  const int cta_row = row_tile * kPrefillRows;
+  if (cta_row >= rows) return;
+  const int row0 = cta_row + 16 * warp_id();
+  const int first_query = static_cast<int>(p.first_query_index);
+
+  const int last_row = min(cta_row + kPrefillRows, rows) - 1;
+  const VisibleTiles visible(p, first_query + last_row / group, kAttentionTile);
+  int begin, end;
+  split_range(visible.count(), split, launch.splits, begin, end);
+
+  const AttentionShared layout(D, p.prefix.key_block_bytes, true);
+  uint8_t* key_tile = attention_shared;
+  uint8_t* value_tile = attention_shared + layout.values;
+  uint8_t* packed_keys = attention_shared + layout.packed_keys;
+  float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
+  uint8_t* packed_values = attention_shared + layout.packed_values;
+
+  const auto block_of = [&](const uint8_t* const* blocks, int tile) {
+    const int block = tile - visible.sinks;
+    return tile < end && block >= 0 && block < visible.blocks
+               ? blocks[static_cast<int64_t>(block) * p.kv_heads + kv_head]
+               : nullptr;
+  };
+  const auto rotation_of = [&](int tile) {
+    const int block = tile - visible.sinks;
+    return tile < end && block >= 0 && block < visible.blocks ? p.prefix.rotations[block] : nullptr;
+  };
+  const auto copy_keys = [&](const uint8_t* block, const float* rotation) {
+    if (block != nullptr) copy_key_block<D>(packed_keys, start, p, block, rotation);
+    copy_async_commit();
+  };
+  const auto copy_values = [&](const uint8_t* block) {
+    if (block != nullptr) copy_value_block<D>(packed_values, p, block);
+    copy_async_commit();
+  };
+  const auto tile_of = [&](int i) { return tile_at(p, visible, i, kAttentionTile); };
+
+  copy_keys(block_of(p.prefix.keys, begin), rotation_of(begin));
+  copy_values(block_of(p.prefix.values, begin));
+
+  // Queries pass through the key tile's memory into registers, where they stay.
+  uint32_t q[D / 16][4];
+  {
+    uint8_t* mine = key_tile + warp_id() * 16 * 2 * D;
+    load_queries<D, T>(mine, p, kv_head, row0, rows);
+    __syncwarp();
+    const uint32_t base = query_fragment_base<D>(mine);
+#pragma unroll
+    for (int k = 0; k < D; k += 16) load_query_fragment(q[k / 16], base, k);
+  }
+  int last_index[2];  // a row sees indices up to this one; rows past the last repeat it
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    last_index[r] = first_query + min(row0 + lane_id() / 4 + 8 * r, rows - 1) / group;
+  }
+  copy_async_wait<0>();
+  __syncthreads();
+  if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, start);
+  const uint8_t* next_keys = block_of(p.prefix.keys, begin + 1);
+  const float* next_rotation = rotation_of(begin + 1);
+  __syncthreads();
+
+  const bool fills_first = (warp_id() & 4) != 0;
+  const float scale_log2 = p.scale * 1.4426950408889634f;
+  SoftmaxState state;
+  float o[D / 8][4] = {};
+
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    const Tile tile = tile_of(i);
+    uint32_t probabilities[kAttentionTile / 16][4];
+    // ---- interval A ----
+    copy_keys(next_keys, next_rotation);
+    const uint8_t* next_values = block_of(p.prefix.values, i + 1);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if ((half == 0) == fills_first) {
+        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values);
+      } else {
+        float s[kAttentionTile / 8][4];
+        const OperandTile keys = key_operand<D>(key_tile, tile);
+#pragma unroll
+        for (int n = 0; n < kAttentionTile; n += 16) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[n / 8][e] = s[n / 8 + 1][e] = 0.0f;
+          if (n < tile.length) {
+#pragma unroll
+            for (int k = 0; k < D; k += 16) {
+              uint32_t b[4];
+              keys.load(b, n, k);
+              mma_16x8x16<T>(s[n / 8], q[k / 16], b[0], b[1]);
+              mma_16x8x16<T>(s[n / 8 + 1], q[k / 16], b[2], b[3]);
+            }
+          }
+        }
+        int limit[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
+        }
+        mask_scores<kAttentionTile>(s, limit, 0);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float fade = softmax_row<kAttentionTile, T>(
+              s, probabilities, state, r, row_max<kAttentionTile>(s, r), scale_log2);
+#pragma unroll
+          for (int n = 0; n < D / 8; ++n) {
+            o[n][2 * r] *= fade;
+            o[n][2 * r + 1] *= fade;
+          }
+        }
+      }
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+    // ---- interval B ----
+    copy_values(next_values);
+    next_keys = block_of(p.prefix.keys, i + 2);
+    next_rotation = rotation_of(i + 2);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if ((half == 0) == fills_first) {
+        if (i + 1 < end) fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, start);
+      } else {
+        const auto values = value_operand<D, OperandTile>(value_tile, tile, p);
+        add_values<D, kAttentionTile, T>(o, probabilities, values, 0, tile.length);
+      }
+    }
+    copy_async_wait<0>();
+    __syncthreads();
+  }
+
+  if (row0 >= rows) return;
+  const float total[2] = {quad_sum(state.sum[0]), quad_sum(state.sum[1])};
+  if (launch.splits == 1) {
+    write_output<D, T>(o, total, key_tile + warp_id() * 16 * 2 * D, p, kv_head, row0, rows);
+  } else {
+    const int64_t part =
+        (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
+    write_part<D>(o, 0, launch, part, row0, rows);
+    write_part_sums(state, total, launch, part, row0, rows);
+  }
+}
+
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,41 @@
+// All CUDA entries by name. The fast paths are the eight prefill_* and decode_* ones.
+#pragma once
+
+#define RILLKV_CUDA_ENTRIES(X)      \
+  X(rillkv_column_statistics)       \
+  X(rillkv_pack_channels_affine)    \
+  X(rillkv_pack_channels_symmetric) \
+  X(rillkv_pack_tokens_affine)      \
+  X(rillkv_pack_tokens_symmetric)   \
+  X(rillkv_rope)                    \
+  X(rillkv_hadamard)                \
+  X(rillkv_dequantise)              \
+  X(rillkv_prefill_d64_bf16)        \
+  X(rillkv_prefill_d64_fp16)        \
+  X(rillkv_prefill_d128_bf16)       \
+  X(rillkv_prefill_d128_fp16)       \
+  X(rillkv_decode_d64_bf16)         \
+  X(rillkv_decode_d64_fp16)         \
+  X(rillkv_decode_d128_bf16)        \
+  X(rillkv_decode_d128_fp16)        \
+  X(rillkv_merge_d64)               \
+  X(rillkv_merge_d128)              \
+  X(rillkv_attention_generic)
+
+// The host stubs; only their addresses are used, so the argument type does not matter here.
+#define RILLKV_DECLARE_ENTRY(name) extern "C" void name();
+RILLKV_CUDA_ENTRIES(RILLKV_DECLARE_ENTRY)
+#undef RILLKV_DECLARE_ENTRY
+
+namespace rillkv::kernels::cuda {
+
+struct Entry {
+  const char* name;
+  const void* function;
+};
+
+#define RILLKV_LIST_ENTRY(name) {#name, reinterpret_cast<const void*>(&name)},
+inline const Entry kEntries[] = {RILLKV_CUDA_ENTRIES(RILLKV_LIST_ENTRY)};
+#undef RILLKV_LIST_ENTRY
+
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,131 @@
+// Launch plans of everything but attention (attention_plan.cpp): which entry, grid and shared
+// memory. Portable C++: the same plans run on a GPU and on the PTX executor.
+#include <cmath>
+#include <sstream>
+#include <stdexcept>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+namespace {
+
+const char* dtype_name(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kBFloat16:
+      return "bfloat16";
+    case Dtype::kFloat16:
+      return "float16";
+    default:
+      return "float32";
+  }
+}
+
+int blocks_of(const BlockPackParams& p) { return (p.tokens + p.block_size - 1) / p.block_size; }
+
+template <typename Params>
+void submit(Queue& queue, const char* entry, int x, int y, int z, int threads, size_t shared_bytes,
+            const Params& params, const std::string& what) {
+  if (x <= 0 || y <= 0 || z <= 0) return;  // nothing to do
+  Launch launch;
+  launch.entry = entry;
+  launch.grid[0] = static_cast<uint32_t>(x);
+  launch.grid[1] = static_cast<uint32_t>(y);
+  launch.grid[2] = static_cast<uint32_t>(z);
+  launch.threads = static_cast<uint32_t>(threads);
+  launch.shared_bytes = shared_bytes;
+  launch.params = &params;
+  launch.params_bytes = sizeof(Params);
+  launch.what = what;
+  queue.launch(launch);
+}
+
+std::string describe(const BlockPackParams& p, int kv_heads) {
+  std::ostringstream out;
+  out << "input [" << p.tokens << ", " << kv_heads << ", " << p.head_dim << "] "
+      << dtype_name(p.dtype) << ", blocks of " << p.block_size;
+  return out.str();
+}
+
+}  // namespace
+
+void column_statistics(Queue& queue, const ColumnStatisticsParams& params, int heads) {
+  std::ostringstream what;
+  what << "input [" << params.tokens << ", " << heads << ", " << params.head_dim << "] "
+       << dtype_name(params.dtype);
+  const int threads = params.head_dim >= 256 ? 256 : (params.head_dim + 31) / 32 * 32;
+  submit(queue, "rillkv_column_statistics", heads, 1, 1, threads, 0, params, what.str());
+}
+
+void pack_channels_affine(Queue& queue, PackChannelsAffineParams params, int kv_heads) {
+  for (int s = 0; s + 1 < params.class_count; ++s) {
+    const auto unit = [](int width) {
+      const double top = static_cast<double>((1 << width) - 1);
+      return 1.0 / (top * top);
+    };
+    params.drops[s] = static_cast<float>(unit(params.classes[s]) - unit(params.classes[s + 1]));
+  }
+  const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
+  submit(queue, "rillkv_pack_channels_affine", kv_heads, blocks_of(params.block), 1, kPackThreads,
+         shared.bytes, params, describe(params.block, kv_heads));
+}
+
+void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& params,
+                             int kv_heads) {
+  const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
+  submit(queue, "rillkv_pack_channels_symmetric", kv_heads, blocks_of(params.block), 1,
+         kPackThreads, shared.bytes, params, describe(params.block, kv_heads));
+}
+
+void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_heads) {
+  const BlockPackParams& block = params.block;
+  submit(queue, "rillkv_pack_tokens_affine", kv_heads, blocks_of(block),
+         (block.block_size + kPackRows - 1) / kPackRows, kPackThreads,
+         TokenPackShared(block.head_dim).bytes(kPackRows), params, describe(block, kv_heads));
+}
+
+void pack_tokens_symmetric(Queue& queue, const PackTokensParams& params, int kv_heads) {
+  const BlockPackParams& block = params.block;
+  if (params.first_row < 0 || params.first_row + block.tokens > block.block_size) {
+    throw std::invalid_argument("pack_tokens_symmetric: rows " + std::to_string(params.first_row) +
+                                " + " + std::to_string(block.tokens) + " exceed the block's " +
+                                std::to_string(block.block_size));
+  }
+  submit(queue, "rillkv_pack_tokens_symmetric", kv_heads, 1,
+         (block.tokens + kPackRows - 1) / kPackRows, kPackThreads,
+         TokenPackShared(block.head_dim).bytes(kPackRows), params, describe(block, kv_heads));
+}
+
+namespace {
+void rotate(Queue& queue, const char* entry, const RotateParams& params, size_t shared_bytes) {
+  std::ostringstream what;
+  what << "input [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "] "
+       << dtype_name(params.dtype);
+  const int warps = kRotateThreads / 32;
+  submit(queue, entry, (params.tokens * params.heads + warps - 1) / warps, 1, 1, kRotateThreads,
+         shared_bytes, params, what.str());
+}
+}  // namespace
+
+void rope(Queue& queue, const RotateParams& params) { rotate(queue, "rillkv_rope", params, 0); }
+
+void hadamard(Queue& queue, RotateParams params) {
+  if (params.head_dim <= 0 || (params.head_dim & (params.head_dim - 1)) != 0) {
+    throw std::invalid_argument("hadamard: head_dim must be a power of two, got " +
+                                std::to_string(params.head_dim));
+  }
+  params.hadamard_factor =
+      static_cast<float>(1.0 / std::sqrt(static_cast<double>(params.head_dim)));
+  rotate(queue, "rillkv_hadamard", params,
+         sizeof(float) * static_cast<size_t>(params.head_dim) * (kRotateThreads / 32));
+}
+
+void dequantise(Queue& queue, const DequantiseParams& params, int kv_heads) {
+  std::ostringstream what;
+  what << "block [" << params.tokens << ", " << params.head_dim << "] of " << kv_heads
+       << " kv heads";
+  submit(queue, "rillkv_dequantise", kv_heads, 1, 1, kPackThreads,
+         sizeof(uint32_t) * static_cast<size_t>(params.head_dim + 1), params, what.str());
+}
+
+}  // namespace rillkv::kernels::cuda

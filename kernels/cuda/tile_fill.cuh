@@ -1,0 +1,375 @@
+// Fast paths: a tile of 128 keys or values from its packed or dense form to 16-bit shared memory,
+// dequantised and rotated in registers, by the 8 warps of a CTA.
+//
+// A tile in shared memory is rows of 16-byte chunks, chunk k of row r stored at k ^ (r & 7), so
+// that both the writes here and ldmatrix (8 rows at the same k) meet every bank once. A packed
+// channel block becomes [channel][token] rows, everything else [token][channel] rows: the form in
+// which a lane's four consecutive elements are one 8-byte store. ldmatrix transposes where needed.
+//
+// Codes turn into floats without integer conversion: code bits are rotated into the top of the
+// mantissa of 1.0, which gives m = 1 + code / 256, and value = lo + step * code is
+// (lo - 256 step) + (256 step) m. The rounding error of that is 2^-16 of a step.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/attention_tiles.cuh"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/unpack.cuh"
+
+namespace rillkv::kernels::cuda {
+
+inline constexpr int kFastWarps = kFastThreads / 32;
+inline constexpr int kCodeBit = 15;  // mantissa bit of a code's bit 0
+inline constexpr float kCodeUnit = 256.0f;
+
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
+__device__ inline int warp_id() { return static_cast<int>(threadIdx.x) / 32; }
+
+/// Byte address of chunk `chunk` of row `row` in a swizzled tile.
+__device__ inline uint32_t swizzled(int row, int chunk, int row_bytes) {
+  return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row & 7)) << 4));
+}
+
+__device__ inline void merge_plane(uint32_t (&m)[4], uint4 words, int shift, int width_bit,
+                                   uint32_t mask) {
+  const int at = kCodeBit + width_bit;
+  const uint32_t turn = static_cast<uint32_t>(shift - at);
+  const uint32_t placed = mask << at;
+  m[0] |= __funnelshift_r(words.x, words.x, turn) & placed;
+  m[1] |= __funnelshift_r(words.y, words.y, turn) & placed;
+  m[2] |= __funnelshift_r(words.z, words.z, turn) & placed;
+  m[3] |= __funnelshift_r(words.w, words.w, turn) & placed;
+}
+
+/// Four words holding elements 4 q .. 4 q + 3 of a plane of kWords words, and their shift / bits.
+template <int kWords>
+__device__ inline uint4 plane_words_at(const uint8_t* plane, int q) {
+  return *reinterpret_cast<const uint4*>(plane + 16 * (q & (kWords / 4 - 1)));
+}
+
+/// Codes 4 q .. 4 q + 3 of a row of kCount (64 or 128), as 1 + code / 256. The width is the same
+/// for all lanes that hold the same row.
+template <int kCount>
+__device__ inline float4 unpack_four(const uint8_t* nibbles, const uint8_t* crumbs,
+                                     const uint8_t* bit_plane, int width, int q) {
+  uint32_t m[4] = {0x3f800000u, 0x3f800000u, 0x3f800000u, 0x3f800000u};
+  if (width >= 4) {
+    constexpr int kWords = kCount / 8;
+    const int shift = 4 * (4 * q / kWords);
+    merge_plane(m, plane_words_at<kWords>(nibbles, q), shift, format::nibble_shift(width), 15u);
+    if (width == 8) {
+      merge_plane(m, plane_words_at<kWords>(nibbles + kCount / 2, q), shift, 0, 15u);
+    }
+  }
+  if (format::crumb_planes(width)) {
+    constexpr int kWords = kCount / 16;
+    merge_plane(m, plane_words_at<kWords>(crumbs, q), 2 * (4 * q / kWords),
+                format::crumb_shift(width), 3u);
+  }
+  if (format::bit_planes(width)) {
+    if constexpr (kCount == 128) {
+      merge_plane(m, *reinterpret_cast<const uint4*>(bit_plane), q, 0, 1u);
+    } else {  // two words: elements 0, 1 at bit 2 q, elements 2, 3 at bit 2 q + 1
+      const uint2 words = *reinterpret_cast<const uint2*>(bit_plane);
+      merge_plane(m, {words.x, words.y, words.x >> 1, words.y >> 1}, 2 * q, 0, 1u);
+    }
+  }
+  return {__uint_as_float(m[0]), __uint_as_float(m[1]), __uint_as_float(m[2]),
+          __uint_as_float(m[3])};
+}
+
+template <typename T>
+__device__ inline void store_four(uint8_t* at, float4 x) {
+  *reinterpret_cast<uint2*>(at) = {Pair<T>::pack(x.x, x.y), Pair<T>::pack(x.z, x.w)};
+}
+
+/// Affine map of m = 1 + code / 256: value = base + unit * m.
+struct CodeScale {
+  float base, unit;
+};
+__device__ inline CodeScale code_scale(const uint16_t* lo, const uint16_t* step, int i, int width,
+                                       bool symmetric) {
+  const float s = half_bits_to_float(step[i]);
+  const float offset =
+      symmetric ? -s * static_cast<float>(1 << (width - 1)) : half_bits_to_float(lo[i]);
+  return {fmaf(-kCodeUnit, s, offset), kCodeUnit * s};
+}
+__device__ inline float4 scale_codes(CodeScale s, float4 m) {
+  return {fmaf(s.unit, m.x, s.base), fmaf(s.unit, m.y, s.base), fmaf(s.unit, m.z, s.base),
+          fmaf(s.unit, m.w, s.base)};
+}
+
+/// A channel block of 128 tokens to [channel][token] rows of 256 bytes. A warp takes a channel pair
+/// at a time, a lane four tokens of it, so widths are uniform in a warp. kRotate: keys; `start` is
+/// cos[D/2], sin[D/2] of R(t0) and is folded into the affine map, the tables hold R(j).
+template <int D, typename T, bool kRotate>
+__device__ void fill_channel_block(uint8_t* tile, const uint8_t* block, bool symmetric,
+                                   const float* start, const Rotations& tables) {
+  constexpr int kHalf = D / 2, kEach = kHalf / 32;  // channel pairs a lane scans
+  const int lane = lane_id(), warp = warp_id();
+  const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
+  const uint8_t* codes = block + format::channel_codes_offset(D, symmetric);
+  const auto* lo = reinterpret_cast<const uint16_t*>(block);
+  const auto* step =
+      reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(D, symmetric));
+
+  // Planes before each channel: a scan over the lower channels, then over the upper ones.
+  uint32_t low = 0, high = 0, low_first = 0, high_first = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i) {
+    const int pair = widths[lane * kEach + i];
+    low += plane_counts(pair & 15);
+    high += plane_counts(pair >> 4);
+    if (i == 0) {
+      low_first = low;
+      high_first = high;
+    }
+  }
+  uint32_t low_before = low, high_before = high;
+#pragma unroll
+  for (int span = 1; span < 32; span *= 2) {
+    const uint32_t a = __shfl_up_sync(0xffffffffu, low_before, span);
+    const uint32_t b = __shfl_up_sync(0xffffffffu, high_before, span);
+    if (lane >= span) {
+      low_before += a;
+      high_before += b;
+    }
+  }
+  const uint32_t low_total = __shfl_sync(0xffffffffu, low_before, 31);
+  const uint32_t total = low_total + __shfl_sync(0xffffffffu, high_before, 31);
+  low_before -= low;
+  high_before += low_total - high;
+  if (kEach == 2 && (warp & 1)) {  // this warp's pairs are all odd
+    low_before += low_first;
+    high_before += high_first;
+  }
+
+#pragma unroll 1
+  for (int pair = warp; pair < kHalf; pair += kFastWarps) {
+    const uint32_t at_low = __shfl_sync(0xffffffffu, low_before, pair / kEach);
+    const uint32_t at_high = __shfl_sync(0xffffffffu, high_before, pair / kEach);
+    const int packed_widths = widths[pair], other = pair + kHalf;
+    const int width_low = packed_widths & 15, width_high = packed_widths >> 4;
+    const PlaneOffsets low_planes = plane_offsets(at_low, total, kAttentionTile);
+    const PlaneOffsets high_planes = plane_offsets(at_high, total, kAttentionTile);
+    const float4 a =
+        unpack_four<kAttentionTile>(codes + low_planes.nibbles, codes + low_planes.crumbs,
+                                    codes + low_planes.bit_plane, width_low, lane);
+    const float4 b =
+        unpack_four<kAttentionTile>(codes + high_planes.nibbles, codes + high_planes.crumbs,
+                                    codes + high_planes.bit_plane, width_high, lane);
+    const CodeScale sa = code_scale(lo, step, pair, width_low, symmetric);
+    const CodeScale sb = code_scale(lo, step, other, width_high, symmetric);
+    float4 x, y;
+    if constexpr (kRotate) {
+      const int64_t table = static_cast<int64_t>(pair) * kAttentionTile + 4 * lane;
+      const float4 cosine = __ldg(reinterpret_cast<const float4*>(tables.in_block_cos + table));
+      const float4 sine = __ldg(reinterpret_cast<const float4*>(tables.in_block_sin + table));
+      const float c0 = start[pair], s0 = start[kHalf + pair];
+      const float x_base = c0 * sa.base - s0 * sb.base, y_base = s0 * sa.base + c0 * sb.base;
+      const float xa = c0 * sa.unit, xb = -s0 * sb.unit, ya = s0 * sa.unit, yb = c0 * sb.unit;
+      const auto turn = [&](float ma, float mb, float c, float s, float& out_x, float& out_y) {
+        const float u = fmaf(xa, ma, fmaf(xb, mb, x_base));
+        const float v = fmaf(ya, ma, fmaf(yb, mb, y_base));
+        out_x = u * c - v * s;
+        out_y = u * s + v * c;
+      };
+      turn(a.x, b.x, cosine.x, sine.x, x.x, y.x);
+      turn(a.y, b.y, cosine.y, sine.y, x.y, y.y);
+      turn(a.z, b.z, cosine.z, sine.z, x.z, y.z);
+      turn(a.w, b.w, cosine.w, sine.w, x.w, y.w);
+    } else {
+      x = scale_codes(sa, a);
+      y = scale_codes(sb, b);
+    }
+    const uint32_t inside = 8 * (lane & 1);
+    store_four<T>(tile + swizzled(pair, lane >> 1, 2 * kAttentionTile) + inside, x);
+    store_four<T>(tile + swizzled(other, lane >> 1, 2 * kAttentionTile) + inside, y);
+  }
+}
+
+/// The planes of a row of a token block.
+template <int D>
+struct TokenPlanes {
+  const uint8_t *nibbles, *crumbs, *bit_plane;
+  int nibble_row, crumb_row, bit_row;
+
+  __device__ TokenPlanes(const uint8_t* block, int rows, int groups, bool symmetric, int width) {
+    nibble_row = format::nibble_planes(width) * (D / 2);
+    crumb_row = format::crumb_planes(width) * (D / 4);
+    bit_row = format::bit_planes(width) * (D / 8);
+    nibbles = block + format::token_codes_offset(rows, groups, symmetric);
+    crumbs = nibbles + rows * nibble_row;
+    bit_plane = crumbs + rows * crumb_row;
+  }
+  __device__ float4 four(int row, int width, int q) const {
+    return unpack_four<D>(nibbles + row * nibble_row, crumbs + row * crumb_row,
+                          bit_plane + row * bit_row, width, q);
+  }
+};
+
+/// Rows to fill, zeros past the last token: ldmatrix reads 16 or 32 tokens at a time.
+__device__ inline int rows_read(int length) { return (length + 31) & ~31; }
+
+/// Affine token block (values) of 128 rows to [token][channel] rows; a lane takes four channels. A
+/// warp fills 16 tokens: its lanes fetch the scales of those (one or two groups) once and pass
+/// them on by shuffles. The two groups' scales lie in the same banks: a conflict a tile and warp.
+template <int D, typename T>
+__device__ void fill_token_block(uint8_t* tile, const uint8_t* block, int groups, int width) {
+  constexpr int kLanes = D / 4, kTokens = 32 / kLanes;  // lanes a token, tokens a warp step
+  constexpr int kWarpTokens = kAttentionTile / kFastWarps;
+  const int lane = lane_id(), q = lane % kLanes, first = warp_id() * kWarpTokens;
+  const TokenPlanes<D> planes(block, kAttentionTile, groups, false, width);
+  const auto* lo = reinterpret_cast<const uint16_t*>(block);
+  const CodeScale mine =
+      code_scale(lo, lo + groups * kAttentionTile,
+                 min(lane / kWarpTokens, groups - 1) * kAttentionTile + first + lane % kWarpTokens,
+                 width, false);
+  const int source = (groups > 1 ? 4 * q / (D / groups) : 0) * kWarpTokens + lane / kLanes;
+#pragma unroll 1
+  for (int i = 0; i < kWarpTokens; i += kTokens) {
+    const CodeScale scale = {__shfl_sync(0xffffffffu, mine.base, source + i),
+                             __shfl_sync(0xffffffffu, mine.unit, source + i)};
+    const int token = first + i + lane / kLanes;
+    store_four<T>(tile + swizzled(token, q >> 1, 2 * D) + 8 * (q & 1),
+                  scale_codes(scale, planes.four(token, width, q)));
+  }
+}
+
+/// Four channels of the lower half of a row and their partners. Where half a row is only half the
+/// banks (D = 64), odd rows store the halves in the other order, so that two rows never meet.
+template <int D>
+__device__ inline void store_halves(uint8_t* tile, int row, int q, uint2 low, uint2 high) {
+  const bool swap = D == 64 && (row & 1) != 0;
+  uint8_t* low_at = tile + swizzled(row, q >> 1, 2 * D) + 8 * (q & 1);
+  uint8_t* high_at = tile + swizzled(row, (q + D / 8) >> 1, 2 * D) + 8 * (q & 1);
+  *reinterpret_cast<uint2*>(swap ? high_at : low_at) = swap ? high : low;
+  *reinterpret_cast<uint2*>(swap ? low_at : high_at) = swap ? low : high;
+}
+template <typename T>
+__device__ inline uint2 pack_four(float4 x) {
+  return {Pair<T>::pack(x.x, x.y), Pair<T>::pack(x.z, x.w)};
+}
+template <typename T>
+__device__ inline float4 unpack_four_dense(uint2 x) {
+  const float2 a = Pair<T>::unpack(x.x), b = Pair<T>::unpack(x.y);
+  return {a.x, a.y, b.x, b.y};
+}
+
+/// Four channels x and their partners y, rotated.
+__device__ inline void rotate_four(float4& x, float4& y, float4 c, float4 s) {
+  const float4 u = x, v = y;
+  x = {u.x * c.x - v.x * s.x, u.y * c.y - v.y * s.y, u.z * c.z - v.z * s.z, u.w * c.w - v.w * s.w};
+  y = {u.x * s.x + v.x * c.x, u.y * s.y + v.y * c.y, u.z * s.z + v.z * c.z, u.w * s.w + v.w * c.w};
+}
+
+/// Rotates four channels of a dense row and their partners, and stores them in a tile's row.
+template <int D, typename T>
+__device__ inline void store_rotated(uint8_t* tile, int row, int q, const T* dense,
+                                     const float* cosines, const float* sines) {
+  float4 x = unpack_four_dense<T>(*reinterpret_cast<const uint2*>(dense + 4 * q));
+  float4 y = unpack_four_dense<T>(*reinterpret_cast<const uint2*>(dense + 4 * q + D / 2));
+  rotate_four(x, y, *reinterpret_cast<const float4*>(cosines + 4 * q),
+              *reinterpret_cast<const float4*>(sines + 4 * q));
+  store_halves<D>(tile, row, q, pack_four<T>(x), pack_four<T>(y));
+}
+
+/// Sinks (a symmetric token block in global memory) to [token][channel] rows. Keys are rotated.
+template <int D, typename T, bool kRotate>
+__device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, int width,
+                           const float* cosines, const float* sines, int first, int length) {
+  constexpr int kLanes = D / 8;  // a lane takes four channels and their partners
+  const int q = lane_id() % kLanes;
+  const TokenPlanes<D> planes(block, capacity, 1, true, width);
+  const auto* step = reinterpret_cast<const uint16_t*>(block);
+  for (int token = static_cast<int>(threadIdx.x) / kLanes; token < rows_read(length);
+       token += kFastThreads / kLanes) {
+    float4 x = {}, y = {};
+    if (token < length) {
+      const int row = first + token;
+      const CodeScale scale = code_scale(step, step, row, width, true);
+      x = scale_codes(scale, planes.four(row, width, q));
+      y = scale_codes(scale, planes.four(row, width, q + kLanes));
+      if constexpr (kRotate) {
+        const int at = row * (D / 2) + 4 * q;
+        rotate_four(x, y, *reinterpret_cast<const float4*>(cosines + at),
+                    *reinterpret_cast<const float4*>(sines + at));
+      }
+    }
+    store_halves<D>(tile, token, q, pack_four<T>(x), pack_four<T>(y));
+  }
+}
+
+/// Dense keys, rotated, to [token][channel] rows.
+template <int D, typename T>
+__device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int kv_head, int first,
+                                int length) {
+  constexpr int kItems = D / 8;  // of four channels in half a row
+  const T* keys = static_cast<const T*>(segment.keys.data) + kv_head * segment.keys.head_stride;
+  for (int i = static_cast<int>(threadIdx.x); i < rows_read(length) * kItems; i += kFastThreads) {
+    const int token = i / kItems, q = i % kItems;
+    if (token < length) {
+      const int64_t row = first + token, at = row * (D / 2);
+      store_rotated<D, T>(tile, token, q, keys + row * segment.keys.token_stride, segment.cos + at,
+                          segment.sin + at);
+    } else {
+      store_halves<D>(tile, token, q, {0, 0}, {0, 0});
+    }
+  }
+}
+
+/// Dense values to [token][channel] rows.
+template <int D, typename T>
+__device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, int kv_head,
+                                  int first, int length) {
+  constexpr int kItems = D / 8;
+  const T* values =
+      static_cast<const T*>(segment.values.data) + kv_head * segment.values.head_stride;
+  for (int i = static_cast<int>(threadIdx.x); i < rows_read(length) * kItems; i += kFastThreads) {
+    const int token = i / kItems, chunk = i % kItems;
+    uint4 x = {};
+    if (token < length) {
+      x = *reinterpret_cast<const uint4*>(
+          values + static_cast<int64_t>(first + token) * segment.values.token_stride + 8 * chunk);
+    }
+    *reinterpret_cast<uint4*>(tile + swizzled(token, chunk, 2 * D)) = x;
+  }
+}
+
+/// Any tile of keys; `packed` holds the block, where the tile is one.
+template <int D, typename T>
+__device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p, int kv_head,
+                          const uint8_t* packed, const float* start) {
+  if (t.kind == TileKind::kBlock) {
+    fill_channel_block<D, T, true>(tile, packed, p.prefix.keys_symmetric, start, p.rotations);
+  } else if (t.kind == TileKind::kSinks) {
+    fill_sinks<D, T, true>(tile, p.prefix.sink_keys + kv_head * p.prefix.sink_key_stride,
+                           p.prefix.sink_capacity, p.prefix.sink_key_bits, p.prefix.sink_cos,
+                           p.prefix.sink_sin, t.number, t.length);
+  } else {
+    fill_dense_keys<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
+                          t.length);
+  }
+}
+
+template <int D, typename T>
+__device__ void fill_values(uint8_t* tile, const Tile& t, const AttentionParams& p, int kv_head,
+                            const uint8_t* packed) {
+  if (t.kind == TileKind::kBlock) {
+    if (p.prefix.values_channel_major) {
+      fill_channel_block<D, T, false>(tile, packed, true, nullptr, p.rotations);
+    } else {
+      fill_token_block<D, T>(tile, packed, p.prefix.value_groups, p.prefix.value_bits);
+    }
+  } else if (t.kind == TileKind::kSinks) {
+    fill_sinks<D, T, false>(tile, p.prefix.sink_values + kv_head * p.prefix.sink_value_stride,
+                            p.prefix.sink_capacity, p.prefix.sink_value_bits, nullptr, nullptr,
+                            t.number, t.length);
+  } else {
+    fill_dense_values<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
+                            t.length);
+  }
+}
+
+}  // namespace rillkv::kernels::cuda
