@@ -278,7 +278,9 @@ void ablate(const Arguments& a) {
   std::printf("%-44s %9s %10s %8s %8s\n", "", "bits", "KL", "top-1 %", "seconds");
   for (size_t i = 0; i < rows.size(); ++i) {
     json key_settings = json::array();
-    for (const auto& setting : rows[i].settings) key_settings.push_back(setting);
+    for (const auto& setting : rows[i].settings) {
+      key_settings.push_back(json::array({setting.first, setting.second}));
+    }
     const std::string key = rows[i].label + " " + key_settings.dump();
     const json* done = log.find(key);
     if (done == nullptr) {

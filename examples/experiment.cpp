@@ -206,7 +206,8 @@ int main(int argc, char** argv) {
                         "Prompt tokens at most; also bounds the needle's lengths");
   longbench->add_option("--edit-ratio", a.longbench.edit_ratio, "difflib or indel");
   auto* keys = app.add_option_group("Configuration", "Every configuration key is an option");
-  for (const auto& item : json::parse(CompressionConfig().to_json()).items()) {
+  const json defaults = json::parse(CompressionConfig().to_json());
+  for (const auto& item : defaults.items()) {
     if (item.key() == "chunk_size") continue;  // --chunk-size is there already.
     std::string option = "--" + item.key();
     std::replace(option.begin(), option.end(), '_', '-');

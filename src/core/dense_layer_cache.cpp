@@ -24,6 +24,8 @@ class DenseLayerCache final : public LayerCache {
     length_ = end;
     const at::Tensor query = rotate(q, rows).to(options_.dtype().toScalarType()).transpose(0, 1);
 
+    if (tokens == 1) return attend_one(query, keys_.slice(1, 0, end), values_.slice(1, 0, end));
+
     std::optional<at::Tensor> mask;
     if (tokens > 1 && past > 0) mask = at::ones({tokens, end}, at::kBool).tril(past);
     const at::Tensor out =
@@ -53,6 +55,20 @@ class DenseLayerCache final : public LayerCache {
   }
 
  private:
+  /// One query token: two batched products over kv heads, so that each key and value is read once
+  /// for its whole group of heads. Several times faster here than scaled_dot_product_attention.
+  /// query: [heads, 1, head_dim]; keys, values: [kv_heads, length, head_dim] -> [1, heads,
+  /// head_dim].
+  at::Tensor attend_one(const at::Tensor& query, const at::Tensor& keys,
+                        const at::Tensor& values) const {
+    const at::Tensor grouped = query.reshape(
+        {geometry_.kv_heads, geometry_.heads / geometry_.kv_heads, geometry_.head_dim});
+    const double scale = 1 / std::sqrt(static_cast<double>(geometry_.head_dim));
+    const at::Tensor logits = at::bmm(grouped, keys.transpose(1, 2)).to(at::kFloat).mul_(scale);
+    const at::Tensor weights = logits.softmax(-1).to(values.scalar_type());
+    return at::bmm(weights, values).view({1, geometry_.heads, geometry_.head_dim});
+  }
+
   /// Grows by a quarter at least, so that appending costs O(1) copies a token.
   void reserve(int64_t tokens) {
     const int64_t capacity = keys_.defined() ? keys_.size(1) : 0;
