@@ -52,8 +52,8 @@ struct PackedPrefix {
   bool values_channel_major = false;        // policy "ema": symmetric channel blocks
   int32_t value_bits = 4;                   // token blocks
   int32_t value_groups = 1;
-  /// Bytes of every key block where all are equal (policy "adaptive"), 0 where they are not. A hint
-  /// for the CUDA kernels, which otherwise add up a block's widths before they can copy it.
+  /// Bytes of the largest key block, 0 if nobody knows: a hint for the CUDA kernels. Where keys are
+  /// not symmetric (policy "adaptive") every block has exactly this size.
   int32_t key_block_bytes = 0;
 };
 

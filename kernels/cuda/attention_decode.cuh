@@ -37,11 +37,12 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   int begin, end;
   split_range(visible.count(), split, launch.splits, begin, end);
 
-  const AttentionShared layout(D, p.prefix.key_block_bytes, false);
+  constexpr AttentionShared layout(D, false);
   uint8_t* tile_memory = attention_shared;
   uint8_t* packed_keys = attention_shared + layout.packed_keys;
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   uint8_t* packed_values = attention_shared + layout.packed_values;
+  auto* pairs = reinterpret_cast<float4*>(attention_shared + layout.pairs);
   uint8_t* queries = attention_shared + layout.queries;
   uint8_t* weights = attention_shared + layout.weights;  // [16][128] 16-bit, swizzled
   float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);  // [8][16]
@@ -79,7 +80,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const uint32_t weight_base = query_fragment_base<kAttentionTile>(weights);
   const int my_token = warp_id() * kWarpTokens, my_channel = warp_id() * 8 * kFragments;
   const int my_row = lane_id() / 4;
-  const float scale_log2 = p.scale * 1.4426950408889634f;
+  const float scale_log2 = p.scale * kLog2E;
   SoftmaxState state;  // max of all warps' tokens, sum of this lane's
   float o[kFragments][4] = {};
 
@@ -88,7 +89,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     const Tile tile = tile_at(p, visible, i, kAttentionTile);
     copy_async_wait<1>();  // K(i); V(i) may be under way
     __syncthreads();
-    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, start);
+    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, start, pairs);
     __syncthreads();
     copy_keys(i + 1);
 
@@ -137,7 +138,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
             4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
       }
     }
-    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values);
+    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, pairs);
     __syncthreads();
     copy_values(i + 1);
     const auto values = value_operand<D, NarrowOperandTile>(tile_memory, tile, p);

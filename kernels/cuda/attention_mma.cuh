@@ -64,6 +64,8 @@ struct NarrowOperandTile {
   }
 };
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 /// Running softmax of 16 rows; row r / 8 of the pair a lane holds.
 struct SoftmaxState {
   float max[2] = {-INFINITY, -INFINITY};  // of s, in units of log2
@@ -287,10 +289,10 @@ __device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int by
   }
 }
 
-/// Bytes of a channel block, from the hint or by adding its widths up (a warp of lanes each).
+/// Bytes of a channel block: `known`, or by adding its widths up (a warp of lanes each).
 template <int D>
-__device__ inline int channel_block_size(const uint8_t* block, bool symmetric, int hint) {
-  if (hint > 0) return hint;
+__device__ inline int channel_block_size(const uint8_t* block, bool symmetric, int known) {
+  if (known > 0) return known;
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   uint32_t sum = 0;
 #pragma unroll
@@ -307,7 +309,8 @@ template <int D>
 __device__ inline void copy_key_block(uint8_t* to, float* start, const AttentionParams& p,
                                       const uint8_t* block, const float* rotation) {
   copy_block_async(to, block,
-                   channel_block_size<D>(block, p.prefix.keys_symmetric, p.prefix.key_block_bytes));
+                   channel_block_size<D>(block, p.prefix.keys_symmetric,
+                                         p.prefix.keys_symmetric ? 0 : p.prefix.key_block_bytes));
   if (threadIdx.x < D / 4) {
     copy_async_16(shared_address(start + 4 * threadIdx.x), rotation + 4 * threadIdx.x);
   }

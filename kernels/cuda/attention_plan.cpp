@@ -23,7 +23,6 @@ struct Plan {
   int row_tiles = 0;
   int splits = 1;
   size_t shared_bytes = 0;
-  int key_block_bytes = 0;  // of all blocks of all sequences, or 0: they differ or nobody said
 };
 
 bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
@@ -108,39 +107,41 @@ void check(const AttentionParams* sequences, int count) {
   }
 }
 
-Plan plan_attention(const AttentionParams* sequences, int count, int multiprocessors) {
+Plan plan_attention(const AttentionParams* sequences, int count, int multiprocessors,
+                    int shared_memory_limit) {
   check(sequences, count);
   const AttentionParams& first = sequences[0];
   Plan plan;
-  bool all_fast = true;
-  int tiles = 0;
-  bool same_bytes = true;
+  bool all_fast = true, known = true;
+  int tiles = 0, most_key_bytes = 0;
   for (int i = 0; i < count; ++i) {
     const AttentionParams& p = sequences[i];
     plan.rows = std::max(plan.rows, p.query_count * (p.heads / p.kv_heads));
     tiles = std::max(tiles, tiles_of(p));
     all_fast = all_fast && fast(p);
-    if (p.prefix.block_count > 0) {
-      if (plan.key_block_bytes == 0) plan.key_block_bytes = p.prefix.key_block_bytes;
-      same_bytes = same_bytes && p.prefix.key_block_bytes == plan.key_block_bytes;
-    }
+    known = known && (p.prefix.block_count == 0 || p.prefix.key_block_bytes > 0);
+    most_key_bytes = std::max(most_key_bytes, p.prefix.key_block_bytes);
   }
-  if (!same_bytes) plan.key_block_bytes = 0;
   const int D = first.head_dim;
   const bool bf16 = first.dtype == Dtype::kBFloat16;
+  const bool decode = plan.rows <= kDecodeRowsAtMost;
+  if (all_fast) {
+    plan.shared_bytes =
+        static_cast<size_t>(AttentionShared(D, !decode).bytes(D, known ? most_key_bytes : 0));
+    all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
+  }
   const int concurrent = std::min(count, kMaxSequencesPerLaunch);
   if (!all_fast) {
     plan.entry = "rillkv_attention_generic";
     plan.row_tiles = (plan.rows + kGenericRows - 1) / kGenericRows;
     plan.shared_bytes = GenericShared(nullptr, D).bytes;
-  } else if (plan.rows <= kDecodeRowsAtMost) {
+  } else if (decode) {
     plan.path = Path::kDecode;
     plan.entry = D == 64 ? (bf16 ? "rillkv_decode_d64_bf16" : "rillkv_decode_d64_fp16")
                          : (bf16 ? "rillkv_decode_d128_bf16" : "rillkv_decode_d128_fp16");
     plan.row_tiles = (plan.rows + kDecodeRows - 1) / kDecodeRows;
     plan.splits = choose_splits(plan.row_tiles * first.kv_heads * concurrent,
                                 kDecodeCtasPerSm * multiprocessors, tiles, kMaxDecodeSplits);
-    plan.shared_bytes = static_cast<size_t>(AttentionShared(D, plan.key_block_bytes, false).bytes);
   } else {
     plan.path = Path::kPrefill;
     plan.entry = D == 64 ? (bf16 ? "rillkv_prefill_d64_bf16" : "rillkv_prefill_d64_fp16")
@@ -148,9 +149,12 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
     plan.row_tiles = (plan.rows + kPrefillRows - 1) / kPrefillRows;
     plan.splits = choose_splits(plan.row_tiles * first.kv_heads * concurrent, multiprocessors,
                                 tiles, kMaxPrefillSplits);
-    plan.shared_bytes = static_cast<size_t>(AttentionShared(D, plan.key_block_bytes, true).bytes);
   }
   return plan;
+}
+
+Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int count) {
+  return plan_attention(sequences, count, queue.multiprocessors(), queue.shared_memory_limit());
 }
 
 /// Decode always writes parts; prefill does when it splits.
@@ -166,13 +170,13 @@ size_t part_rows(const Plan& plan, const AttentionParams& p, int count) {
 
 }  // namespace
 
-const char* attention_entry(const AttentionParams* sequences, int count) {
-  return plan_attention(sequences, count, 1).entry;
+const char* attention_entry(const Queue& queue, const AttentionParams* sequences, int count) {
+  return plan_attention(queue, sequences, count).entry;
 }
 
 size_t attention_workspace_bytes(const Queue& queue, const AttentionParams* sequences, int count) {
   if (count <= 0) return 0;
-  const Plan plan = plan_attention(sequences, count, queue.multiprocessors());
+  const Plan plan = plan_attention(queue, sequences, count);
   if (!writes_parts(plan)) return 0;
   return part_rows(plan, sequences[0], count) * sizeof(float) *
          static_cast<size_t>(sequences[0].head_dim + 2);
@@ -181,7 +185,7 @@ size_t attention_workspace_bytes(const Queue& queue, const AttentionParams* sequ
 void attend(Queue& queue, const AttentionParams* sequences, int count, void* workspace,
             size_t workspace_bytes) {
   if (count <= 0) return;
-  const Plan plan = plan_attention(sequences, count, queue.multiprocessors());
+  const Plan plan = plan_attention(queue, sequences, count);
   if (plan.rows == 0) return;
   const AttentionParams& first = sequences[0];
   const size_t needed = attention_workspace_bytes(queue, sequences, count);
@@ -194,9 +198,6 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
     const int here = std::min(kMaxSequencesPerLaunch, count - begin);
     AttentionLaunchParams params;
     std::copy(sequences + begin, sequences + begin + here, params.sequences);
-    for (int i = 0; i < here; ++i) {  // the kernels lay out shared memory as the plan did
-      params.sequences[i].prefix.key_block_bytes = plan.key_block_bytes;
-    }
     params.row_tiles = plan.row_tiles;
     params.splits = plan.splits;
     params.row_stride = plan.rows;

@@ -39,12 +39,13 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   int begin, end;
   split_range(visible.count(), split, launch.splits, begin, end);
 
-  const AttentionShared layout(D, p.prefix.key_block_bytes, true);
+  constexpr AttentionShared layout(D, true);
   uint8_t* key_tile = attention_shared;
   uint8_t* value_tile = attention_shared + layout.values;
   uint8_t* packed_keys = attention_shared + layout.packed_keys;
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   uint8_t* packed_values = attention_shared + layout.packed_values;
+  auto* pairs = reinterpret_cast<float4*>(attention_shared + layout.pairs);
 
   const auto block_of = [&](const uint8_t* const* blocks, int tile) {
     const int block = tile - visible.sinks;
@@ -79,20 +80,17 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
 #pragma unroll
     for (int k = 0; k < D; k += 16) load_query_fragment(q[k / 16], base, k);
   }
-  int last_index[2];  // a row sees indices up to this one; rows past the last repeat it
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    last_index[r] = first_query + min(row0 + lane_id() / 4 + 8 * r, rows - 1) / group;
+  auto* last_index = reinterpret_cast<int*>(attention_shared + layout.last_index);
+  for (int row = static_cast<int>(threadIdx.x); row < kPrefillRows; row += kFastThreads) {
+    last_index[row] = first_query + min(cta_row + row, rows - 1) / group;
   }
   copy_async_wait<0>();
   __syncthreads();
-  if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, start);
+  if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, start, pairs);
   const uint8_t* next_keys = block_of(p.prefix.keys, begin + 1);
   const float* next_rotation = rotation_of(begin + 1);
   __syncthreads();
 
-  const bool fills_first = (warp_id() & 4) != 0;
-  const float scale_log2 = p.scale * 1.4426950408889634f;
   SoftmaxState state;
   float o[D / 8][4] = {};
 
@@ -105,8 +103,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     const uint8_t* next_values = block_of(p.prefix.values, i + 1);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-      if ((half == 0) == fills_first) {
-        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values);
+      if ((half == 0) == ((warp_id() & 4) != 0)) {
+        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, pairs);
       } else {
         float s[kAttentionTile / 8][4];
         const OperandTile keys = key_operand<D>(key_tile, tile);
@@ -127,13 +125,14 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
         int limit[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
+          const int last = last_index[16 * warp_id() + lane_id() / 4 + 8 * r];
+          limit[r] = min(tile.length, last - tile.first_index + 1);
         }
         mask_scores<kAttentionTile>(s, limit, 0);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const float fade = softmax_row<kAttentionTile, T>(
-              s, probabilities, state, r, row_max<kAttentionTile>(s, r), scale_log2);
+              s, probabilities, state, r, row_max<kAttentionTile>(s, r), p.scale * kLog2E);
 #pragma unroll
           for (int n = 0; n < D / 8; ++n) {
             o[n][2 * r] *= fade;
@@ -150,8 +149,9 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     next_rotation = rotation_of(i + 2);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
-      if ((half == 0) == fills_first) {
-        if (i + 1 < end) fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, start);
+      if ((half == 0) == ((warp_id() & 4) != 0)) {
+        if (i + 1 < end)
+          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, start, pairs);
       } else {
         const auto values = value_operand<D, OperandTile>(value_tile, tile, p);
         add_values<D, kAttentionTile, T>(o, probabilities, values, 0, tile.length);

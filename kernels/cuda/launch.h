@@ -37,6 +37,8 @@ class Queue {
   virtual void launch(const Launch& launch) = 0;
   /// Streaming multiprocessors to fill.
   virtual int multiprocessors() const = 0;
+  /// Bytes of shared memory that a block may have, by opting in.
+  virtual int shared_memory_limit() const = 0;
 };
 
 /// True if the library was built with CUDA and a device answers.
@@ -80,6 +82,6 @@ size_t attention_workspace_bytes(const Queue& queue, const AttentionParams* sequ
 void attend(Queue& queue, const AttentionParams* sequences, int count, void* workspace,
             size_t workspace_bytes);
 /// The entry that attend would use for these sequences, for tests and benchmarks.
-const char* attention_entry(const AttentionParams* sequences, int count);
+const char* attention_entry(const Queue& queue, const AttentionParams* sequences, int count);
 
 }  // namespace rillkv::kernels::cuda

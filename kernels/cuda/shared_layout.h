@@ -65,34 +65,39 @@ struct TokenPackShared {
   }
 };
 
-/// Shared memory of the fast attention kernels, offsets in bytes. The tiles are 128 tokens of
-/// 16-bit keys and values; decode has one tile for both. Packed blocks have room for 8 bits an
-/// element unless all key blocks are known to have `key_block_bytes`.
+inline constexpr int kChannelPairBytes = 32;  // ChannelPair of tile_fill.cuh
+
+/// Shared memory of the fast attention kernels, offsets in bytes, known when compiling. The tiles
+/// are 128 tokens of 16-bit keys and values; decode has one tile for both. Packed values have room
+/// for 8 bits an element; packed keys come last, and have it too unless the largest is known.
 struct AttentionShared {
   int values;         // value tile (the key tile is at 0)
-  int packed_keys;    // the block
-  int rotation;       // float[D]: cos and sin of R(t0)
-  int packed_values;  // the block
   int queries;        // decode: 16 query rows
   int weights;        // decode: 16 rows of 128 probabilities
   int maxima;         // decode: float[8 warps][16 rows]
-  int bytes;
+  int last_index;     // prefill: int[128 rows], the last index a row sees
+  int pairs;          // [D/2] ChannelPair
+  int rotation;       // float[D]: cos and sin of R(t0)
+  int packed_values;  // the block
+  int packed_keys;    // the block
 
-  RILLKV_HOST_DEVICE AttentionShared(int head_dim, int key_block_bytes, bool prefill) {
-    const int tile = 128 * 2 * head_dim;
-    values = prefill ? tile : 0;
-    packed_keys = values + tile;
-    const int most_keys =
-        static_cast<int>(format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
-    rotation = packed_keys + (key_block_bytes > 0 ? key_block_bytes : most_keys);
-    packed_values = rotation + 4 * head_dim;
-    const int end = packed_values + static_cast<int>(format::token_block_bytes(
-                                        128, head_dim, value_groups_at_most(head_dim), false, 8));
-    // Swizzled rows of 256 bytes: their offsets are taken by exclusive or.
-    queries = static_cast<int>(format::align_up(static_cast<size_t>(end), 256));
-    weights = queries + 16 * 2 * head_dim;
-    maxima = weights + 16 * 2 * 128;
-    bytes = prefill ? end : maxima + 4 * 8 * 16;
+  RILLKV_HOST_DEVICE constexpr AttentionShared(int head_dim, bool prefill)
+      : values(prefill ? 128 * 2 * head_dim : 0),
+        queries(values + 128 * 2 * head_dim),
+        weights(queries + (prefill ? 0 : 16 * 2 * head_dim)),
+        maxima(weights + (prefill ? 0 : 16 * 2 * 128)),
+        last_index(maxima + (prefill ? 0 : 4 * 8 * 16)),
+        pairs(last_index + (prefill ? 4 * 128 : 0)),
+        rotation(pairs + head_dim / 2 * kChannelPairBytes),
+        packed_values(rotation + 4 * head_dim),
+        packed_keys(packed_values + static_cast<int>(format::token_block_bytes(
+                                        128, head_dim, value_groups_at_most(head_dim), false, 8))) {
+  }
+  /// All of it; key_block_bytes 0: not known.
+  RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int key_block_bytes) const {
+    return packed_keys + (key_block_bytes > 0 ? key_block_bytes
+                                              : static_cast<int>(format::channel_block_bytes(
+                                                    head_dim, 128, false, 8 * head_dim)));
   }
   /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
   RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {

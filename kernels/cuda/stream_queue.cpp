@@ -24,6 +24,8 @@ class StreamQueue final : public Queue {
     check(cudaGetDevice(&device_), "cudaGetDevice", "no device");
     check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_),
           "cudaDeviceGetAttribute", "multiprocessors");
+    check(cudaDeviceGetAttribute(&shared_memory_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_),
+          "cudaDeviceGetAttribute", "shared memory");
   }
 
   void launch(const Launch& launch) override {
@@ -48,6 +50,7 @@ class StreamQueue final : public Queue {
   }
 
   int multiprocessors() const override { return multiprocessors_; }
+  int shared_memory_limit() const override { return shared_memory_; }
 
  private:
   static const void* find_entry(const char* name) {
@@ -60,6 +63,7 @@ class StreamQueue final : public Queue {
   Stream stream_;
   int device_ = 0;
   int multiprocessors_ = 1;
+  int shared_memory_ = 48 * 1024;
 };
 
 }  // namespace

@@ -301,6 +301,42 @@ TEST_P(CudaAttentionTest, LatePositions) {
         "rillkv_prefill_d128_fp16");
 }
 
+// A device with less shared memory than the fast path needs takes the generic one.
+TEST_P(CudaAttentionTest, LittleSharedMemory) {
+  Scenario scenario(
+      {.head_dim = 128, .dtype = Dtype::kBFloat16, .blocks = 1, .queries = 40, .seed = 145});
+  DeviceQueue queue(device(), 1);
+  queue.set_shared_memory_limit(80 * 1024);
+  attend_on_device(device(), queue, {&scenario});
+  EXPECT_EQ(queue.entries()[0], "rillkv_attention_generic");
+  expect_close(scenario, true);
+}
+
+// What every device of compute capability 8.6 and up has (99 KB) is enough for all presets.
+TEST_P(CudaAttentionTest, SharedMemoryOfEveryDeviceIsEnough) {
+  struct Preset {
+    bool ema;
+    int key_width, value_bits;
+  };
+  for (const Preset& preset : {Preset{true, 4, 4}, {false, 4, 4}, {false, 5, 5}, {false, 3, 2}}) {
+    Scenario scenario({.heads = 1,
+                       .head_dim = 128,
+                       .dtype = Dtype::kBFloat16,
+                       .ema = preset.ema,
+                       .key_widths = {preset.key_width},
+                       .value_bits = preset.value_bits,
+                       .value_groups = preset.ema ? 1 : 2,
+                       .blocks = 1,
+                       .queries = 40,
+                       .seed = 146});
+    DeviceScenario on_device(device(), scenario);
+    DeviceQueue queue(device(), 1);
+    queue.set_shared_memory_limit(99 * 1024);
+    EXPECT_STREQ(kernels::cuda::attention_entry(queue, &on_device.params(), 1),
+                 "rillkv_prefill_d128_bf16");
+  }
+}
+
 // The comparison must see a single wrong code. A short context, so that one token matters.
 TEST_P(CudaAttentionTest, OneWrongCodeIsSeen) {
   const Shape shape = {.dtype = Dtype::kFloat16,

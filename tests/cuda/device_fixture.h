@@ -36,13 +36,15 @@ class DeviceQueue final : public kernels::cuda::Queue {
                     launch.params_bytes});
   }
   int multiprocessors() const override { return multiprocessors_; }
-  void set_multiprocessors(int count) { multiprocessors_ = count; }
+  int shared_memory_limit() const override { return shared_memory_limit_; }
+  void set_shared_memory_limit(int bytes) { shared_memory_limit_ = bytes; }
   /// What was launched, in order.
   const std::vector<std::string>& entries() const { return entries_; }
 
  private:
   ptx::Device& device_;
   int multiprocessors_;
+  int shared_memory_limit_ = 163 * 1024;  // an A100's
   std::vector<std::string> entries_;
 };
 

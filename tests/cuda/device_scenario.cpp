@@ -1,5 +1,7 @@
 #include "tests/cuda/device_scenario.h"
 
+#include <algorithm>
+
 namespace rillkv::test {
 
 DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
@@ -23,13 +25,14 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
   // Each block in memory of exactly its size: reading past one is out of bounds.
   std::vector<const uint8_t*> keys, values;
   std::vector<const float*> rotations;
+  size_t most = 0;
   bool same_size = true;
-  const size_t first_size = shape.blocks > 0 ? scenario.key_block(0, 0).size() : 0;
   for (int n = 0; n < shape.blocks; ++n) {
     for (int h = 0; h < p.kv_heads; ++h) {
       const auto& key = scenario.key_block(n, h);
       const auto& value = scenario.value_block(n, h);
-      same_size = same_size && key.size() == first_size;
+      same_size = same_size && (keys.empty() || key.size() == most);
+      most = std::max(most, key.size());
       keys.push_back(array(key.data(), key.size()));
       values.push_back(array(value.data(), value.size()));
     }
@@ -38,7 +41,8 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
   x.keys = array(keys.data(), keys.size());
   x.values = array(values.data(), values.size());
   x.rotations = array(rotations.data(), rotations.size());
-  x.key_block_bytes = same_size ? static_cast<int32_t>(first_size) : 0;
+  // Random widths make blocks of policy "adaptive" differ, which they do not in the product.
+  x.key_block_bytes = same_size || x.keys_symmetric ? static_cast<int32_t>(most) : 0;
   segment(p.tail);
   segment(p.chunk);
   const size_t out_bytes =
