@@ -39,9 +39,8 @@ void run_attention(const kernels::AttentionParams& params) {
   const auto& kernel = kernels::cpu::kernels();
   const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
   const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);
-  parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
-    kernel.attend(params, plan.tasks[i], thread_workspace(bytes));
-  });
+  parallel_tasks(static_cast<int64_t>(plan.tasks.size()),
+                 [&](int64_t i) { kernel.attend(params, plan.tasks[i], thread_workspace(bytes)); });
   for (const auto& merge : plan.merges) {
     kernels::cpu::merge_partials(params, merge.kv_head, merge.query_begin, merge.query_end,
                                  merge.partials, plan.parts);

@@ -16,11 +16,11 @@ namespace rillkv::eval {
 namespace {
 
 using Json = nlohmann::json;
+using ::testing::AllOf;
 using testing::error_of;
 using testing::FakeBackend;
-using testing::TemporaryFolder;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
+using testing::TemporaryFolder;
 
 LongBenchExample example(const std::string& context, const std::string& input) {
   return {{{"context", context}, {"input", input}}, {"right"}, {}, 0};

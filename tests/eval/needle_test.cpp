@@ -17,8 +17,8 @@ namespace {
 using Json = nlohmann::json;
 using testing::error_of;
 using testing::FakeBackend;
-using testing::TemporaryFolder;
 using ::testing::HasSubstr;
+using testing::TemporaryFolder;
 
 /// Finds the first "is DIGITS." in the prompt, as a perfect model would.
 std::string find_number(const std::string& prompt) {

@@ -15,10 +15,10 @@ namespace rillkv::eval {
 namespace {
 
 using Json = nlohmann::json;
-using testing::error_of;
-using testing::TemporaryFolder;
 using ::testing::AllOf;
+using testing::error_of;
 using ::testing::HasSubstr;
+using testing::TemporaryFolder;
 
 const Json kFingerprint = {{"model", "m"}, {"config", {{"policy", "ema"}, {"decay", 1.0}}}};
 
