@@ -2,13 +2,12 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <vector>
 
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/plan.h"
 
 namespace rillkv {
 namespace {
@@ -36,28 +35,15 @@ void* thread_workspace(size_t bytes) {
 
 void run_attention(const kernels::AttentionParams& params) {
   const auto& kernel = kernels::cpu::kernels();
-  const int32_t tiles = params.prefix.block_count + 3;
-  // Two query ranges a kv head keep the threads busy to the end when kv heads are few; more would
-  // dequantise every tile more often.
-  const int32_t threads = at::get_num_threads();
-  const int32_t ranges =
-      params.kv_heads % threads == 0 ? 1 : std::min<int32_t>(params.query_count, 2 * threads);
-  std::vector<kernels::AttentionTask> tasks;
-  for (int32_t head = 0; head < params.kv_heads; ++head) {
-    for (int32_t range = 0; range < ranges; ++range) {
-      kernels::AttentionTask task;
-      task.kv_head = head;
-      task.query_begin = params.query_count * range / ranges;
-      task.query_end = params.query_count * (range + 1) / ranges;
-      task.tile_end = tiles;
-      tasks.push_back(task);
-    }
-  }
-  parallel_tasks(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-    const auto& task = tasks[i];
-    const size_t bytes =
-        kernel.attention_workspace_bytes(params, task.query_end - task.query_begin);
-    kernel.attend(params, task, thread_workspace(bytes));
+  const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
+  const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);
+  parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
+    kernel.attend(params, plan.tasks[static_cast<size_t>(i)], thread_workspace(bytes));
+  });
+  parallel_tasks(static_cast<int64_t>(plan.merges.size()), [&](int64_t i) {
+    const auto& merge = plan.merges[static_cast<size_t>(i)];
+    kernels::cpu::merge_partials(params, merge.kv_head, merge.query_begin, merge.query_end,
+                                 merge.partials, plan.parts);
   });
 }
 
