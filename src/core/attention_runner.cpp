@@ -4,7 +4,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
@@ -17,14 +16,13 @@ struct FreeAligned {
   void operator()(void* p) const { std::free(p); }
 };
 
-/// Aligned scratch that a thread keeps for its next call.
+/// 64-byte aligned scratch that a thread keeps for its next call.
 void* thread_workspace(size_t bytes) {
   thread_local std::unique_ptr<void, FreeAligned> memory;
   thread_local size_t capacity = 0;
-  constexpr size_t kPage = 4096;
   if (bytes > capacity) {
-    capacity = (bytes + kPage - 1) / kPage * kPage;
-    memory.reset(std::aligned_alloc(kPage, capacity));
+    capacity = (bytes + 4095) / 4096 * 4096;
+    memory.reset(std::aligned_alloc(4096, capacity));
     if (memory == nullptr) {
       capacity = 0;
       throw std::bad_alloc();
@@ -39,12 +37,14 @@ void run_attention(const kernels::AttentionParams& params) {
   const auto& kernel = kernels::cpu::kernels();
   const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
   const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);
-  parallel_tasks(static_cast<int64_t>(plan.tasks.size()),
-                 [&](int64_t i) { kernel.attend(params, plan.tasks[i], thread_workspace(bytes)); });
-  for (const auto& merge : plan.merges) {
+  parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
+    kernel.attend(params, plan.tasks[static_cast<size_t>(i)], thread_workspace(bytes));
+  });
+  parallel_tasks(static_cast<int64_t>(plan.merges.size()), [&](int64_t i) {
+    const auto& merge = plan.merges[static_cast<size_t>(i)];
     kernels::cpu::merge_partials(params, merge.kv_head, merge.query_begin, merge.query_end,
                                  merge.partials, plan.parts);
-  }
+  });
 }
 
 }  // namespace rillkv

@@ -1,0 +1,406 @@
+// A kv cache of one layer for bench_attention: random keys and values, quantised and packed by the
+// library's own kernels, and the same cache dense (dequantised, rotated), for Torch and for checks.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/plan.h"
+#include "kernels/packed_format.h"
+
+namespace rillkv::bench {
+
+namespace cpu = kernels::cpu;
+using kernels::AttentionParams;
+using kernels::Dtype;
+using kernels::PackParams;
+
+/// How a preset quantises.
+struct Mix {
+  std::string name;
+  bool ema;
+  double key_bits;           // mean; ema: the normal width
+  std::vector<int> classes;  // adaptive
+  int value_bits;
+};
+
+inline const std::vector<Mix>& mixes() {
+  static const std::vector<Mix> all = {
+      {"balanced", false, 4.25, {1, 2, 3, 4, 5, 6, 7, 8}, 4},
+      {"balanced2468", false, 4.25, {2, 4, 6, 8}, 4},
+      {"quality", false, 5, {1, 2, 3, 4, 5, 6, 7, 8}, 5},
+      {"compact", false, 3.5, {1, 2, 3, 4, 5, 6, 7, 8}, 3},
+      {"extreme", false, 3, {1, 2, 3, 4, 5, 6, 7, 8}, 2},
+      {"uniform4", false, 4, {4}, 4},
+      {"seed", true, 4, {}, 4},
+  };
+  return all;
+}
+
+struct Shape {
+  int heads, kv_heads, head_dim;
+};
+
+/// What is attended to: `cached` tokens in sealed blocks alone, or (`whole`) 8 sinks, blocks, a
+/// tail and the queries' own chunk with causal masking, as a model has it.
+struct Problem {
+  Shape shape;
+  int queries;
+  int cached;
+  Mix mix;
+  Dtype dtype;
+  bool whole;
+};
+
+struct FreeAligned {
+  void operator()(uint8_t* p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<uint8_t[], FreeAligned>;
+
+inline Bytes allocate(size_t bytes) {
+  const size_t size = format::align_up(bytes);
+  uint8_t* p = static_cast<uint8_t*>(std::aligned_alloc(format::kAlignment, size));
+  if (p == nullptr) throw std::bad_alloc();
+  std::fill(p, p + size, uint8_t{0});
+  return Bytes(p);
+}
+
+inline at::ScalarType scalar_type(Dtype dtype) {
+  return dtype == Dtype::kFloat32    ? at::kFloat
+         : dtype == Dtype::kBFloat16 ? at::kBFloat16
+                                     : at::kHalf;
+}
+
+class Case {
+ public:
+  static constexpr int kBlock = 128;
+
+  explicit Case(const Problem& problem) : problem_(problem) {
+    const auto& s = problem.shape;
+    const int D = s.head_dim;
+    sinks_ = problem.whole ? 8 : 0;
+    blocks_ = (problem.cached - sinks_) / kBlock;
+    tail_ = problem.cached - sinks_ - blocks_ * kBlock;
+    generator_.set_current_seed(2024);
+
+    const int chunk = problem.whole ? problem.queries : 0;
+    total_ = problem.cached + chunk;
+    // Channels of very different ranges and offsets, as pre-RoPE keys have them.
+    const at::Tensor range = at::exp(0.6 * normal({s.kv_heads, 1, D}));
+    const at::Tensor offset = 1.5 * normal({s.kv_heads, 1, D});
+    keys_ = (normal({s.kv_heads, total_, D}) + offset) * range;
+    values_ = normal({s.kv_heads, total_, D});
+    const at::Tensor query_range = (1.0 / range).repeat_interleave(s.heads / s.kv_heads, 0) *
+                                   at::exp(0.3 * normal({s.heads, 1, D}));
+    queries_ = (normal({problem.queries, s.heads, D}) * query_range.transpose(0, 1))
+                   .to(scalar_type(problem.dtype))
+                   .contiguous();
+    out_ = at::zeros({problem.queries, s.heads, D}, scalar_type(problem.dtype));
+    pack();
+    fill_params();
+  }
+
+  const AttentionParams& params() const { return params_; }
+  const Problem& problem() const { return problem_; }
+  const at::Tensor& out() const { return out_; }  // [queries, heads, D]
+  /// Bytes of the sealed blocks and sinks.
+  size_t packed_bytes() const { return packed_bytes_; }
+  double bits_an_element() const {
+    return 8.0 * static_cast<double>(packed_bytes_) /
+           (2.0 * problem_.shape.kv_heads * problem_.shape.head_dim * (problem_.cached - tail_));
+  }
+  /// Multiply-adds times 2 of both products over the visible part.
+  double flops() const {
+    const double own = problem_.whole ? (problem_.queries + 1) / 2.0 : 0.0;
+    return 4.0 * problem_.shape.heads * problem_.shape.head_dim * problem_.queries *
+           (problem_.cached + own);
+  }
+
+  /// Runs `table` on Torch's threads, as the library does.
+  void run(const cpu::KernelTable& table) {
+    const int threads = at::get_num_threads();
+    const cpu::AttentionPlan plan(params_, threads);
+    const size_t bytes = table.attention_workspace_bytes(params_, plan.query_tokens);
+    if (bytes > workspace_bytes_) {
+      workspaces_.clear();
+      workspace_bytes_ = bytes;
+    }
+    while (workspaces_.size() < static_cast<size_t>(threads)) {
+      workspaces_.push_back(allocate(workspace_bytes_));
+    }
+    std::atomic<size_t> next{0};
+    at::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
+      for (size_t i = next++; i < plan.tasks.size(); i = next++) {
+        table.attend(params_, plan.tasks[i], workspaces_[static_cast<size_t>(thread)].get());
+      }
+    });
+    for (const auto& m : plan.merges) {
+      cpu::merge_partials(params_, m.kv_head, m.query_begin, m.query_end, m.partials, plan.parts);
+    }
+  }
+
+  /// The rotated queries [1, heads, queries, D] and the dense cache [1, kv_heads, tokens, D] for
+  /// Torch, in `type`.
+  at::Tensor torch_queries(at::ScalarType type) const {
+    return rotate(queries_.to(at::kFloat).transpose(0, 1), problem_.cached)
+        .unsqueeze(0)
+        .to(type)
+        .contiguous();
+  }
+  at::Tensor torch_keys(at::ScalarType type) const {
+    return dense_keys_.unsqueeze(0).to(type).contiguous();
+  }
+  at::Tensor torch_values(at::ScalarType type) const {
+    return dense_values_.unsqueeze(0).to(type).contiguous();
+  }
+  /// Which keys a query may see; undefined if all.
+  at::Tensor torch_mask() const {
+    if (!problem_.whole || problem_.queries == 1) return {};
+    return at::ones({problem_.queries, total_}, at::kBool).tril(problem_.cached);
+  }
+
+  /// |out - reference| / |reference|, the reference in fp32 by Torch on the dequantised cache. NaN
+  /// stays NaN.
+  double relative_error() const {
+    const at::Tensor mask = torch_mask();
+    const at::Tensor reference =
+        at::scaled_dot_product_attention(
+            torch_queries(at::kFloat), torch_keys(at::kFloat), torch_values(at::kFloat),
+            mask.defined() ? std::optional<at::Tensor>(mask) : std::nullopt, 0.0, false,
+            std::nullopt, problem_.shape.heads != problem_.shape.kv_heads)
+            .squeeze(0)
+            .transpose(0, 1);
+    return ((out_.to(at::kFloat) - reference).norm() / reference.norm()).item<double>();
+  }
+
+ private:
+  at::Tensor normal(at::IntArrayRef sizes) {
+    return at::randn(sizes, generator_, at::TensorOptions(at::kFloat));
+  }
+
+  /// cos or sin of position * inv_freq for positions first .. first + count - 1, [count, D/2].
+  at::Tensor angles(int64_t first, int64_t count) const {
+    const int half = problem_.shape.head_dim / 2;
+    const at::Tensor inv = at::pow(10000.0, -at::arange(half, at::kDouble) / half);
+    return (at::arange(first, first + count, at::kDouble).unsqueeze(1) * inv.unsqueeze(0));
+  }
+  at::Tensor rotate(const at::Tensor& x, int64_t first) const {  // [heads, tokens, D]
+    const int64_t half = x.size(2) / 2;
+    const at::Tensor angle = angles(first, x.size(1));
+    const at::Tensor c = at::cos(angle).to(at::kFloat), s = at::sin(angle).to(at::kFloat);
+    const at::Tensor low = x.slice(2, 0, half), high = x.slice(2, half);
+    return at::cat({low * c - high * s, high * c + low * s}, 2);
+  }
+
+  PackParams pack_params(const at::Tensor& x, int head, int first, int tokens) const {
+    PackParams p;
+    p.input = {x.data_ptr<float>() + static_cast<int64_t>(first) * x.size(2), x.size(2),
+               x.size(1) * x.size(2)};
+    p.kv_head = head;
+    p.tokens = tokens;
+    p.block_size = kBlock;
+    p.head_dim = problem_.shape.head_dim;
+    return p;
+  }
+
+  void pack() {
+    const auto& s = problem_.shape;
+    const int D = s.head_dim;
+    dense_keys_ = keys_.clone();
+    dense_values_ = values_.clone();
+    const size_t count = static_cast<size_t>(blocks_) * static_cast<size_t>(s.kv_heads);
+    key_blocks_.resize(count);
+    value_blocks_.resize(count);
+    std::atomic<size_t> bytes{0};
+    at::parallel_for(0, static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) bytes += pack_block(static_cast<size_t>(i));
+    });
+    packed_bytes_ = bytes;
+    // Sinks: 8 bits, symmetric, one group.
+    if (sinks_ > 0) {
+      const size_t stride = format::token_block_bytes(sinks_, D, 1, true, 8);
+      packed_bytes_ += 2 * stride * static_cast<size_t>(s.kv_heads);
+      sink_keys_ = allocate(stride * static_cast<size_t>(s.kv_heads));
+      sink_values_ = allocate(stride * static_cast<size_t>(s.kv_heads));
+      for (int h = 0; h < s.kv_heads; ++h) {
+        for (const bool keys : {true, false}) {
+          PackParams p = pack_params(keys ? keys_ : values_, h, 0, sinks_);
+          p.block_size = sinks_;
+          uint8_t* to = (keys ? sink_keys_ : sink_values_).get() + static_cast<size_t>(h) * stride;
+          cpu::kernels().pack_tokens_symmetric(p, 0, 8, to);
+          cpu::unpack_tokens(to, sinks_, sinks_, D, 1, true, 8,
+                             dense_row(keys ? dense_keys_ : dense_values_, h, 0));
+        }
+      }
+    }
+    // The tail and the chunk are read in the queries' dtype.
+    const int uncompressed = sinks_ + blocks_ * kBlock;
+    for (at::Tensor* side : {&dense_keys_, &dense_values_}) {
+      at::Tensor rest = side->slice(1, uncompressed);
+      rest.copy_(rest.to(scalar_type(problem_.dtype)).to(at::kFloat));
+    }
+    raw_keys_ = dense_keys_.slice(1, uncompressed).to(scalar_type(problem_.dtype)).contiguous();
+    raw_values_ = dense_values_.slice(1, uncompressed).to(scalar_type(problem_.dtype)).contiguous();
+    dense_keys_ = rotate(dense_keys_, 0);
+    keys_ = values_ = at::Tensor();
+  }
+
+  float* dense_row(const at::Tensor& x, int head, int token) const {
+    return x.data_ptr<float>() + (static_cast<int64_t>(head) * x.size(1) + token) * x.size(2);
+  }
+
+  size_t pack_block(size_t i) {
+    const auto& s = problem_.shape;
+    const Mix& mix = problem_.mix;
+    const auto& table = cpu::kernels();
+    const int D = s.head_dim, n = static_cast<int>(i) / s.kv_heads,
+              h = static_cast<int>(i) % s.kv_heads;
+    const int first = sinks_ + n * kBlock;
+    const PackParams keys = pack_params(keys_, h, first, kBlock);
+    const PackParams values = pack_params(values_, h, first, kBlock);
+    float* dense_k = dense_row(dense_keys_, h, first);
+    float* dense_v = dense_row(dense_values_, h, first);
+    std::vector<uint8_t> widths(static_cast<size_t>(D / 2));
+    const auto channel_bytes = [&](bool symmetric) {
+      int sum = 0;
+      for (int c = 0; c < D; ++c) sum += format::channel_width(widths.data(), c, D);
+      return format::channel_block_bytes(D, kBlock, symmetric, sum);
+    };
+    if (mix.ema) {  // every 32nd channel is an outlier of 8 bits
+      size_t bytes = 0;
+      for (const bool is_key : {true, false}) {
+        for (int p = 0; p < D / 2; ++p) {
+          const int low = (p + h) % 32 == 5 ? 8 : 4;
+          widths[static_cast<size_t>(p)] = static_cast<uint8_t>(low | 4 << 4);
+        }
+        std::vector<float> absmax(static_cast<size_t>(D));
+        const PackParams& x = is_key ? keys : values;
+        table.absmax(x, absmax.data());
+        Bytes& to = (is_key ? key_blocks_ : value_blocks_)[i];
+        to = allocate(channel_bytes(true));
+        bytes += channel_bytes(true);
+        table.pack_channels_symmetric(x, absmax.data(), widths.data(), to.get());
+        cpu::unpack_channels(to.get(), kBlock, kBlock, D, true, is_key ? dense_k : dense_v);
+      }
+      return bytes;
+    }
+    std::vector<float> lo(static_cast<size_t>(D)), hi = lo, range = lo, energy = lo;
+    table.min_max(keys, lo.data(), hi.data());
+    std::mt19937 random(static_cast<uint32_t>(h) + 17);  // the queries of a head change slowly
+    std::normal_distribution<float> normal(0.0f, 0.5f);
+    for (int c = 0; c < D; ++c) {
+      const size_t at = static_cast<size_t>(c);
+      range[at] = hi[at] - lo[at];
+      energy[at] = std::exp(2.0f * normal(random)) / (range[at] * range[at]) * 16.0f;
+    }
+    const int spacing = mix.classes.size() > 1 ? mix.classes[1] - mix.classes[0] : 1;
+    const int increments =
+        static_cast<int>((mix.key_bits - mix.classes[0]) * D / 2 / spacing + 1e-6);
+    cpu::allocate_widths(range.data(), energy.data(), D, mix.classes.data(),
+                         static_cast<int>(mix.classes.size()), increments, widths.data());
+    key_blocks_[i] = allocate(channel_bytes(false));
+    table.pack_channels_affine(keys, lo.data(), hi.data(), widths.data(), key_blocks_[i].get());
+    cpu::unpack_channels(key_blocks_[i].get(), kBlock, kBlock, D, false, dense_k);
+    const int groups = format::value_groups(D, 64);
+    const size_t value_bytes = format::token_block_bytes(kBlock, D, groups, false, mix.value_bits);
+    value_blocks_[i] = allocate(value_bytes);
+    table.pack_tokens_affine(values, groups, mix.value_bits, value_blocks_[i].get());
+    cpu::unpack_tokens(value_blocks_[i].get(), kBlock, kBlock, D, groups, false, mix.value_bits,
+                       dense_v);
+    return channel_bytes(false) + value_bytes;
+  }
+
+  const float* keep(const at::Tensor& x) {
+    kept_.push_back(x.to(at::kFloat).contiguous());
+    return kept_.back().data_ptr<float>();
+  }
+
+  void fill_params() {
+    const auto& s = problem_.shape;
+    const int D = s.head_dim, T = problem_.queries;
+    AttentionParams& p = params_;
+    p.heads = s.heads;
+    p.kv_heads = s.kv_heads;
+    p.head_dim = D;
+    p.block_size = kBlock;
+    p.dtype = problem_.dtype;
+    p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(D)));
+    p.queries = {queries_.data_ptr(), s.heads * D, D};
+    p.out = {out_.data_ptr(), s.heads * D, D};
+    p.query_count = T;
+    p.first_query_index = problem_.cached;
+    const at::Tensor query_angles = angles(problem_.cached, T);
+    p.query_cos = keep(at::cos(query_angles));
+    p.query_sin = keep(at::sin(query_angles));
+    const at::Tensor in_block = angles(0, kBlock).transpose(0, 1);
+    p.rotations = {keep(at::cos(in_block)), keep(at::sin(in_block))};
+
+    auto& prefix = p.prefix;
+    prefix.sink_count = prefix.sink_capacity = sinks_;
+    prefix.sink_keys = sink_keys_.get();
+    prefix.sink_values = sink_values_.get();
+    prefix.sink_key_stride = prefix.sink_value_stride =
+        static_cast<int64_t>(format::token_block_bytes(std::max(sinks_, 1), D, 1, true, 8));
+    prefix.sink_cos = keep(at::cos(angles(0, std::max(sinks_, 1))));
+    prefix.sink_sin = keep(at::sin(angles(0, std::max(sinks_, 1))));
+    prefix.block_count = blocks_;
+    for (const Bytes& block : key_blocks_) key_table_.push_back(block.get());
+    for (const Bytes& block : value_blocks_) value_table_.push_back(block.get());
+    for (int n = 0; n < blocks_; ++n) {
+      const at::Tensor angle = angles(sinks_ + static_cast<int64_t>(n) * kBlock, 1);
+      rotation_table_.push_back(keep(at::cat({at::cos(angle), at::sin(angle)}, 1)));
+    }
+    prefix.keys = key_table_.data();
+    prefix.values = value_table_.data();
+    prefix.rotations = rotation_table_.data();
+    prefix.keys_symmetric = prefix.values_channel_major = problem_.mix.ema;
+    prefix.value_bits = problem_.mix.value_bits;
+    prefix.value_groups = problem_.mix.ema ? 1 : format::value_groups(D, 64);
+
+    const auto segment = [&](kernels::DenseSegment& to, int begin, int count) {
+      const int64_t first = sinks_ + static_cast<int64_t>(blocks_) * kBlock + begin;
+      const int64_t bytes = static_cast<int64_t>(begin) * D * raw_keys_.element_size();
+      to.keys = {static_cast<const uint8_t*>(raw_keys_.data_ptr()) + bytes, D,
+                 raw_keys_.size(1) * D};
+      to.values = {static_cast<const uint8_t*>(raw_values_.data_ptr()) + bytes, D,
+                   raw_values_.size(1) * D};
+      to.count = count;
+      to.first_index = first;
+      const at::Tensor angle = angles(first, std::max(count, 1));
+      to.cos = keep(at::cos(angle));
+      to.sin = keep(at::sin(angle));
+    };
+    segment(p.tail, 0, tail_);
+    segment(p.chunk, tail_, problem_.whole ? T : 0);
+  }
+
+  Problem problem_;
+  at::Generator generator_ = at::detail::createCPUGenerator();
+  int sinks_, blocks_, tail_;
+  int64_t total_;
+  at::Tensor keys_, values_, queries_, out_;
+  at::Tensor dense_keys_, dense_values_;  // [kv_heads, total, D] fp32, what the packed cache holds
+  at::Tensor raw_keys_, raw_values_;      // [kv_heads, tail + chunk, D], before RoPE
+  std::vector<Bytes> key_blocks_, value_blocks_;
+  Bytes sink_keys_, sink_values_;
+  std::vector<const uint8_t*> key_table_, value_table_;
+  std::vector<const float*> rotation_table_;
+  std::vector<at::Tensor> kept_;
+  size_t packed_bytes_ = 0;
+  AttentionParams params_;
+  std::vector<Bytes> workspaces_;
+  size_t workspace_bytes_ = 0;
+};
+
+}  // namespace rillkv::bench

@@ -1,0 +1,284 @@
+// Attention of one layer over a compressed cache, and Torch's SDPA over the same cache dense, in
+// one process.
+//
+//   bench_attention --ratios             the design's targets: both sides interleaved, medians
+//   bench_attention [--benchmark_...]    Google Benchmark: shapes x depths x presets x ISAs x
+//   dtypes
+//
+// Every result is compared with fp32 attention over the dequantised cache before it is timed, and a
+// wrong one is an error. Decode is timed cold: the caches are flushed before each iteration,
+// outside the time. Counters: bytes read of the cache and bytes/s, GFLOP/s of the two products, and
+// both as shares of what this machine was measured to do at most when the program began.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "benchmarks/attention_case.h"
+#include "benchmarks/machine_peak.h"
+
+namespace {
+
+using rillkv::bench::CacheFlush;
+using rillkv::bench::Case;
+using rillkv::bench::MachinePeak;
+using rillkv::bench::Mix;
+using rillkv::bench::Problem;
+using rillkv::bench::seconds;
+using rillkv::bench::Shape;
+using rillkv::kernels::Dtype;
+namespace cpu = rillkv::kernels::cpu;
+
+MachinePeak peak;
+constexpr Shape kShapes[] = {{32, 8, 128}, {9, 3, 64}, {32, 32, 128}};
+constexpr int kDepths[] = {1024, 2048, 4096, 8192, 16384, 32768};
+
+// fp32 kernels differ from the reference by rounding. bf16 rounds rotated keys, queries, weights
+// and the output to 2^-9 relative each; measured 3e-3 to 6e-3, so 2e-2 only lets rounding through.
+double allowed_error(Dtype dtype) { return dtype == Dtype::kFloat32 ? 2e-5 : 2e-2; }
+
+std::string name_of(const Shape& s) {
+  return std::to_string(s.heads) + "/" + std::to_string(s.kv_heads) + "/" +
+         std::to_string(s.head_dim);
+}
+
+const char* name_of(Dtype dtype) { return dtype == Dtype::kFloat32 ? "fp32" : "bf16"; }
+
+/// The case asked for last, so that neighbouring benchmarks share it.
+Case& case_of(const Problem& problem) {
+  static std::string key;
+  static std::unique_ptr<Case> last;
+  const std::string wanted = name_of(problem.shape) + problem.mix.name + name_of(problem.dtype) +
+                             std::to_string(problem.queries) + "," +
+                             std::to_string(problem.cached) + (problem.whole ? "w" : "");
+  if (key != wanted) {
+    last.reset();
+    last = std::make_unique<Case>(problem);
+    key = wanted;
+  }
+  return *last;
+}
+
+/// Torch's attention over the dense cache in `type`, as a call without arguments.
+std::function<void()> torch_attention(const Case& c, at::ScalarType type, bool expand) {
+  const Shape& s = c.problem().shape;
+  at::Tensor q = c.torch_queries(type), k = c.torch_keys(type), v = c.torch_values(type);
+  if (expand) {  // heads of a group point at the same memory
+    const int64_t group = s.heads / s.kv_heads;
+    const auto spread = [&](const at::Tensor& x) {
+      return x.unsqueeze(2)
+          .expand({1, s.kv_heads, group, x.size(2), x.size(3)})
+          .reshape({1, s.heads, x.size(2), x.size(3)});
+    };
+    k = spread(k);
+    v = spread(v);
+  }
+  at::Tensor mask = c.torch_mask();
+  if (mask.defined())
+    mask = at::zeros(mask.sizes(), type).masked_fill_(mask.logical_not(), -INFINITY);
+  const bool gqa = s.heads != s.kv_heads && !expand;
+  return [=] {
+    benchmark::DoNotOptimize(at::scaled_dot_product_attention(
+        q, k, v, mask.defined() ? std::optional<at::Tensor>(mask) : std::nullopt, 0.0, false,
+        std::nullopt, gqa));
+  };
+}
+
+void set_counters(benchmark::State& state, const Case& c, double bytes, bool bf16_arithmetic) {
+  const auto rate = benchmark::Counter::kIsIterationInvariantRate;
+  state.counters["cache_bytes"] = bytes;
+  state.counters["bytes/s"] = benchmark::Counter(bytes, rate);
+  state.counters["flop/s"] = benchmark::Counter(c.flops(), rate);
+  const double flops = bf16_arithmetic ? peak.bf16_flops : peak.fp32_flops;
+  if (flops > 0) state.counters["flop_share"] = benchmark::Counter(c.flops() / flops, rate);
+  if (peak.read_bytes > 0) {
+    state.counters["read_share"] = benchmark::Counter(bytes / peak.read_bytes, rate);
+  }
+}
+
+void time_calls(benchmark::State& state, bool cold, const std::function<void()>& call) {
+  static CacheFlush flush;
+  for (auto _ : state) {
+    if (cold) flush();
+    const double begin = seconds();
+    call();
+    state.SetIterationTime(seconds() - begin);
+  }
+}
+
+void ours(benchmark::State& state, const Problem& problem, const char* isa) {
+  const cpu::KernelTable* table = cpu::find_kernels(isa);
+  Case& c = case_of(problem);
+  c.run(*table);
+  const double error = c.relative_error();
+  if (!(error <= allowed_error(problem.dtype))) {
+    state.SkipWithError(("wrong result: relative error " + std::to_string(error)).c_str());
+    return;
+  }
+  time_calls(state, problem.queries == 1, [&] { c.run(*table); });
+  set_counters(state, c, static_cast<double>(c.packed_bytes()),
+               problem.dtype == Dtype::kBFloat16 && std::strcmp(isa, "avx512") == 0);
+  state.counters["error"] = error;
+  state.counters["bits"] = c.bits_an_element();
+}
+
+void torch(benchmark::State& state, const Problem& problem) {
+  Case& c = case_of(problem);
+  const auto type = rillkv::bench::scalar_type(problem.dtype);
+  time_calls(state, problem.queries == 1, torch_attention(c, type, false));
+  const Shape& s = problem.shape;
+  set_counters(state, c,
+               2.0 * s.kv_heads * s.head_dim * problem.cached * (type == at::kFloat ? 4 : 2),
+               type != at::kFloat);
+}
+
+void register_all() {
+  for (const int queries : {256, 1}) {
+    for (const Shape& shape : kShapes) {
+      for (const int depth : kDepths) {
+        for (const Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat32}) {
+          const std::string base = std::string(queries == 1 ? "decode/" : "prefill/") +
+                                   name_of(shape) + "/" + std::to_string(depth) + "/" +
+                                   name_of(dtype) + "/";
+          const auto add = [&](const std::string& name, auto function) {
+            benchmark::RegisterBenchmark((base + name).c_str(), function)
+                ->UseManualTime()
+                ->Unit(benchmark::kMillisecond);
+          };
+          for (const Mix& mix : rillkv::bench::mixes()) {
+            const Problem problem = {shape, queries, depth, mix, dtype, true};
+            if (mix.name == "balanced") {
+              add("torch", [=](benchmark::State& state) { torch(state, problem); });
+            }
+            for (const char* isa : {"avx512", "avx2", "scalar"}) {
+              if (cpu::find_kernels(isa) == nullptr) continue;
+              add(mix.name + "/" + isa,
+                  [=](benchmark::State& state) { ours(state, problem, isa); });
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- the targets ----
+
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+/// Times the calls in turn, so that what else the machine does hits all of them alike.
+std::vector<double> interleaved(const std::vector<std::function<void()>>& calls, int rounds,
+                                bool cold) {
+  static CacheFlush flush;
+  std::vector<std::vector<double>> times(calls.size());
+  for (const auto& call : calls) call();
+  for (int round = 0; round < rounds; ++round) {
+    for (size_t i = 0; i < calls.size(); ++i) {
+      if (cold) flush();
+      const double begin = seconds();
+      calls[i]();
+      times[i].push_back(seconds() - begin);
+    }
+  }
+  std::vector<double> medians;
+  for (auto& t : times) medians.push_back(median(t));
+  return medians;
+}
+
+bool ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype dtype, bool whole,
+           const char* isa, int rounds) {
+  const cpu::KernelTable* table = cpu::find_kernels(isa);
+  if (table == nullptr) return true;
+  Case c({shape, queries, depth, mix, dtype, whole});
+  c.run(*table);
+  const double error = c.relative_error();
+  const bool right = error <= allowed_error(dtype);
+  std::vector<std::function<void()>> calls = {[&] { c.run(*table); }};
+  std::vector<std::string> names = {"ours"};
+  for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+    for (const bool expand : {false, true}) {
+      if (expand && shape.heads == shape.kv_heads) continue;
+      calls.push_back(torch_attention(c, type, expand));
+      names.push_back(std::string(type == at::kFloat ? "fp32" : "bf16") + (expand ? "x" : ""));
+    }
+  }
+  const auto t = interleaved(calls, rounds, queries == 1);
+  double best = 1e30, best_bf16 = 1e30;
+  for (size_t i = 1; i < t.size(); ++i) {
+    best = std::min(best, t[i]);
+    if (names[i][0] == 'b') best_bf16 = std::min(best_bf16, t[i]);
+  }
+  const bool bf16 = dtype == Dtype::kBFloat16 && std::strcmp(isa, "avx512") == 0;
+  std::printf(
+      "%-7s %-9s %6d %-12s %s %-6s %-5s %8.3f ms %6.1f GFLOP/s (%2.0f%%) %5.1f GB/s (%2.0f%%)",
+      queries == 1 ? "decode" : "prefill", name_of(shape).c_str(), depth, mix.name.c_str(),
+      name_of(dtype), isa, whole ? "whole" : "plain", t[0] * 1e3, c.flops() / t[0] / 1e9,
+      100 * c.flops() / t[0] / (bf16 ? peak.bf16_flops : peak.fp32_flops),
+      static_cast<double>(c.packed_bytes()) / t[0] / 1e9,
+      100 * static_cast<double>(c.packed_bytes()) / t[0] / peak.read_bytes);
+  std::printf(" | %5.2fx Torch's best, %5.2fx its bf16 |", best / t[0], best_bf16 / t[0]);
+  for (size_t i = 1; i < t.size(); ++i) std::printf(" %s %.2f", names[i].c_str(), t[i] * 1e3);
+  std::printf(" | error %.1e%s\n", error, right ? "" : " WRONG");
+  std::fflush(stdout);
+  return right;
+}
+
+bool print_ratios(bool all) {
+  const auto& mixes = rillkv::bench::mixes();
+  std::printf(
+      "medians of interleaved runs; Torch: SDPA, dense cache, enable_gqa (x: expanded heads)\n");
+  bool right = true;
+  const auto bf16 = Dtype::kBFloat16, fp32 = Dtype::kFloat32;
+  for (const Mix& mix : {mixes[0], mixes[1]}) {
+    right &= ratio(kShapes[0], 256, 4096, mix, bf16, false, "avx512", 7);
+    right &= ratio(kShapes[1], 256, 4096, mix, bf16, false, "avx512", 15);
+    right &= ratio(kShapes[2], 1, 4096, mix, bf16, false, "avx512", 21);
+    right &= ratio(kShapes[0], 1, 4096, mix, bf16, false, "avx512", 21);
+    right &= ratio(kShapes[1], 1, 4096, mix, bf16, false, "avx512", 41);
+  }
+  if (!all) return right;
+  for (const char* isa : {"avx512", "avx2"}) {
+    for (const Dtype dtype : {bf16, fp32}) {
+      right &= ratio(kShapes[0], 256, 4096, mixes[0], dtype, true, isa, 5);
+      right &= ratio(kShapes[1], 256, 4096, mixes[0], dtype, true, isa, 9);
+      right &= ratio(kShapes[2], 1, 4096, mixes[0], dtype, true, isa, 11);
+    }
+  }
+  for (const int depth : kDepths) {
+    right &= ratio(kShapes[1], 256, depth, mixes[0], bf16, true, "avx512", 5);
+    right &= ratio(kShapes[1], 1, depth, mixes[0], bf16, true, "avx512", 11);
+  }
+  for (const Mix& mix : mixes) {
+    right &= ratio(kShapes[0], 256, 4096, mix, bf16, true, "avx512", 3);
+    right &= ratio(kShapes[2], 1, 4096, mix, bf16, true, "avx512", 11);
+  }
+  return right;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool quick = argc > 1 && std::strcmp(argv[1], "--ratios") == 0;
+  const bool full = argc > 1 && std::strcmp(argv[1], "--ratios=all") == 0;
+  peak = rillkv::bench::measure_machine();
+  std::printf("%d threads; measured peaks: fp32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, read %.1f GB/s\n",
+              at::get_num_threads(), peak.fp32_flops / 1e9, peak.bf16_flops / 1e9,
+              peak.read_bytes / 1e9);
+  if (quick || full) return print_ratios(full) ? 0 : 1;
+  register_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
