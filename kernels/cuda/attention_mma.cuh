@@ -24,7 +24,7 @@ struct OperandTile {
 
   __device__ OperandTile(const uint8_t* tile, int bytes, bool columns)
       : row_bytes(bytes), by_column(columns) {
-    const int lane = lane_id(), row = lane & 7;
+    const int lane = opaque(lane_id()), row = lane & 7;
     // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
     const int deeper = lane >> 3 & 1, later = lane >> 4;
     const int r = row + 8 * (by_column ? later : deeper);
@@ -284,7 +284,8 @@ __device__ inline void write_part_sums(const SoftmaxState& state, const float (&
 /// Copies a packed block asynchronously; all threads of the CTA. bytes: a multiple of 16.
 __device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
   const uint32_t shared = shared_address(to);
-  for (int i = 16 * static_cast<int>(threadIdx.x); i < bytes; i += 16 * kFastThreads) {
+#pragma unroll 1
+  for (int i = 16 * opaque(static_cast<int>(threadIdx.x)); i < bytes; i += 16 * kFastThreads) {
     copy_async_16(shared + static_cast<uint32_t>(i), from + i);
   }
 }

@@ -47,28 +47,43 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   uint8_t* packed_values = attention_shared + layout.packed_values;
   auto* pairs = reinterpret_cast<float4*>(attention_shared + layout.pairs);
 
-  const auto block_of = [&](const uint8_t* const* blocks, int tile) {
-    const int block = tile - visible.sinks;
-    return tile < end && block >= 0 && block < visible.blocks
-               ? blocks[static_cast<int64_t>(block) * p.kv_heads + kv_head]
-               : nullptr;
+  // Pointers to packed blocks travel like the blocks: fetched into shared memory an interval before
+  // they are needed, so that nobody waits for them and no register holds them.
+  auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
+  const auto is_block = [&](int tile) {
+    return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
   };
-  const auto rotation_of = [&](int tile) {
-    const int block = tile - visible.sinks;
-    return tile < end && block >= 0 && block < visible.blocks ? p.prefix.rotations[block] : nullptr;
+  const auto fetch_key_pointers = [&](int tile) {
+    if (threadIdx.x == 0 && is_block(tile)) {
+      const int block = tile - visible.sinks;
+      copy_async_8(shared_address(next),
+                   p.prefix.keys + static_cast<int64_t>(block) * p.kv_heads + kv_head);
+      copy_async_8(shared_address(next + 1), p.prefix.rotations + block);
+    }
   };
-  const auto copy_keys = [&](const uint8_t* block, const float* rotation) {
-    if (block != nullptr) copy_key_block<D>(packed_keys, start, p, block, rotation);
-    copy_async_commit();
+  const auto fetch_value_pointer = [&](int tile) {
+    if (threadIdx.x == 0 && is_block(tile)) {
+      copy_async_8(
+          shared_address(next + 2),
+          p.prefix.values + static_cast<int64_t>(tile - visible.sinks) * p.kv_heads + kv_head);
+    }
   };
-  const auto copy_values = [&](const uint8_t* block) {
-    if (block != nullptr) copy_value_block<D>(packed_values, p, block);
-    copy_async_commit();
+  const auto copy_keys = [&](int tile) {
+    if (is_block(tile)) {
+      copy_key_block<D>(packed_keys, start, p, static_cast<const uint8_t*>(next[0]),
+                        static_cast<const float*>(next[1]));
+    }
+  };
+  const auto copy_values = [&](int tile) {
+    if (is_block(tile)) {
+      copy_value_block<D>(packed_values, p, static_cast<const uint8_t*>(next[2]));
+    }
   };
   const auto tile_of = [&](int i) { return tile_at(p, visible, i, kAttentionTile); };
 
-  copy_keys(block_of(p.prefix.keys, begin), rotation_of(begin));
-  copy_values(block_of(p.prefix.values, begin));
+  fetch_key_pointers(begin);
+  fetch_value_pointer(begin);
+  copy_async_commit();
 
   // Queries pass through the key tile's memory into registers, where they stay.
   uint32_t q[D / 16][4];
@@ -86,9 +101,15 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   }
   copy_async_wait<0>();
   __syncthreads();
+  copy_keys(begin);
+  copy_values(begin);
+  copy_async_commit();
+  copy_async_wait<0>();
+  __syncthreads();
+  fetch_key_pointers(begin + 1);
+  copy_async_commit();
   if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, start, pairs);
-  const uint8_t* next_keys = block_of(p.prefix.keys, begin + 1);
-  const float* next_rotation = rotation_of(begin + 1);
+  copy_async_wait<0>();
   __syncthreads();
 
   SoftmaxState state;
@@ -99,8 +120,9 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     const Tile tile = tile_of(i);
     uint32_t probabilities[kAttentionTile / 16][4];
     // ---- interval A ----
-    copy_keys(next_keys, next_rotation);
-    const uint8_t* next_values = block_of(p.prefix.values, i + 1);
+    copy_keys(i + 1);
+    fetch_value_pointer(i + 1);
+    copy_async_commit();
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
@@ -144,9 +166,9 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     copy_async_wait<0>();
     __syncthreads();
     // ---- interval B ----
-    copy_values(next_values);
-    next_keys = block_of(p.prefix.keys, i + 2);
-    next_rotation = rotation_of(i + 2);
+    copy_values(i + 1);
+    fetch_key_pointers(i + 2);
+    copy_async_commit();
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {

@@ -76,6 +76,7 @@ struct AttentionShared {
   int weights;        // decode: 16 rows of 128 probabilities
   int maxima;         // decode: float[8 warps][16 rows]
   int last_index;     // prefill: int[128 rows], the last index a row sees
+  int next;           // prefill: pointers to the next tile's keys, rotation and values
   int pairs;          // [D/2] ChannelPair
   int rotation;       // float[D]: cos and sin of R(t0)
   int packed_values;  // the block
@@ -87,7 +88,8 @@ struct AttentionShared {
         weights(queries + (prefill ? 0 : 16 * 2 * head_dim)),
         maxima(weights + (prefill ? 0 : 16 * 2 * 128)),
         last_index(maxima + (prefill ? 0 : 4 * 8 * 16)),
-        pairs(last_index + (prefill ? 4 * 128 : 0)),
+        next(last_index + (prefill ? 4 * 128 : 0)),
+        pairs(next + (prefill ? 32 : 0)),
         rotation(pairs + head_dim / 2 * kChannelPairBytes),
         packed_values(rotation + 4 * head_dim),
         packed_keys(packed_values + static_cast<int>(format::token_block_bytes(

@@ -22,6 +22,12 @@ namespace rillkv::kernels::cuda {
 
 inline constexpr int kFastWarps = kFastThreads / 32;
 
+/// x, but the compiler cannot see it: what depends on it is computed where it is used instead of
+/// being kept in registers through the loop over tiles, which has none to spare.
+__device__ inline int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_id() { return static_cast<int>(threadIdx.x) / 32; }
 
@@ -178,7 +184,8 @@ template <int D, typename T, bool kRotate>
 __device__ void fill_channel_block(uint8_t* tile, const uint8_t* block, bool symmetric,
                                    const float* start, const Rotations& tables, float4* pairs) {
   constexpr int kHalf = D / 2, kEach = kHalf / 32;  // channel pairs a lane scans
-  const int lane = lane_id(), warp = warp_id();
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  const int lane = thread % 32, warp = thread / 32;
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   const uint8_t* codes = block + format::channel_codes_offset(D, symmetric);
 
@@ -326,7 +333,8 @@ template <int D, typename T>
 __device__ void fill_token_block(uint8_t* tile, const uint8_t* block, int groups, int width) {
   constexpr int kLanes = D / 4, kTokens = 32 / kLanes;  // lanes a token, tokens a warp step
   constexpr int kWarpTokens = kAttentionTile / kFastWarps;
-  const int lane = lane_id(), q = lane % kLanes, first = warp_id() * kWarpTokens;
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  const int lane = thread % 32, q = lane % kLanes, first = thread / 32 * kWarpTokens;
   const TokenPlanes<D> planes(block, kAttentionTile, groups, false, width);
   const auto* lo = reinterpret_cast<const uint16_t*>(block);
   const CodeScale mine =
@@ -398,11 +406,11 @@ template <int D, typename T, bool kRotate>
 __device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, int width,
                            const float* cosines, const float* sines, int first, int length) {
   constexpr int kLanes = D / 8;  // a lane takes four channels and their partners
-  const int q = lane_id() % kLanes;
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  const int q = thread % kLanes;
   const TokenPlanes<D> planes(block, capacity, 1, true, width);
   const auto* step = reinterpret_cast<const uint16_t*>(block);
-  for (int token = static_cast<int>(threadIdx.x) / kLanes; token < rows_read(length);
-       token += kFastThreads / kLanes) {
+  for (int token = thread / kLanes; token < rows_read(length); token += kFastThreads / kLanes) {
     float4 x = {}, y = {};
     if (token < length) {
       const int row = first + token;
@@ -425,7 +433,8 @@ __device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int 
                                 int length) {
   constexpr int kItems = D / 8;  // of four channels in half a row
   const T* keys = static_cast<const T*>(segment.keys.data) + kv_head * segment.keys.head_stride;
-  for (int i = static_cast<int>(threadIdx.x); i < rows_read(length) * kItems; i += kFastThreads) {
+  for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
+       i += kFastThreads) {
     const int token = i / kItems, q = i % kItems;
     if (token < length) {
       const int64_t row = first + token, at = row * (D / 2);
@@ -444,7 +453,8 @@ __device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, in
   constexpr int kItems = D / 8;
   const T* values =
       static_cast<const T*>(segment.values.data) + kv_head * segment.values.head_stride;
-  for (int i = static_cast<int>(threadIdx.x); i < rows_read(length) * kItems; i += kFastThreads) {
+  for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
+       i += kFastThreads) {
     const int token = i / kItems, chunk = i % kItems;
     uint4 x = {};
     if (token < length) {
