@@ -85,7 +85,8 @@ Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
     run.generation = generate(model, prompt.ids, cache, options);
   }
   run.cache = cache.report();
-  if (prompt.tokenizer != nullptr) run.text = prompt.tokenizer->decode(run.generation.tokens);
+  if (prompt.tokenizer != nullptr)
+    run.text = prompt.tokenizer->decode_generated(run.generation.tokens);
   return run;
 }
 

@@ -41,6 +41,10 @@ class Tokenizer {
   /// Text of the ids; bytes that form no UTF-8 become U+FFFD. Throws Error for an id out of range.
   std::string decode(const std::vector<int64_t>& ids, bool skip_special = true) const;
 
+  /// The same for what a model generated: a padded model may choose ids past the vocabulary, which
+  /// are no text.
+  std::string decode_generated(std::vector<int64_t> ids) const;
+
   /// One more than the greatest id. A model's vocab_size may be larger (padded), never smaller.
   virtual int64_t vocab_size() const = 0;
   /// -1 if there is none.

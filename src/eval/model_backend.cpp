@@ -172,7 +172,7 @@ std::vector<int64_t> ModelBackend::encode(std::string_view text) const {
 }
 
 std::string ModelBackend::decode(const std::vector<int64_t>& ids) const {
-  return tokenizer_->decode(ids, /*skip_special=*/true);
+  return tokenizer_->decode_generated(ids);
 }
 
 Generation ModelBackend::run(const GenerationRequest& request) {

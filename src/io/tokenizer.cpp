@@ -97,6 +97,11 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids, bool skip_special
   return text + stream.finish();
 }
 
+std::string Tokenizer::decode_generated(std::vector<int64_t> ids) const {
+  std::erase_if(ids, [&](int64_t id) { return id >= vocab_size(); });
+  return decode(ids);
+}
+
 TextStream::TextStream(const Tokenizer& tokenizer, bool skip_special)
     : tokenizer_(tokenizer), skip_special_(skip_special) {}
 
