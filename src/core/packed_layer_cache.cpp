@@ -95,7 +95,7 @@ class PackedLayerCache final : public LayerCache {
   std::vector<std::shared_ptr<const SealedBlock>> blocks() const override { return blocks_; }
 
   void reset() override {
-    length_ = tail_count_ = sealed_key_bytes_ = sealed_value_bytes_ = 0;
+    length_ = tail_count_ = sealed_key_bytes_ = sealed_value_bytes_ = key_block_bytes_ = 0;
     blocks_.clear();
     key_pointers_.clear();
     value_pointers_.clear();
@@ -146,6 +146,7 @@ class PackedLayerCache final : public LayerCache {
     prefix.values_channel_major = quantizer_->channel_major_values();
     prefix.value_bits = static_cast<int32_t>(config_.value_bits);
     prefix.value_groups = static_cast<int32_t>(quantizer_->value_groups());
+    prefix.key_block_bytes = static_cast<int32_t>(key_block_bytes_);
     return p;
   }
 
@@ -253,6 +254,10 @@ class PackedLayerCache final : public LayerCache {
   void push_pointers(const SealedBlock& block) {
     key_pointers_.insert(key_pointers_.end(), block.keys.begin(), block.keys.end());
     value_pointers_.insert(value_pointers_.end(), block.values.begin(), block.values.end());
+    for (size_t h = 0; h < block.keys.size(); ++h) {  // a block's keys lie before its values
+      const uint8_t* end = h + 1 < block.keys.size() ? block.keys[h + 1] : block.values[0];
+      key_block_bytes_ = std::max<int64_t>(key_block_bytes_, end - block.keys[h]);
+    }
   }
 
   void count(const SealedBlock& block) {
@@ -285,6 +290,7 @@ class PackedLayerCache final : public LayerCache {
   int64_t tail_count_ = 0;
   BlockTally tally_;
   int64_t sealed_key_bytes_ = 0, sealed_value_bytes_ = 0;
+  int64_t key_block_bytes_ = 0;  // of the largest, one kv head
 };
 
 }  // namespace
