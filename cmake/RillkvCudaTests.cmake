@@ -13,7 +13,7 @@ target_compile_definitions(
 target_include_directories(rillkv_cuda_tests PRIVATE "${PROJECT_SOURCE_DIR}")
 target_include_directories(rillkv_cuda_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")
 target_link_libraries(rillkv_cuda_tests PRIVATE rillkv_ptx rillkv_test_reference
-                                                ${RILLKV_CUDA_LIBRARIES} GTest::gtest_main)
+                                                rillkv::cudart GTest::gtest_main)
 foreach(label IN ITEMS ptx gpu)
   # Tests without a parameter (CudaProfileTest) read what the executor counts.
   gtest_discover_tests(

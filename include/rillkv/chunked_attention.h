@@ -30,8 +30,10 @@ struct SequenceRows {
 /// as each has its own caches.
 class ChunkedLlamaAttentionImpl : public torch::nn::Module {
  public:
-  /// `layer` is the layer's index in the caches. Weights are uninitialised.
-  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  /// `layer` is the layer's index in the caches, which live on the same device. Weights are
+  /// uninitialised.
+  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
+                            at::Device device = at::kCPU);
 
   /// hidden: [tokens, hidden_size] -> the same shape. Appends `tokens` tokens to layer `layer` of
   /// the cache.
