@@ -62,6 +62,11 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
                          static_cast<int>(pairs) * (static_cast<int>(classes_.size()) - 1));
 }
 
+double QuantizerImpl::key_bits_mean() const {
+  const double pairs = static_cast<double>(options_.head_dim / 2);
+  return classes_.front() + increments_ * (classes_[1] - classes_[0]) / pairs;
+}
+
 std::shared_ptr<SealedBlock> QuantizerImpl::allocate(int64_t tokens,
                                                      const std::vector<size_t>& key_bytes,
                                                      const std::vector<size_t>& value_bytes) const {
