@@ -40,28 +40,22 @@ CompressionConfig make_config(const ModelOptions& o) {
   const bool named = o.config.empty();
   if (named) config.given_keys.clear();
   for (const std::string& setting : o.settings) config.set(setting);
-  if (o.chunk_size != 0) config.set(str_cat("chunk_size=", o.chunk_size));
+  if (o.chunk_size) config.set(str_cat("chunk_size=", *o.chunk_size));
   config.validate();
-  for (const std::string& key : config.ineffective_keys()) {
-    log(LogLevel::kWarning, str_cat("configuration key '", key, "' has no effect under policy '",
-                                    to_string(config.policy), "'"));
-  }
   return config;
 }
 
-CompressionConfig dense_config(const CompressionConfig& config) {
-  CompressionConfig dense = config;
-  dense.policy = Policy::kDense;
-  return dense;
-}
+CompressionConfig dense_config(const CompressionConfig& config) { return config.baseline(); }
 
 LlamaModel load(const ModelOptions& o) {
   if (o.quiet) set_log_level(LogLevel::kQuiet);
   if (o.verbose) set_log_level(LogLevel::kDebug);
   LoadOptions options;
   options.device = open_device(o.device);
-  if (o.threads < 0) throw UsageError(str_cat("expected threads >= 1, got ", o.threads));
-  if (o.threads > 0) at::set_num_threads(o.threads);
+  if (o.threads && *o.threads < 1) {
+    throw UsageError(str_cat("expected --threads >= 1, got ", *o.threads));
+  }
+  if (o.threads) at::set_num_threads(*o.threads);
   options.dtype = parse_dtype(o.dtype, options.device);
   return load_model(o.model, options);
 }

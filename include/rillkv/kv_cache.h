@@ -89,13 +89,19 @@ class QuantizedKvCache {
 
   /// Attention of T new tokens over everything before them and themselves (causal), then appends
   /// them. q: [T, heads, head_dim], k, v: [T, kv_heads, head_dim], all before RoPE, of the cache's
-  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error on wrong shapes and on
-  /// non-finite or unrepresentable input, before any state changes.
+  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error, before the layer's
+  /// state changes, on wrong shapes and on keys, values or (under "adaptive", where they count)
+  /// queries that are not finite or beyond what the packed format represents; "dense" takes any.
+  ///
+  /// A call that throws where other layers have already taken the same tokens leaves the cache
+  /// half way: it then refuses every further call with Error until `reset`.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
   /// Tokens appended to a layer so far.
   int64_t length(int64_t layer = 0) const;
   CacheReport report() const;
+  /// Whether all layers hold the same number of tokens and no call was left half way.
+  bool in_step() const;
   /// Sealed blocks of a layer, oldest first.
   std::vector<std::shared_ptr<const SealedBlock>> blocks(int64_t layer) const;
   /// Forgets all tokens and statistics.
@@ -116,6 +122,7 @@ class QuantizedKvCache {
   std::shared_ptr<CudaBackend> backend_;  // null on the CPU
   std::unique_ptr<RotationTable> rotations_;
   std::vector<std::unique_ptr<LayerCache>> layers_;
+  bool half_way_ = false;  // a call threw when layers disagreed
 };
 
 }  // namespace rillkv

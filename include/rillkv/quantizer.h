@@ -87,6 +87,9 @@ class QuantizerImpl : public torch::nn::Module {
   /// Whether value blocks are channel-major (policy "ema") rather than token-major.
   bool channel_major_values() const { return options_.config.policy == Policy::kEma; }
   int64_t value_groups() const { return value_groups_; }
+  /// Policy "adaptive": the mean width that every key block has, `key_bits_mean` rounded down to
+  /// whole increments a head.
+  double key_bits_mean() const;
   const QuantizerOptions& options() const { return options_; }
 
   /// Policy "adaptive": bytes of every kv head's block of keys, and of values; all the same.

@@ -2,14 +2,34 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <mutex>
+#include <set>
+
 #include "core/cuda_backend.h"
 #include "core/device_rotation_table.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
 #include "rillkv/error.h"
+#include "rillkv/log.h"
 
 namespace rillkv {
+namespace {
+
+/// Names each key that was given but does nothing under the policy, once in the process's life.
+void log_ineffective_keys(const CompressionConfig& config) {
+  static std::mutex mutex;
+  static std::set<std::string> named;
+  for (const std::string& key : config.ineffective_keys()) {
+    const std::string line = str_cat("configuration key '", key, "' has no effect under policy '",
+                                     to_string(config.policy), "'");
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (named.insert(line).second) log(LogLevel::kWarning, line);
+  }
+}
+
+}  // namespace
 
 QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
                                    at::ScalarType dtype, CacheProtocol protocol, at::Device device)
@@ -47,6 +67,12 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
                                                        config_.block_size, device_);
   }
   Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config_});
+  log_ineffective_keys(config_);
+  if (config_.policy == Policy::kAdaptive) {
+    log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
+                                  " bits in the mean (", config_.key_bits_mean, " asked for), ",
+                                  quantizer->rotates_values() ? "values rotated" : "values as is"));
+  }
   for (int64_t i = 0; i < geometry.layers; ++i) {
     if (dense) {
       layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_));
@@ -85,8 +111,22 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
   check(q, "q", geometry_.heads);
   check(k, "k", geometry_.kv_heads);
   check(v, "v", geometry_.kv_heads);
+  RILLKV_CHECK(!half_way_,
+               "QuantizedKvCache::attend: expected a cache whose layers hold the same tokens, got "
+               "one that an earlier error left half way: reset() it");
   if (q.size(0) == 0) return at::empty_like(q);
-  return layers_[layer]->attend(q, k, v);
+  try {
+    return layers_[layer]->attend(q, k, v);
+  } catch (...) {
+    half_way_ = !in_step();
+    throw;
+  }
+}
+
+bool QuantizedKvCache::in_step() const {
+  return !half_way_ && std::all_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
+    return layer->length() == layers_.front()->length();
+  });
 }
 
 int64_t QuantizedKvCache::length(int64_t layer) const { return layers_.at(layer)->length(); }
@@ -97,6 +137,7 @@ std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t
 
 void QuantizedKvCache::reset() {
   for (auto& layer : layers_) layer->reset();
+  half_way_ = false;
 }
 
 namespace {

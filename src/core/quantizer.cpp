@@ -39,6 +39,11 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
                          static_cast<int>(pairs) * (static_cast<int>(classes_.size()) - 1));
 }
 
+double QuantizerImpl::key_bits_mean() const {
+  const double pairs = static_cast<double>(options_.head_dim / 2);
+  return classes_.front() + increments_ * (classes_[1] - classes_[0]) / pairs;
+}
+
 std::vector<size_t> QuantizerImpl::adaptive_key_bytes() const {
   const int dim = static_cast<int>(options_.head_dim);
   const int total = classes_.front() * dim + 2 * increments_ * (classes_[1] - classes_[0]);

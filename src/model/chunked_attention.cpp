@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -33,6 +35,13 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
                                               const std::vector<SequenceRows>& sequences) const {
+  for (auto s = sequences.begin(); s != sequences.end(); ++s) {
+    RILLKV_CHECK(s->cache != nullptr, "ChunkedLlamaAttention: expected a cache, got null");
+    const auto same = [&](const SequenceRows& other) { return other.cache == s->cache; };
+    RILLKV_CHECK(
+        std::none_of(sequences.begin(), s, same),
+        "ChunkedLlamaAttention: expected a cache of its own for every sequence, got one twice");
+  }
   const int64_t tokens = hidden.size(0);
   const at::Tensor qkv = qkv_->forward(hidden).view({tokens, heads_ + 2 * kv_heads_, head_dim_});
   const at::Tensor q = qkv.narrow(1, 0, heads_);

@@ -6,6 +6,7 @@
 
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
+#include "rillkv/error.h"
 
 namespace rillkv {
 namespace {
@@ -74,6 +75,16 @@ bool LinearImpl::pack() {
   });
   drop_weight();
   return true;
+}
+
+void LinearImpl::save(torch::serialize::OutputArchive& archive) const {
+  RILLKV_CHECK(weight.defined(), "Linear: expected to be saved before pack, got a packed weight");
+  InferenceModule::save(archive);
+}
+
+void LinearImpl::load(torch::serialize::InputArchive& archive) {
+  RILLKV_CHECK(weight.defined(), "Linear: expected to be loaded before pack, got a packed weight");
+  InferenceModule::load(archive);
 }
 
 void LinearImpl::drop_weight() {

@@ -2,8 +2,13 @@
 
 #include <ATen/ATen.h>
 
+#include <chrono>
+#include <set>
+
+#include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
 #include "rillkv/error.h"
+#include "rillkv/log.h"
 
 namespace rillkv {
 
@@ -29,6 +34,7 @@ LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, 
 void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::string&)>& source,
                                   const std::function<void(const std::string&)>& done) {
   at::NoGradGuard no_grad;
+  RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
   for (auto& item : named_parameters()) {
     const std::string name = item.key() == "lm_head.weight" ? item.key() : "model." + item.key();
     const at::Tensor tensor = source(name);
@@ -37,6 +43,20 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
     item.value().copy_(tensor);
     if (done) done(name);
   }
+}
+
+bool LlamaModelImpl::packed() const {
+  bool packed = !lm_head_->weight.defined();
+  for (const auto& module : modules()) {
+    const auto* linear = module->as<LinearImpl>();
+    packed |= linear != nullptr && !linear->weight.defined();
+  }
+  return packed;
+}
+
+void LlamaModelImpl::load(torch::serialize::InputArchive& archive) {
+  RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
+  InferenceModule::load(archive);
 }
 
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
@@ -52,7 +72,14 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   std::vector<at::Tensor> tokens;
   std::vector<SequenceRows> rows;
   int64_t total = 0;
+  std::set<const QuantizedKvCache*> caches;
   for (const SequenceChunk& chunk : batch) {
+    RILLKV_CHECK(chunk.cache != nullptr, "LlamaModel: expected a cache, got null");
+    RILLKV_CHECK(caches.insert(chunk.cache).second,
+                 "LlamaModel: expected a cache of its own for every sequence, got one twice");
+    RILLKV_CHECK(chunk.cache->in_step(),
+                 "LlamaModel: expected a cache whose layers hold the same tokens, got one that an "
+                 "earlier call left half way: reset() it");
     RILLKV_CHECK(
         chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong && chunk.tokens.is_cpu(),
         "LlamaModel: expected tokens of [T] int64 on the cpu, got ", chunk.tokens.scalar_type(),
@@ -114,13 +141,51 @@ void LlamaModelImpl::pack(const at::Tensor& embedding) {
   }
 }
 
+void for_each_weight(
+    const ModelConfig& c,
+    const std::function<void(const std::string&, const std::vector<int64_t>&)>& visit) {
+  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const int64_t hidden = c.hidden_size, inner = c.intermediate_size;
+  visit("model.embed_tokens.weight", {c.vocab_size, hidden});
+  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string layer = str_cat("model.layers.", i, ".");
+    const auto linear = [&](const char* name, int64_t out, int64_t in, bool bias) {
+      visit(layer + name + ".weight", {out, in});
+      if (bias) visit(layer + name + ".bias", {out});
+    };
+    visit(layer + "input_layernorm.weight", {hidden});
+    linear("self_attn.q_proj", q, hidden, c.qkv_bias);
+    linear("self_attn.k_proj", kv, hidden, c.qkv_bias);
+    linear("self_attn.v_proj", kv, hidden, c.qkv_bias);
+    linear("self_attn.o_proj", hidden, q, c.o_bias);
+    visit(layer + "post_attention_layernorm.weight", {hidden});
+    linear("mlp.gate_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.up_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.down_proj", hidden, inner, c.mlp_bias);
+  }
+  visit("model.norm.weight", {hidden});
+  if (!c.tie_word_embeddings) visit("lm_head.weight", {c.vocab_size, hidden});
+}
+
 LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
   const ModelConfig config = ModelConfig::load(folder);
   const Checkpoint checkpoint = Checkpoint::open(folder);
+  // A config.json that lies about a size must not cost that much memory.
+  for_each_weight(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const std::vector<int64_t> found = checkpoint.shape(name);
+    RILLKV_CHECK(found == shape, folder, ": weight '", name, "': config.json says shape ",
+                 at::IntArrayRef(shape), ", the file has ", at::IntArrayRef(found));
+  });
   LlamaModel model(config, options.dtype, options.device);
   model->load_weights([&](const std::string& name) { return checkpoint.tensor(name); },
                       [&](const std::string& name) { checkpoint.release(name); });
   if (options.device.is_cpu()) model->pack(checkpoint.tensor("model.embed_tokens.weight"));
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  log(LogLevel::kDebug,
+      str_cat("loaded ", folder, " as ", options.dtype, " in ", seconds.count(), " s, weights ",
+              model->packed() ? "packed" : "not packed", ", kernels ", kernels::cpu::kernels().name,
+              ", ", at::get_num_threads(), " threads"));
   return model;
 }
 

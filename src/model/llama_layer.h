@@ -1,12 +1,11 @@
 // One decoder layer.
 #pragma once
 
-#include <torch/nn/module.h>
-
 #include <vector>
 
 #include "model/weight.h"
 #include "rillkv/chunked_attention.h"
+#include "rillkv/inference_module.h"
 #include "rillkv/linear.h"
 #include "rillkv/model_config.h"
 
@@ -28,7 +27,7 @@ at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::T
 at::Tensor composed_gate(const at::Tensor& gate_up);
 
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
-class LlamaMlpImpl : public torch::nn::Module {
+class LlamaMlpImpl : public InferenceModule {
  public:
   LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
   at::Tensor forward(const at::Tensor& x) const;
@@ -43,7 +42,7 @@ TORCH_MODULE(LlamaMlp);
 
 /// x + attention(norm(x)), then x + mlp(norm(x)). The second sum is left to the next norm, which
 /// needs a pass over x anyway: a layer takes and leaves x with a pending delta.
-class LlamaLayerImpl : public torch::nn::Module {
+class LlamaLayerImpl : public InferenceModule {
  public:
   LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype, at::Device device);
   /// hidden: [tokens, hidden_size], updated in place; delta: what is still to be added to it (may

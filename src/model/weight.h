@@ -3,12 +3,13 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
+
+#include "rillkv/inference_module.h"
 
 namespace rillkv {
 
-class WeightImpl : public torch::nn::Module {
+class WeightImpl : public InferenceModule {
  public:
   WeightImpl(at::IntArrayRef shape, at::ScalarType dtype, at::Device device)
       : weight(register_parameter(
