@@ -2,6 +2,7 @@
 // one process.
 //
 //   bench_attention --ratios             the design's targets: both sides interleaved, medians
+//   bench_attention --device cuda        on a GPU, with the share of what the model predicts
 //   bench_attention [--benchmark_...]    Google Benchmark: shapes x depths x presets x ISAs x
 //   dtypes
 //
@@ -23,6 +24,7 @@
 #include <vector>
 
 #include "benchmarks/attention_case.h"
+#include "benchmarks/attention_cuda.h"
 #include "benchmarks/machine_peak.h"
 
 namespace {
@@ -269,6 +271,7 @@ bool print_ratios(bool all) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (const int code = rillkv::bench::cuda_command(argc, argv); code >= 0) return code;
   const bool quick = argc > 1 && std::strcmp(argv[1], "--ratios") == 0;
   const bool full = argc > 1 && std::strcmp(argv[1], "--ratios=all") == 0;
   peak = rillkv::bench::measure_machine();
