@@ -70,9 +70,9 @@ Of others, on their machines and shapes; none was run here.
 | FlashAttention-3, prefill, FP16 | up to 740 TFLOP/s on an H100 (75 %) | the same |
 
 A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
-column "dense, memory". **By this model our decode is slower than that everywhere, up to 2.5 times, and
+column "dense, memory". **By this model our decode is slower than that everywhere, up to 2.9 times, and
 saves memory rather than time:** packed bytes are 3.5 times fewer, but unpacking them costs 24 thousand
-warp instructions a CTA and tile of 128 tokens at head_dim 128, so `issue` is four times `memory`. That,
+warp instructions a CTA and tile of 128 tokens at head_dim 128, so `issue` is four times `memory` and more. That,
 not the bytes, is what to work on first; prefill is bound by `issue`, too.
 """
 

@@ -231,17 +231,6 @@ TEST_P(BadInputs, OneLineOneCodeNoFile) {
 INSTANTIATE_TEST_SUITE_P(Prefill, BadInputs, ::testing::ValuesIn(table()),
                          [](const auto& info) { return std::string(info.param.name); });
 
-TEST(BadInput, CudaWhereThereIsNone) {
-  if (fs::exists("/dev/nvidiactl")) GTEST_SKIP() << "this machine has a GPU";
-  const TemporaryFolder model;
-  rillkv::testing::write_tiny_checkpoint(model.path());
-  const ProgramResult result =
-      run_program("prefill", {"--model", model.path(), "--prompt", "a", "--device", "cuda"});
-  EXPECT_EQ(result.exit_code, 1);
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("cuda"));
-}
-
 TEST(BadInput, EvaluateChecksIdsWhereverTheyStand) {
   const TemporaryFolder model, out;
   rillkv::testing::write_tiny_checkpoint(model.path());
