@@ -34,7 +34,13 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_flag("--verbose", o.verbose, "Print details")->excludes(quiet);
 }
 
+void apply_log_level(const ModelOptions& o) {
+  if (o.quiet) set_log_level(LogLevel::kQuiet);
+  if (o.verbose) set_log_level(LogLevel::kDebug);
+}
+
 CompressionConfig make_config(const ModelOptions& o) {
+  apply_log_level(o);
   CompressionConfig config = CompressionConfig::load(o.config.empty() ? "balanced" : o.config);
   const bool named = o.config.empty();
   if (named) config.given_keys.clear();
@@ -55,8 +61,7 @@ CompressionConfig dense_config(const CompressionConfig& config) {
 }
 
 LlamaModel load(const ModelOptions& o) {
-  if (o.quiet) set_log_level(LogLevel::kQuiet);
-  if (o.verbose) set_log_level(LogLevel::kDebug);
+  apply_log_level(o);
   if (o.device != "cpu" && o.device != "cuda") {
     throw UsageError(str_cat("expected device cpu or cuda, got '", o.device, "'"));
   }
