@@ -6,12 +6,14 @@ add_executable(
   $<TARGET_OBJECTS:rillkv_kernels> $<TARGET_OBJECTS:rillkv_kernels_cuda> ${RILLKV_CUDA_OBJECTS})
 rillkv_compile_settings(rillkv_cuda_tests)
 add_dependencies(rillkv_cuda_tests rillkv_cuda_compiled)
-target_compile_definitions(rillkv_cuda_tests PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}"
-                                                     RILLKV_TEST_WITH_CUDA_RUNTIME)
+target_compile_definitions(
+  rillkv_cuda_tests
+  PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}" RILLKV_TEST_WITH_CUDA_RUNTIME
+          RILLKV_CUDA_BUDGET="${CMAKE_CURRENT_SOURCE_DIR}/cuda/resource_budget.txt")
 target_include_directories(rillkv_cuda_tests PRIVATE "${PROJECT_SOURCE_DIR}")
 target_include_directories(rillkv_cuda_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")
 target_link_libraries(rillkv_cuda_tests PRIVATE rillkv_ptx rillkv_test_reference
-                                                ${RILLKV_CUDA_LIBRARIES} GTest::gtest_main)
+                                                rillkv::cudart GTest::gtest_main)
 foreach(label IN ITEMS ptx gpu)
   # Tests without a parameter (CudaProfileTest) read what the executor counts.
   gtest_discover_tests(

@@ -60,7 +60,7 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   file["device"] = a.model.device;
   file["dtype"] = a.model.dtype;
   file["chat"] = a.model.chat;
-  if (a.model.threads > 0) file["threads"] = a.model.threads;
+  if (a.model.threads) file["threads"] = *a.model.threads;
   file["config"] = std::string(to_string(session.config.policy)) == "dense" ? "dense" : "balanced";
   file["set"] = OrderedJson::parse(session.config.to_json());
   file["tasks"] = a.tasks;

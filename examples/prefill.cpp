@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <optional>
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "rillkv/generation.h"
+#include "rillkv/log.h"
 #include "rillkv/memory.h"
 #include "rillkv/safetensors.h"
 #include "support/cli.h"
@@ -51,10 +51,11 @@ Prompt read_prompt(const Options& o, const LlamaModel& model) {
     prompt.ids = cli::read_token_ids(o.token_ids);
   }
   const bool need_tokenizer = o.token_ids.empty();
-  const std::filesystem::path folder = o.model.model;
-  if (need_tokenizer || std::filesystem::exists(folder / "tokenizer.json") ||
-      std::filesystem::exists(folder / "tokenizer.model")) {
+  try {
     prompt.tokenizer = Tokenizer::load(o.model.model);
+  } catch (const std::exception& e) {
+    if (need_tokenizer) throw;
+    log(LogLevel::kWarning, str_cat("no text, only token ids: ", e.what()));
   }
   if (need_tokenizer) {
     const std::string text = o.prompt_file.empty() ? o.prompt : read_file(o.prompt_file);
@@ -176,6 +177,12 @@ void print_report(const Options& o, const LlamaModel& model, const CompressionCo
       return number("%.2f %%", 100 * t.key) + " / " + number("%.2f %%", 100 * t.value);
     };
     std::printf("  %-28s %14s\n", "  of sealed blocks", pair(run.cache.kv_bits_sealed).c_str());
+    if (config.policy == Policy::kAdaptive) {
+      std::printf("  %-28s %14s\n", "  key width, mean (asked for)",
+                  str_cat(number("%.3f", run.cache.estimated_bits.key), " (",
+                          number("%g", config.key_bits_mean), ")")
+                      .c_str());
+    }
     std::printf("  %-28s %14s\n", "outlier channels, k / v",
                 percent(run.cache.outlier_rate).c_str());
     std::printf("  %-28s %14s\n", "clipped codes, k / v", percent(run.cache.clip_rate).c_str());

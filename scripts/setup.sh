@@ -41,6 +41,9 @@ fi
 say "Python packages in .venv"
 pip_install "$RILLKV_VENV" torch --no-deps $(words "$RILLKV_TORCH_PACKAGES")
 pip_install "$RILLKV_VENV" model --no-deps $(words "$RILLKV_MODEL_PACKAGES")
+if command -v nvcc >/dev/null || [[ -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
+  pip_install "$RILLKV_VENV" cuda-tools --no-deps $(words "$RILLKV_CUDA_TOOL_PACKAGES")
+fi
 if ((reference)); then
   say "Python packages in .venv-reference"
   pip_install "$RILLKV_ROOT/.venv-reference" reference $(words "$RILLKV_REFERENCE_PACKAGES")

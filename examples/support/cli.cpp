@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <new>
 
+#include "rillkv/device.h"
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "rillkv/log.h"
@@ -23,7 +24,7 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_option("--set", o.settings, "Override one configuration key, as key=value; repeatable")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  app.add_option("--device", o.device, "cpu or cuda")->capture_default_str();
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--dtype", o.dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
   app.add_option("--chat", o.chat, "Chat template: none, chatml, llama2 or llama3")
       ->capture_default_str();
@@ -39,32 +40,23 @@ CompressionConfig make_config(const ModelOptions& o) {
   const bool named = o.config.empty();
   if (named) config.given_keys.clear();
   for (const std::string& setting : o.settings) config.set(setting);
-  if (o.chunk_size != 0) config.set(str_cat("chunk_size=", o.chunk_size));
+  if (o.chunk_size) config.set(str_cat("chunk_size=", *o.chunk_size));
   config.validate();
-  for (const std::string& key : config.ineffective_keys()) {
-    log(LogLevel::kWarning, str_cat("configuration key '", key, "' has no effect under policy '",
-                                    to_string(config.policy), "'"));
-  }
   return config;
 }
 
-CompressionConfig dense_config(const CompressionConfig& config) {
-  CompressionConfig dense = config;
-  dense.policy = Policy::kDense;
-  return dense;
-}
+CompressionConfig dense_config(const CompressionConfig& config) { return config.baseline(); }
 
 LlamaModel load(const ModelOptions& o) {
   if (o.quiet) set_log_level(LogLevel::kQuiet);
   if (o.verbose) set_log_level(LogLevel::kDebug);
-  if (o.device != "cpu" && o.device != "cuda") {
-    throw UsageError(str_cat("expected device cpu or cuda, got '", o.device, "'"));
+  if (o.threads && *o.threads < 1) {
+    throw UsageError(str_cat("expected --threads >= 1, got ", *o.threads));
   }
-  RILLKV_CHECK(o.device == "cpu", "no such device: cuda (this build runs models on the cpu only)");
-  if (o.threads < 0) throw UsageError(str_cat("expected threads >= 1, got ", o.threads));
-  if (o.threads > 0) at::set_num_threads(o.threads);
   LoadOptions options;
-  options.dtype = parse_dtype(o.dtype);
+  options.device = open_device(o.device);
+  if (o.threads) at::set_num_threads(*o.threads);
+  options.dtype = parse_dtype(o.dtype, options.device);
   return load_model(o.model, options);
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,8 @@ struct ModelOptions {
   std::string device = "cpu";
   std::string dtype = "auto";
   std::string chat = "none";
-  int64_t chunk_size = 0;  // 0: the configuration's
-  int threads = 0;         // 0: Torch's choice
+  std::optional<int64_t> chunk_size;  // otherwise the configuration's
+  std::optional<int> threads;         // otherwise Torch's choice
   bool quiet = false;
   bool verbose = false;
 };
@@ -36,7 +37,7 @@ struct ModelOptions {
 /// --verbose.
 void add_model_options(CLI::App& app, ModelOptions& options);
 
-/// The configuration that the options describe; logs keys without effect. Throws UsageError.
+/// The configuration that the options describe. Throws UsageError.
 CompressionConfig make_config(const ModelOptions& options);
 
 /// The same configuration with policy "dense".

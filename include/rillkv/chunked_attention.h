@@ -1,12 +1,12 @@
 // LLaMA attention over a compressed cache, a chunk at a time.
 #pragma once
 
-#include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
 #include <cstdint>
 #include <vector>
 
+#include "rillkv/inference_module.h"
 #include "rillkv/kv_cache.h"
 #include "rillkv/linear.h"
 #include "rillkv/model_config.h"
@@ -25,18 +25,22 @@ struct SequenceRows {
 /// holds keys before it.
 ///
 /// Submodules q_proj, k_proj, v_proj, o_proj have the names and shapes of Hugging Face's
-/// LlamaAttention; the first three are views of one fused weight. forward is const: one module
-/// serves any number of sequences, each with a cache of its own, and any number of threads as long
-/// as each has its own caches.
-class ChunkedLlamaAttentionImpl : public torch::nn::Module {
+/// LlamaAttention; the first three are views of one fused weight, so write into their tensors (or
+/// `load`) rather than put others in their place. forward is const: one module serves any number of
+/// sequences, each with a cache of its own, and any number of threads as long as each has its own
+/// caches.
+class ChunkedLlamaAttentionImpl : public InferenceModule {
  public:
-  /// `layer` is the layer's index in the caches. Weights are uninitialised.
-  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  /// `layer` is the layer's index in the caches, which live on the same device. Weights are
+  /// uninitialised.
+  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
+                            at::Device device = at::kCPU);
 
   /// hidden: [tokens, hidden_size] -> the same shape. Appends `tokens` tokens to layer `layer` of
   /// the cache.
   at::Tensor forward(const at::Tensor& hidden, QuantizedKvCache& cache) const;
-  /// A batch of sequences of any lengths, flattened along the first dimension.
+  /// A batch of sequences of any lengths, flattened along the first dimension. Throws Error where a
+  /// cache is null or given twice.
   at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
 
   /// See LinearImpl::pack.

@@ -21,7 +21,7 @@ std::string_view to_string(Policy policy);
 /// Settings of a QuantizedKvCache. Plain data; `validate` is called by everything that takes one.
 struct CompressionConfig {
   Policy policy = Policy::kAdaptive;
-  int64_t chunk_size = 256;         ///< tokens a prefill step, >= 1
+  int64_t chunk_size = 256;         ///< tokens a prefill step, 1..2^20
   int64_t attention_sink_size = 8;  ///< first tokens kept outside the blocks, 0..256
   int64_t block_size = 128;         ///< tokens a sealed block: 32, 64, 128 or 256
 
@@ -42,7 +42,7 @@ struct CompressionConfig {
   std::vector<int64_t> bit_classes = {1, 2, 3, 4,
                                       5, 6, 7, 8};  ///< evenly spaced, ascending, in 1..8
   double query_energy_decay = 0.9;                  ///< EMA of squared queries a block, [0, 1)
-  int64_t value_group_size = 64;                    ///< channels sharing a value scale, >= 8
+  int64_t value_group_size = 64;                    ///< channels sharing a value scale, 8..2^20
   bool value_rotation = true;  ///< Walsh-Hadamard; off where head_dim is no power of two
 
   /// From JSON text. `origin` names the source in errors. Throws UsageError naming key, value and
@@ -54,15 +54,19 @@ struct CompressionConfig {
   static CompressionConfig preset(std::string_view name);
   static std::vector<std::string> preset_names();
 
-  /// Applies one "key=value"; the value is JSON, or a bare string.
+  /// Applies one "key=value"; the value is JSON, or a bare string. Throws UsageError and changes
+  /// nothing for an unknown key, a wrong type or a value out of the key's range.
   void set(std::string_view assignment);
+  /// The uncompressed baseline of this configuration: policy "dense", no key counts as given.
+  CompressionConfig baseline() const;
   /// All keys, as `from_json` reads them.
   std::string to_json() const;
   /// Checks every range and the keys that depend on one another.
   void validate() const;
   /// Checks what depends on the model; called when a cache is made.
   void validate_for(int64_t head_dim) const;
-  /// Keys that were given explicitly but do nothing under this policy.
+  /// Keys that were given explicitly but do nothing under this policy. A cache made with them names
+  /// each once in the log.
   std::vector<std::string> ineffective_keys() const;
 
   /// Keys given by from_json, load or set, in order of first mention.

@@ -13,6 +13,7 @@
 
 namespace rillkv {
 
+class CudaBackend;
 class LayerCache;
 class RotationTable;
 
@@ -72,23 +73,35 @@ struct CacheReport {
 /// copyable, not thread-safe; different caches may be used from different threads.
 class QuantizedKvCache {
  public:
-  /// dtype: float32, bfloat16 or float16, of queries, keys and values. Throws UsageError for a
-  /// configuration that does not fit the model, Error for an unusable geometry or device.
+  /// dtype: float32, bfloat16 or float16, of queries, keys and values. device: of all of them, the
+  /// CPU or a CUDA device (see open_device). Throws UsageError for a configuration that does not
+  /// fit the model, Error for an unusable geometry or device.
   QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                   at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill);
+                   at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill,
+                   at::Device device = at::kCPU);
+  /// The same over a CUDA back end of the caller's (tests run the kernels without a GPU).
+  QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                   at::ScalarType dtype, CacheProtocol protocol,
+                   std::shared_ptr<CudaBackend> backend);
   ~QuantizedKvCache();
   QuantizedKvCache(QuantizedKvCache&&) noexcept;
   QuantizedKvCache& operator=(QuantizedKvCache&&) noexcept;
 
   /// Attention of T new tokens over everything before them and themselves (causal), then appends
   /// them. q: [T, heads, head_dim], k, v: [T, kv_heads, head_dim], all before RoPE, of the cache's
-  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error on wrong shapes and on
-  /// non-finite or unrepresentable input, before any state changes.
+  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error, before the layer's
+  /// state changes, on wrong shapes and on keys, values or (under "adaptive", where they count)
+  /// queries that are not finite or beyond what the packed format represents; "dense" takes any.
+  ///
+  /// A call that throws where other layers have already taken the same tokens leaves the cache
+  /// half way: it then refuses every further call with Error until `reset`.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
   /// Tokens appended to a layer so far.
   int64_t length(int64_t layer = 0) const;
   CacheReport report() const;
+  /// Whether all layers hold the same number of tokens and no call was left half way.
+  bool in_step() const;
   /// Sealed blocks of a layer, oldest first.
   std::vector<std::shared_ptr<const SealedBlock>> blocks(int64_t layer) const;
   /// Forgets all tokens and statistics.
@@ -98,14 +111,18 @@ class QuantizedKvCache {
   const CompressionConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
   CacheProtocol protocol() const { return protocol_; }
+  at::Device device() const { return device_; }
 
  private:
   CacheGeometry geometry_;
   CompressionConfig config_;
   at::ScalarType dtype_;
   CacheProtocol protocol_;
+  at::Device device_;
+  std::shared_ptr<CudaBackend> backend_;  // null on the CPU
   std::unique_ptr<RotationTable> rotations_;
   std::vector<std::unique_ptr<LayerCache>> layers_;
+  bool half_way_ = false;  // a call threw when layers disagreed
 };
 
 }  // namespace rillkv

@@ -1,7 +1,6 @@
 // LLaMA-family decoders over compressed caches.
 #pragma once
 
-#include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
 #include <cstdint>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "rillkv/chunked_attention.h"
+#include "rillkv/inference_module.h"
 #include "rillkv/kv_cache.h"
 #include "rillkv/model_config.h"
 #include "rillkv/safetensors.h"
@@ -33,45 +33,57 @@ class WeightImpl;
 /// parameters are named as in Hugging Face checkpoints without the "model." prefix: embed_tokens,
 /// layers.N.self_attn.q_proj, layers.N.mlp.gate_proj, norm, lm_head, ... forward is const: one
 /// model serves any number of sequences.
-class LlamaModelImpl : public torch::nn::Module {
+class LlamaModelImpl : public InferenceModule {
  public:
-  /// Weights are uninitialised. dtype: float32, bfloat16 or float16.
-  LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype);
+  /// Weights are uninitialised. dtype: float32, bfloat16 or float16. device: the CPU or a CUDA
+  /// device (see open_device); torch::nn::Module::to would tear the fused weights apart.
+  LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device = at::kCPU);
 
   /// Fills every weight from `source`, which is called with checkpoint names ("model.layers.0....")
   /// and returns a tensor of any floating dtype. Throws Error naming the weight and both shapes
-  /// where they differ. `done` is called after each weight has been copied.
+  /// where they differ, and if the model has been packed. `done` is called after each weight has
+  /// been copied.
   void load_weights(const std::function<at::Tensor(const std::string&)>& source,
                     const std::function<void(const std::string&)>& done = {});
+  /// See InferenceModule; throws Error if the model has been packed.
+  void load(torch::serialize::InputArchive& archive) override;
 
-  /// tokens: [T] int64; appends them to the cache. Returns f32 logits: [T, vocab] for kAll, [1,
-  /// vocab] for kLast, undefined for kNone. Throws Error for a token outside the vocabulary or an
-  /// empty chunk, before anything changes.
+  /// tokens: [T] int64 on the CPU; appends them to the cache. Returns f32 logits on the CPU: [T,
+  /// vocab] for kAll, [1, vocab] for kLast, undefined for kNone. Throws Error for a token outside
+  /// the vocabulary, an empty chunk, a cache that is null, given twice or not in step
+  /// (QuantizedKvCache::in_step), before anything changes. Throws Error for activations that a
+  /// layer's cache cannot represent; earlier layers hold the chunk by then, and the batch's caches
+  /// must be reset.
   at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
   /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
   /// calls up to rounding of the matrix multiplications.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
-  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size], ...
+  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on
+  /// the model's device, ...
   at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
-  /// ... and logits of any rows of them, [rows, vocab] f32.
+  /// ... and logits of any rows of them, [rows, vocab] f32 on the CPU.
   at::Tensor logits(const at::Tensor& hidden_states) const;
 
-  /// An empty cache for one sequence.
+  /// An empty cache for one sequence, on the model's device.
   QuantizedKvCache make_cache(const CompressionConfig& config,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
 
-  /// See LinearImpl::pack. `embedding`, if given, is the embedding table where it may stay (a
-  /// memory-mapped checkpoint), so that a tied table is not kept a second time beside its packed
-  /// copy.
+  /// See LinearImpl::pack: for good, weights can neither be saved nor loaded afterwards.
+  /// `embedding`, if given, is the embedding table where it may stay (a memory-mapped checkpoint),
+  /// so that a tied table is not kept a second time beside its packed copy.
   void pack(const at::Tensor& embedding = {});
+  /// Whether `pack` has taken any weight.
+  bool packed() const;
 
   const ModelConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
 
  private:
   ModelConfig config_;
   at::ScalarType dtype_;
+  at::Device device_;
   std::shared_ptr<WeightImpl> embed_tokens_;  // [vocab, hidden]
   std::shared_ptr<WeightImpl> norm_;          // [hidden]
   Linear lm_head_{nullptr};
@@ -82,14 +94,22 @@ TORCH_MODULE(LlamaModel);
 /// What `load_model` may be told.
 struct LoadOptions {
   at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;  ///< from open_device
 };
 
+/// Every weight of a model with its shape, by its checkpoint name ("model.norm.weight"), in the
+/// order of the layers; `visit` may throw to end the walk.
+void for_each_weight(
+    const ModelConfig& config,
+    const std::function<void(const std::string&, const std::vector<int64_t>&)>& visit);
+
 /// Reads config.json and the weights of a checkpoint folder. Throws Error naming file and key or
-/// weight.
+/// weight; shapes are compared before anything is allocated.
 LlamaModel load_model(const std::string& folder, const LoadOptions& options = {});
 
 /// The dtype that --dtype names: auto, float32, bfloat16 or float16; auto is bfloat16 where the CPU
-/// multiplies it natively, float32 otherwise. Throws UsageError for any other name.
-at::ScalarType parse_dtype(const std::string& name);
+/// multiplies it natively and on CUDA devices, float32 otherwise. Throws UsageError for any other
+/// name.
+at::ScalarType parse_dtype(const std::string& name, at::Device device = at::kCPU);
 
 }  // namespace rillkv

@@ -7,8 +7,8 @@ namespace rillkv {
 
 enum class LogLevel { kQuiet, kWarning, kInfo, kDebug };
 
-/// The level in force: set_log_level, otherwise RILLKV_LOG (quiet, warning, info, debug), otherwise
-/// warning.
+/// The level in force: set_log_level, otherwise RILLKV_LOG (quiet, warning, info, debug; anything
+/// else is warned of), otherwise warning.
 LogLevel log_level();
 void set_log_level(LogLevel level);
 

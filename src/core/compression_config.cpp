@@ -9,27 +9,30 @@
 
 #include "core/presets.h"
 #include "rillkv/error.h"
+#include "rillkv/files.h"
 
 namespace rillkv {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-[[noreturn]] void reject(std::string_view key, const std::string& value,
-                         std::string_view expected) {
-  throw UsageError(str_cat("configuration key '", key, "': expected ", expected, ", got ", value));
+[[noreturn]] void reject(std::string_view key, const Json& value, std::string_view expected) {
+  // What is no UTF-8 is shown as the replacement character; long values are cut.
+  std::string shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (shown.size() > 120) shown = shown.substr(0, 120) + "...";
+  throw UsageError(str_cat("configuration key '", key, "': expected ", expected, ", got ", shown));
 }
 
 int64_t read_integer(std::string_view key, const Json& value, std::string_view expected) {
-  if (!value.is_number_integer()) reject(key, value.dump(), expected);
+  if (!value.is_number_integer()) reject(key, value, expected);
   if (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX) {
-    reject(key, value.dump(), expected);
+    reject(key, value, expected);
   }
   return value.get<int64_t>();
 }
 
 double read_number(std::string_view key, const Json& value, std::string_view expected) {
-  if (!value.is_number()) reject(key, value.dump(), expected);
+  if (!value.is_number()) reject(key, value, expected);
   return value.get<double>();
 }
 
@@ -101,7 +104,7 @@ Key policy_key() {
                 return;
               }
             }
-            reject(k.name, v.dump(), k.range);
+            reject(k.name, v, k.range);
           },
           [](const CompressionConfig& c) { return Json(to_string(c.policy)); },
           [](const CompressionConfig&) { return true; }};
@@ -112,7 +115,7 @@ Key bit_classes_key() {
           "ascending, evenly spaced integers within 1..8, two or more",
           bit(Policy::kAdaptive),
           [](CompressionConfig& c, const Json& v, const Key& k) {
-            if (!v.is_array()) reject(k.name, v.dump(), k.range);
+            if (!v.is_array()) reject(k.name, v, k.range);
             c.bit_classes.clear();
             for (const Json& item : v) c.bit_classes.push_back(read_integer(k.name, item, k.range));
           },
@@ -132,7 +135,7 @@ Key rotation_key() {
           "true or false",
           bit(Policy::kAdaptive),
           [](CompressionConfig& c, const Json& v, const Key& k) {
-            if (!v.is_boolean()) reject(k.name, v.dump(), k.range);
+            if (!v.is_boolean()) reject(k.name, v, k.range);
             c.value_rotation = v.get<bool>();
           },
           [](const CompressionConfig& c) { return Json(c.value_rotation); },
@@ -174,7 +177,7 @@ const std::vector<Key>& keys() {
       bit_classes_key(),
       number_key("query_energy_decay", "a number >= 0 and < 1", kAdaptive, &C::query_energy_decay,
                  [](double v) { return v >= 0 && v < 1; }),
-      integer_key("value_group_size", "an integer >= 8", kAdaptive, &C::value_group_size,
+      integer_key("value_group_size", "an integer in 8..1048576", kAdaptive, &C::value_group_size,
                   within(8, 1 << 20)),
       rotation_key(),
   };
@@ -184,15 +187,17 @@ const std::vector<Key>& keys() {
 void apply(CompressionConfig& config, std::string_view name, const Json& value) {
   for (const Key& key : keys()) {
     if (name != key.name) continue;
-    key.read(config, value, key);
-    if (!key.valid(config)) reject(name, value.dump(), key.range);
-    auto& given = config.given_keys;
+    CompressionConfig changed = config;
+    key.read(changed, value, key);
+    if (!key.valid(changed)) reject(name, value, key.range);
+    auto& given = changed.given_keys;
     if (std::find(given.begin(), given.end(), name) == given.end()) given.emplace_back(name);
+    config = std::move(changed);
     return;
   }
   std::string known;
   for (const Key& key : keys()) known += str_cat(known.empty() ? "" : ", ", key.name);
-  throw UsageError(str_cat("unknown configuration key '", name, "'; known keys: ", known));
+  throw UsageError(str_cat("unknown configuration key ", in_quotes(name), "; known keys: ", known));
 }
 
 }  // namespace
@@ -261,12 +266,19 @@ std::vector<std::string> CompressionConfig::preset_names() {
 void CompressionConfig::set(std::string_view assignment) {
   const size_t equals = assignment.find('=');
   if (equals == std::string_view::npos || equals == 0) {
-    throw UsageError(str_cat("expected key=value, got '", assignment, "'"));
+    throw UsageError(str_cat("expected key=value, got ", in_quotes(assignment)));
   }
   const std::string_view value = assignment.substr(equals + 1);
   Json json = Json::parse(value, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) json = std::string(value);  // --set policy=ema needs no quotes
   apply(*this, assignment.substr(0, equals), json);
+}
+
+CompressionConfig CompressionConfig::baseline() const {
+  CompressionConfig dense = *this;
+  dense.policy = Policy::kDense;
+  dense.given_keys.clear();
+  return dense;
 }
 
 std::string CompressionConfig::to_json() const {
@@ -277,12 +289,12 @@ std::string CompressionConfig::to_json() const {
 
 void CompressionConfig::validate() const {
   for (const Key& key : keys()) {
-    if (!key.valid(*this)) reject(key.name, key.write(*this).dump(), key.range);
+    if (!key.valid(*this)) reject(key.name, key.write(*this), key.range);
   }
   if (policy != Policy::kAdaptive) return;
   if (key_bits_mean < static_cast<double>(bit_classes.front()) ||
       key_bits_mean > static_cast<double>(bit_classes.back())) {
-    reject("key_bits_mean", str_cat(key_bits_mean),
+    reject("key_bits_mean", key_bits_mean,
            str_cat("a number within bit_classes, ", bit_classes.front(), "..", bit_classes.back()));
   }
 }
@@ -290,7 +302,7 @@ void CompressionConfig::validate() const {
 void CompressionConfig::validate_for(int64_t head_dim) const {
   validate();
   if (policy == Policy::kEma && value_quant_groups > 0 && head_dim % value_quant_groups != 0) {
-    reject("value_quant_groups", str_cat(value_quant_groups),
+    reject("value_quant_groups", value_quant_groups,
            str_cat("-1, 1 or a divisor of head_dim ", head_dim));
   }
 }

@@ -2,16 +2,49 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <mutex>
+#include <set>
+
+#include "core/cuda_backend.h"
+#include "core/device_rotation_table.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
 #include "rillkv/error.h"
+#include "rillkv/log.h"
 
 namespace rillkv {
+namespace {
+
+/// Names each key that was given but does nothing under the policy, once in the process's life.
+void log_ineffective_keys(const CompressionConfig& config) {
+  static std::mutex mutex;
+  static std::set<std::string> named;
+  for (const std::string& key : config.ineffective_keys()) {
+    const std::string line = str_cat("configuration key '", key, "' has no effect under policy '",
+                                     to_string(config.policy), "'");
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (named.insert(line).second) log(LogLevel::kWarning, line);
+  }
+}
+
+}  // namespace
 
 QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                                   at::ScalarType dtype, CacheProtocol protocol)
-    : geometry_(geometry), config_(config), dtype_(dtype), protocol_(protocol) {
+                                   at::ScalarType dtype, CacheProtocol protocol, at::Device device)
+    : QuantizedKvCache(geometry, config, dtype, protocol,
+                       device.is_cpu() ? nullptr : cuda_backend(device)) {}
+
+QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                                   at::ScalarType dtype, CacheProtocol protocol,
+                                   std::shared_ptr<CudaBackend> backend)
+    : geometry_(geometry),
+      config_(config),
+      dtype_(dtype),
+      protocol_(protocol),
+      device_(backend == nullptr ? at::Device(at::kCPU) : backend->device()),
+      backend_(std::move(backend)) {
   RILLKV_CHECK(geometry.layers >= 1 && geometry.kv_heads >= 1 &&
                    geometry.heads % geometry.kv_heads == 0 && geometry.heads > 0,
                "QuantizedKvCache: expected layers >= 1 and heads a multiple of kv_heads, got ",
@@ -25,13 +58,30 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
   kernel_dtype(dtype);  // rejects what the kernels do not read
   config_.validate_for(geometry.head_dim);
   const bool dense = config_.policy == Policy::kDense;
-  rotations_ = std::make_unique<RotationTable>(
-      geometry.inverse_frequencies, dense ? 0 : config_.attention_sink_size, config_.block_size);
+  const int64_t sinks = dense ? 0 : config_.attention_sink_size;
+  if (backend_ == nullptr) {
+    rotations_ =
+        std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config_.block_size);
+  } else {
+    rotations_ = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
+                                                       config_.block_size, device_);
+  }
   Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config_});
+  log_ineffective_keys(config_);
+  if (config_.policy == Policy::kAdaptive) {
+    log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
+                                  " bits in the mean (", config_.key_bits_mean, " asked for), ",
+                                  quantizer->rotates_values() ? "values rotated" : "values as is"));
+  }
   for (int64_t i = 0; i < geometry.layers; ++i) {
-    layers_.push_back(dense
-                          ? make_dense_layer(geometry_, dtype, *rotations_)
-                          : make_packed_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+    if (dense) {
+      layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_));
+    } else if (backend_ == nullptr) {
+      layers_.push_back(make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+    } else {
+      layers_.push_back(
+          make_cuda_layer(geometry_, quantizer, dtype, protocol, *rotations_, *backend_));
+    }
   }
 }
 
@@ -51,8 +101,8 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
                  geometry_.head_dim, "], got ", x.sizes());
     RILLKV_CHECK(x.scalar_type() == dtype_, "QuantizedKvCache::attend: expected ", name, " of ",
                  dtype_, ", got ", x.scalar_type());
-    RILLKV_CHECK(x.device().is_cpu(), "QuantizedKvCache::attend: expected ", name,
-                 " on the cpu, got ", x.device());
+    RILLKV_CHECK(x.device() == device_, "QuantizedKvCache::attend: expected ", name, " on ",
+                 device_, ", got ", x.device());
     RILLKV_CHECK(x.stride(2) == 1, "QuantizedKvCache::attend: expected ", name,
                  " with contiguous channels, got strides ", x.strides());
   };
@@ -61,8 +111,22 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
   check(q, "q", geometry_.heads);
   check(k, "k", geometry_.kv_heads);
   check(v, "v", geometry_.kv_heads);
+  RILLKV_CHECK(!half_way_,
+               "QuantizedKvCache::attend: expected a cache whose layers hold the same tokens, got "
+               "one that an earlier error left half way: reset() it");
   if (q.size(0) == 0) return at::empty_like(q);
-  return layers_[layer]->attend(q, k, v);
+  try {
+    return layers_[layer]->attend(q, k, v);
+  } catch (...) {
+    half_way_ = !in_step();
+    throw;
+  }
+}
+
+bool QuantizedKvCache::in_step() const {
+  return !half_way_ && std::all_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
+    return layer->length() == layers_.front()->length();
+  });
 }
 
 int64_t QuantizedKvCache::length(int64_t layer) const { return layers_.at(layer)->length(); }
@@ -73,6 +137,7 @@ std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t
 
 void QuantizedKvCache::reset() {
   for (auto& layer : layers_) layer->reset();
+  half_way_ = false;
 }
 
 namespace {

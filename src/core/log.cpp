@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "rillkv/files.h"
+
 namespace rillkv {
 namespace {
 
@@ -15,18 +17,28 @@ LogLevel level_of_environment() {
   if (text == "quiet") return LogLevel::kQuiet;
   if (text == "info") return LogLevel::kInfo;
   if (text == "debug") return LogLevel::kDebug;
+  if (text != "warning" && !text.empty()) {
+    std::fprintf(stderr, "rillkv warning: expected RILLKV_LOG as %s, got %s\n",
+                 "quiet, warning, info or debug", in_quotes(text).c_str());
+  }
   return LogLevel::kWarning;
 }
 
-std::atomic<LogLevel>& current() {
-  static std::atomic<LogLevel> level{level_of_environment()};
-  return level;
-}
+// -1: nobody has chosen a level yet, the environment decides at the first use.
+std::atomic<int> chosen{-1};
 
 }  // namespace
 
-LogLevel log_level() { return current().load(std::memory_order_relaxed); }
-void set_log_level(LogLevel level) { current().store(level, std::memory_order_relaxed); }
+LogLevel log_level() {
+  const int level = chosen.load(std::memory_order_relaxed);
+  if (level >= 0) return static_cast<LogLevel>(level);
+  static const LogLevel environment = level_of_environment();
+  return environment;
+}
+
+void set_log_level(LogLevel level) {
+  chosen.store(static_cast<int>(level), std::memory_order_relaxed);
+}
 
 void log(LogLevel level, std::string_view message) {
   if (level == LogLevel::kQuiet || level > log_level()) return;

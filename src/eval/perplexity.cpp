@@ -43,11 +43,7 @@ class WindowRun {
       : model_(model),
         options_(options),
         cache_(model->make_cache(options.config, options.protocol)) {
-    if (options.baseline) {
-      CompressionConfig dense = options.config;
-      dense.policy = Policy::kDense;
-      dense_.emplace(model->make_cache(dense));
-    }
+    if (options.baseline) dense_.emplace(model->make_cache(options.config.baseline()));
   }
 
   template <typename Step>
@@ -117,6 +113,12 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
                (std::max<int64_t>(windows, 1) - 1) * stride + options.context, " tokens for ",
                std::max<int64_t>(windows, 1), " windows of ", options.context, ", got ", count);
 
+  // Targets index the logits before the model has seen (and checked) them as input.
+  const int64_t vocab = model->config().vocab_size;
+  for (const int64_t id : tokens) {
+    RILLKV_CHECK(id >= 0 && id < vocab, "perplexity: expected token ids in 0..", vocab - 1,
+                 ", got ", id);
+  }
   const int64_t finished = static_cast<int64_t>(options.finished.size());
   RILLKV_CHECK(finished < windows, "perplexity: expected fewer than ", windows,
                " finished windows, got ", finished);

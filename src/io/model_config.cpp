@@ -49,7 +49,10 @@ const Family& find_family(const JsonReader& reader) {
       return family;
     }
   }
-  reader.fail(architecture.empty() || model_type.empty() ? "architectures" : "model_type",
+  const bool ours = std::any_of(std::begin(kFamilies), std::end(kFamilies), [&](const Family& f) {
+    return architecture == f.architecture;
+  });
+  reader.fail(ours ? "model_type" : "architectures",
               "LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM with its model_type");
 }
 

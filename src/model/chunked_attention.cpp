@@ -2,18 +2,20 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "rillkv/error.h"
 
 namespace rillkv {
 
 ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer,
-                                                     at::ScalarType dtype)
+                                                     at::ScalarType dtype, at::Device device)
     : layer_(layer),
       heads_(config.num_attention_heads),
       kv_heads_(config.num_key_value_heads),
       head_dim_(config.head_dim) {
   const int64_t q_rows = heads_ * head_dim_, kv_rows = kv_heads_ * head_dim_;
-  qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype);
+  qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype, device);
   const auto view = [&](const char* name, int64_t begin, int64_t rows) {
     return register_module(
         name, Linear(qkv_->weight.narrow(0, begin, rows),
@@ -22,7 +24,8 @@ ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, 
   q_proj = view("q_proj", 0, q_rows);
   k_proj = view("k_proj", q_rows, kv_rows);
   v_proj = view("v_proj", q_rows + kv_rows, kv_rows);
-  o_proj = register_module("o_proj", Linear(q_rows, config.hidden_size, config.o_bias, dtype));
+  o_proj =
+      register_module("o_proj", Linear(q_rows, config.hidden_size, config.o_bias, dtype, device));
 }
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
@@ -32,6 +35,13 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
                                               const std::vector<SequenceRows>& sequences) const {
+  for (auto s = sequences.begin(); s != sequences.end(); ++s) {
+    RILLKV_CHECK(s->cache != nullptr, "ChunkedLlamaAttention: expected a cache, got null");
+    const auto same = [&](const SequenceRows& other) { return other.cache == s->cache; };
+    RILLKV_CHECK(
+        std::none_of(sequences.begin(), s, same),
+        "ChunkedLlamaAttention: expected a cache of its own for every sequence, got one twice");
+  }
   const int64_t tokens = hidden.size(0);
   const at::Tensor qkv = qkv_->forward(hidden).view({tokens, heads_ + 2 * kv_heads_, head_dim_});
   const at::Tensor q = qkv.narrow(1, 0, heads_);

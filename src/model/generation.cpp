@@ -73,6 +73,7 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
   const Stopwatch prefill;
   for (int64_t begin = 0; begin < count;) {
     const int64_t end = std::min(begin + cache.config().chunk_size, count);
+    const Stopwatch chunk;
     const at::Tensor hidden = model->hidden_states(
         {SequenceChunk{token_tensor(prompt.data() + begin, end - begin), &cache}});
     if (end == count) {
@@ -85,6 +86,8 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
       result.prompt_top1.insert(result.prompt_top1.end(), ids, ids + best.numel());
       extra += top1.seconds();
     }
+    log(LogLevel::kDebug,
+        str_cat("prefill: tokens ", begin, "..", end - 1, " in ", chunk.seconds() * 1e3, " ms"));
     begin = end;
     if (options.on_prefill) options.on_prefill(end);
   }

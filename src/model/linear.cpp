@@ -6,6 +6,7 @@
 
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
+#include "rillkv/error.h"
 
 namespace rillkv {
 namespace {
@@ -19,8 +20,8 @@ int64_t panels_of(int64_t out_features) {
 bool multiplies_bfloat16() { return kernels::cpu::kernels().linear != nullptr; }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias,
-                       at::ScalarType dtype) {
-  const auto options = at::TensorOptions().dtype(dtype);
+                       at::ScalarType dtype, at::Device device) {
+  const auto options = at::TensorOptions().dtype(dtype).device(device);
   weight = register_parameter("weight", at::empty({out_features, in_features}, options), false);
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}, options), false);
 }
@@ -59,8 +60,8 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
 }
 
 bool LinearImpl::pack() {
-  if (!weight.defined() || weight.scalar_type() != at::kBFloat16 || weight.size(1) % 2 != 0 ||
-      !multiplies_bfloat16()) {
+  if (!weight.defined() || !weight.is_cpu() || weight.scalar_type() != at::kBFloat16 ||
+      weight.size(1) % 2 != 0 || !multiplies_bfloat16()) {
     return false;
   }
   out_features_ = weight.size(0);
@@ -74,6 +75,16 @@ bool LinearImpl::pack() {
   });
   drop_weight();
   return true;
+}
+
+void LinearImpl::save(torch::serialize::OutputArchive& archive) const {
+  RILLKV_CHECK(weight.defined(), "Linear: expected to be saved before pack, got a packed weight");
+  InferenceModule::save(archive);
+}
+
+void LinearImpl::load(torch::serialize::InputArchive& archive) {
+  RILLKV_CHECK(weight.defined(), "Linear: expected to be loaded before pack, got a packed weight");
+  InferenceModule::load(archive);
 }
 
 void LinearImpl::drop_weight() {

@@ -2,33 +2,39 @@
 
 #include <ATen/ATen.h>
 
+#include <chrono>
+#include <set>
+
+#include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
 #include "rillkv/error.h"
+#include "rillkv/log.h"
 
 namespace rillkv {
 
-LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype)
-    : config_(config), dtype_(dtype) {
+LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
+    : config_(config), dtype_(dtype), device_(device) {
   embed_tokens_ = register_module(
-      "embed_tokens",
-      std::make_shared<WeightImpl>(at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype));
+      "embed_tokens", std::make_shared<WeightImpl>(
+                          at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype, device));
   auto layers = std::make_shared<torch::nn::Module>();
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    layers_.push_back(layers->register_module(std::to_string(i),
-                                              std::make_shared<LlamaLayerImpl>(config, i, dtype)));
+    layers_.push_back(layers->register_module(
+        std::to_string(i), std::make_shared<LlamaLayerImpl>(config, i, dtype, device)));
   }
   register_module("layers", std::move(layers));
-  norm_ = register_module("norm",
-                          std::make_shared<WeightImpl>(at::IntArrayRef{config.hidden_size}, dtype));
+  norm_ = register_module(
+      "norm", std::make_shared<WeightImpl>(at::IntArrayRef{config.hidden_size}, dtype, device));
   lm_head_ = config.tie_word_embeddings
                  ? Linear(embed_tokens_->weight, at::Tensor())
-                 : Linear(config.hidden_size, config.vocab_size, false, dtype);
+                 : Linear(config.hidden_size, config.vocab_size, false, dtype, device);
   if (!config.tie_word_embeddings) register_module("lm_head", lm_head_);
 }
 
 void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::string&)>& source,
                                   const std::function<void(const std::string&)>& done) {
   at::NoGradGuard no_grad;
+  RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
   for (auto& item : named_parameters()) {
     const std::string name = item.key() == "lm_head.weight" ? item.key() : "model." + item.key();
     const at::Tensor tensor = source(name);
@@ -39,10 +45,26 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
   }
 }
 
+bool LlamaModelImpl::packed() const {
+  bool packed = !lm_head_->weight.defined();
+  for (const auto& module : modules()) {
+    const auto* linear = module->as<LinearImpl>();
+    packed |= linear != nullptr && !linear->weight.defined();
+  }
+  return packed;
+}
+
+void LlamaModelImpl::load(torch::serialize::InputArchive& archive) {
+  RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
+  InferenceModule::load(archive);
+}
+
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
   at::InferenceMode inference;
-  return lm_head_->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
-                           /*out_float32=*/true);
+  return lm_head_
+      ->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
+                /*out_float32=*/true)
+      .cpu();
 }
 
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
@@ -50,10 +72,18 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   std::vector<at::Tensor> tokens;
   std::vector<SequenceRows> rows;
   int64_t total = 0;
+  std::set<const QuantizedKvCache*> caches;
   for (const SequenceChunk& chunk : batch) {
-    RILLKV_CHECK(chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong,
-                 "LlamaModel: expected tokens of [T] int64, got ", chunk.tokens.scalar_type(), " ",
-                 chunk.tokens.sizes());
+    RILLKV_CHECK(chunk.cache != nullptr, "LlamaModel: expected a cache, got null");
+    RILLKV_CHECK(caches.insert(chunk.cache).second,
+                 "LlamaModel: expected a cache of its own for every sequence, got one twice");
+    RILLKV_CHECK(chunk.cache->in_step(),
+                 "LlamaModel: expected a cache whose layers hold the same tokens, got one that an "
+                 "earlier call left half way: reset() it");
+    RILLKV_CHECK(
+        chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong && chunk.tokens.is_cpu(),
+        "LlamaModel: expected tokens of [T] int64 on the cpu, got ", chunk.tokens.scalar_type(),
+        " ", chunk.tokens.sizes(), " on ", chunk.tokens.device());
     const int64_t count = chunk.tokens.size(0);
     RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
     const int64_t low = chunk.tokens.min().item<int64_t>(),
@@ -65,9 +95,8 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     total += count;
   }
   RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
-  at::Tensor hidden =
-      at::embedding(embed_tokens_->weight, tokens.size() == 1 ? tokens[0] : at::cat(tokens))
-          .to(dtype_);
+  const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
+  at::Tensor hidden = at::embedding(embed_tokens_->weight, ids.to(device_)).to(dtype_);
   at::Tensor delta;
   for (const auto& layer : layers_) delta = layer->forward(hidden, delta, rows);
   return hidden.add_(delta);
@@ -100,7 +129,7 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
   geometry.kv_heads = config_.num_key_value_heads;
   geometry.head_dim = config_.head_dim;
   geometry.inverse_frequencies = rope_inverse_frequencies(config_);
-  return QuantizedKvCache(geometry, config, dtype_, protocol);
+  return QuantizedKvCache(geometry, config, dtype_, protocol, device_);
 }
 
 void LlamaModelImpl::pack(const at::Tensor& embedding) {
@@ -112,21 +141,59 @@ void LlamaModelImpl::pack(const at::Tensor& embedding) {
   }
 }
 
+void for_each_weight(
+    const ModelConfig& c,
+    const std::function<void(const std::string&, const std::vector<int64_t>&)>& visit) {
+  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  const int64_t hidden = c.hidden_size, inner = c.intermediate_size;
+  visit("model.embed_tokens.weight", {c.vocab_size, hidden});
+  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+    const std::string layer = str_cat("model.layers.", i, ".");
+    const auto linear = [&](const char* name, int64_t out, int64_t in, bool bias) {
+      visit(layer + name + ".weight", {out, in});
+      if (bias) visit(layer + name + ".bias", {out});
+    };
+    visit(layer + "input_layernorm.weight", {hidden});
+    linear("self_attn.q_proj", q, hidden, c.qkv_bias);
+    linear("self_attn.k_proj", kv, hidden, c.qkv_bias);
+    linear("self_attn.v_proj", kv, hidden, c.qkv_bias);
+    linear("self_attn.o_proj", hidden, q, c.o_bias);
+    visit(layer + "post_attention_layernorm.weight", {hidden});
+    linear("mlp.gate_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.up_proj", inner, hidden, c.mlp_bias);
+    linear("mlp.down_proj", hidden, inner, c.mlp_bias);
+  }
+  visit("model.norm.weight", {hidden});
+  if (!c.tie_word_embeddings) visit("lm_head.weight", {c.vocab_size, hidden});
+}
+
 LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
   const ModelConfig config = ModelConfig::load(folder);
   const Checkpoint checkpoint = Checkpoint::open(folder);
-  LlamaModel model(config, options.dtype);
+  // A config.json that lies about a size must not cost that much memory.
+  for_each_weight(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const std::vector<int64_t> found = checkpoint.shape(name);
+    RILLKV_CHECK(found == shape, folder, ": weight '", name, "': config.json says shape ",
+                 at::IntArrayRef(shape), ", the file has ", at::IntArrayRef(found));
+  });
+  LlamaModel model(config, options.dtype, options.device);
   model->load_weights([&](const std::string& name) { return checkpoint.tensor(name); },
                       [&](const std::string& name) { checkpoint.release(name); });
-  model->pack(checkpoint.tensor("model.embed_tokens.weight"));
+  if (options.device.is_cpu()) model->pack(checkpoint.tensor("model.embed_tokens.weight"));
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  log(LogLevel::kDebug,
+      str_cat("loaded ", folder, " as ", options.dtype, " in ", seconds.count(), " s, weights ",
+              model->packed() ? "packed" : "not packed", ", kernels ", kernels::cpu::kernels().name,
+              ", ", at::get_num_threads(), " threads"));
   return model;
 }
 
-at::ScalarType parse_dtype(const std::string& name) {
+at::ScalarType parse_dtype(const std::string& name, at::Device device) {
   if (name == "float32") return at::kFloat;
   if (name == "bfloat16") return at::kBFloat16;
   if (name == "float16") return at::kHalf;
-  if (name == "auto") return multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
+  if (name == "auto") return !device.is_cpu() || multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
   throw UsageError(str_cat("expected dtype auto, float32, bfloat16 or float16, got '", name, "'"));
 }
 

@@ -1,12 +1,11 @@
 // One decoder layer.
 #pragma once
 
-#include <torch/nn/module.h>
-
 #include <vector>
 
 #include "model/weight.h"
 #include "rillkv/chunked_attention.h"
+#include "rillkv/inference_module.h"
 #include "rillkv/linear.h"
 #include "rillkv/model_config.h"
 
@@ -18,10 +17,17 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
                         double eps);
 
+/// What the two above and the gate compute off the CPU, as compositions of LibTorch's operations in
+/// f32, rounded where the CPU's kernels round. x: [rows, columns], updated where there is a delta.
+at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                             double eps);
+/// gate_up: [rows, 2 * columns] -> silu(gate) * up, [rows, columns].
+at::Tensor composed_gate(const at::Tensor& gate_up);
+
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
-class LlamaMlpImpl : public torch::nn::Module {
+class LlamaMlpImpl : public InferenceModule {
  public:
-  LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype);
+  LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
   at::Tensor forward(const at::Tensor& x) const;
   void pack();
 
@@ -34,9 +40,9 @@ TORCH_MODULE(LlamaMlp);
 
 /// x + attention(norm(x)), then x + mlp(norm(x)). The second sum is left to the next norm, which
 /// needs a pass over x anyway: a layer takes and leaves x with a pending delta.
-class LlamaLayerImpl : public torch::nn::Module {
+class LlamaLayerImpl : public InferenceModule {
  public:
-  LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype, at::Device device);
   /// hidden: [tokens, hidden_size], updated in place; delta: what is still to be added to it (may
   /// be undefined). Returns the new delta.
   at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,

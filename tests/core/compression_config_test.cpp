@@ -108,6 +108,49 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"query_energy_decay", "-0.1"}, Bad{"value_group_size", "7"}, Bad{"value_rotation", "1"},
         Bad{"chunk_size", "1048577"}));
 
+TEST(CompressionConfig, ARejectedAssignmentChangesNothing) {
+  CompressionConfig config = CompressionConfig::preset("balanced");
+  const std::string before = config.to_json();
+  const auto given = config.given_keys;
+  for (const char* bad :
+       {"chunk_size=0", "block_size=100", "policy=fast", "bit_classes=[2,4,\"x\"]",
+        "bit_classes=[1,2,4]", "value_bits=9", "outlier_threshold_abs=-1", "value_rotation=maybe",
+        "key_bits_mean=0", "ema_decay=2", "value_group_size=1048577", "nothing=1"}) {
+    EXPECT_THROW(config.set(bad), UsageError) << bad;
+    EXPECT_EQ(config.to_json(), before) << bad;
+    EXPECT_EQ(config.given_keys, given) << bad;
+  }
+}
+
+TEST(CompressionConfig, WhatIsNoUtf8IsStillAUsageError) {
+  CompressionConfig config;
+  for (const char* bad : {"policy=\xff\xfe", "chunk_size=\xff", "\xff=1", "\n=1", "\xff"}) {
+    try {
+      config.set(bad);
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const UsageError& e) {
+      EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
+    }
+  }
+  EXPECT_THROW(CompressionConfig::from_json("{\"policy\": \"\xff\"}"), UsageError);
+}
+
+TEST(CompressionConfig, MessagesNameTheWholeRange) {
+  EXPECT_THAT(usage_error(R"({"value_group_size": 1048577})"), HasSubstr("8..1048576"));
+  EXPECT_THAT(usage_error(R"({"chunk_size": 0})"), HasSubstr("1..1048576"));
+  const std::string hostile = usage_error("{\"policy\": \"" + std::string(5000, 'x') + "\"}");
+  EXPECT_LT(hostile.size(), 400u) << "a long value is cut";
+}
+
+TEST(CompressionConfig, BaselineIsDenseAndBlamesNoKey) {
+  auto config = CompressionConfig::preset("balanced");
+  config.set("chunk_size=64");
+  const CompressionConfig dense = config.baseline();
+  EXPECT_EQ(dense.policy, Policy::kDense);
+  EXPECT_EQ(dense.chunk_size, 64);
+  EXPECT_TRUE(dense.ineffective_keys().empty());
+}
+
 TEST(CompressionConfig, MeanOutsideTheClassesIsRejected) {
   EXPECT_THAT(usage_error(R"({"bit_classes": [5, 6], "key_bits_mean": 4})"),
               AllOf(HasSubstr("key_bits_mean"), HasSubstr("5..6")));

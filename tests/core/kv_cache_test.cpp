@@ -10,6 +10,8 @@
 
 #include "kernels/packed_format.h"
 #include "rillkv/error.h"
+#include "rillkv/log.h"
+#include "tests/support/expect_error.h"
 
 namespace rillkv {
 namespace {
@@ -160,9 +162,11 @@ TEST(QuantizedKvCache, BadInputThrowsBeforeAnyStateChanges) {
     feed(untouched, head, 64);
     const double nan = std::numeric_limits<double>::quiet_NaN();
     for (double bad : {nan, static_cast<double>(std::numeric_limits<float>::infinity()), 1e6}) {
-      for (int which : {1, 2}) {
+      for (int which : {0, 1, 2}) {
         Input broken{next.q.clone(), next.k.clone(), next.v.clone()};
-        (which == 1 ? broken.k : broken.v)[299][1][63] = bad;
+        // Queries are statistics under "adaptive" only.
+        if (which == 0 && cache.config().policy != Policy::kAdaptive) continue;
+        (which == 0 ? broken.q : which == 1 ? broken.k : broken.v)[299][1][63] = bad;
         EXPECT_THROW(cache.attend(0, broken.q, broken.k, broken.v), Error)
             << preset << bad << which;
       }
@@ -175,6 +179,66 @@ TEST(QuantizedKvCache, BadInputThrowsBeforeAnyStateChanges) {
       EXPECT_TRUE(same_bytes(*cache.blocks(0)[n], *untouched.blocks(0)[n]));
     }
   }
+}
+
+TEST(QuantizedKvCache, AStepThatFailsHalfWayIsRefusedUntilReset) {
+  for (const char* preset : {"balanced", "seed"}) {
+    const Input in = random_input(300, 64, 13);
+    const Input head = in.slice(0, 200), next = in.slice(200, 300);
+    const auto step = [](QuantizedKvCache& cache, const Input& part) {
+      std::vector<at::Tensor> out;
+      for (int64_t layer = 0; layer < 3; ++layer) {
+        out.push_back(cache.attend(layer, part.q, part.k, part.v));
+      }
+      return at::stack(out);
+    };
+    QuantizedKvCache cache(geometry(64, 3), CompressionConfig::preset(preset), at::kFloat);
+    const at::Tensor first = step(cache, head);
+    EXPECT_TRUE(cache.in_step());
+    Input broken{next.q, next.k.clone(), next.v};
+    broken.k[0][0][0] = std::numeric_limits<float>::quiet_NaN();
+
+    // In layer 0 nothing has happened yet: the cache goes on.
+    EXPECT_THROW(cache.attend(0, broken.q, broken.k, broken.v), Error);
+    EXPECT_TRUE(cache.in_step());
+    const at::Tensor second = step(cache, next);
+
+    cache.reset();
+    step(cache, head);
+    cache.attend(0, next.q, next.k, next.v);
+    EXPECT_FALSE(cache.in_step());
+    EXPECT_THROW(cache.attend(1, broken.q, broken.k, broken.v), Error);
+    // Layer 0 holds 300 tokens, layers 1 and 2 hold 200: no layer may go on.
+    for (int64_t layer = 0; layer < 3; ++layer) {
+      testing::expect_error([&] { cache.attend(layer, next.q, next.k, next.v); },
+                            {"half way", "reset()"});
+    }
+    EXPECT_EQ(cache.length(0), 300);
+    EXPECT_EQ(cache.length(1), 200);
+    cache.reset();
+    EXPECT_TRUE(cache.in_step());
+    EXPECT_TRUE(at::equal(step(cache, head), first)) << preset;
+    EXPECT_TRUE(at::equal(step(cache, next), second)) << preset;
+  }
+}
+
+TEST(QuantizedKvCache, KeysWithoutEffectAreNamedOnceInTheLog) {
+  const auto log_of = [](const CompressionConfig& config) {
+    ::testing::internal::CaptureStderr();
+    QuantizedKvCache cache(geometry(64), config, at::kFloat);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  set_log_level(LogLevel::kWarning);
+  const auto config = CompressionConfig::from_json(R"({"ema_decay": 0.5, "value_bits": 5})");
+  const std::string first = log_of(config);
+  EXPECT_EQ(first,
+            "rillkv warning: configuration key 'ema_decay' has no effect under policy "
+            "'adaptive'\n");
+  EXPECT_EQ(log_of(config), "");
+  EXPECT_EQ(log_of(config.baseline()), "");
+  set_log_level(LogLevel::kQuiet);
+  EXPECT_EQ(log_of(CompressionConfig::from_json(R"({"policy": "ema", "value_bits": 5})")), "");
+  set_log_level(LogLevel::kWarning);
 }
 
 TEST(QuantizedKvCache, WrongShapesThrow) {
