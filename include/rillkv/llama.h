@@ -36,7 +36,7 @@ class WeightImpl;
 class LlamaModelImpl : public InferenceModule {
  public:
   /// Weights are uninitialised. dtype: float32, bfloat16 or float16. device: the CPU or a CUDA
-  /// device (see open_device) for good: `to` refuses, see InferenceModule.
+  /// device (see open_device).
   LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device = at::kCPU);
 
   /// Fills every weight from `source`, which is called with checkpoint names ("model.layers.0....")

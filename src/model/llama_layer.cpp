@@ -31,6 +31,21 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
   return out;
 }
 
+}  // namespace
+
+at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                             double eps) {
+  if (delta.defined()) x.add_(delta);
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor scale = wide.square().mean(1, /*keepdim=*/true).add_(eps).rsqrt_();
+  return (wide * scale * weight.to(at::kFloat)).to(x.scalar_type());
+}
+
+at::Tensor composed_gate(const at::Tensor& gate_up) {
+  const auto halves = gate_up.to(at::kFloat).chunk(2, 1);
+  return (at::silu(halves[0]) * halves[1]).to(gate_up.scalar_type());
+}
+
 at::Tensor gate(const at::Tensor& gate_up) {
   if (!gate_up.is_cpu()) return composed_gate(gate_up);
   const int64_t columns = gate_up.size(1) / 2;
@@ -45,21 +60,6 @@ at::Tensor gate(const at::Tensor& gate_up) {
     kernels::cpu::kernels().gate(params, begin, end);
   });
   return gated;
-}
-
-}  // namespace
-
-at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
-                             double eps) {
-  if (delta.defined()) x.add_(delta);
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = wide.square().mean(1, /*keepdim=*/true).add_(eps).rsqrt_();
-  return (wide * scale * weight.to(at::kFloat)).to(x.scalar_type());
-}
-
-at::Tensor composed_gate(const at::Tensor& gate_up) {
-  const auto halves = gate_up.to(at::kFloat).chunk(2, 1);
-  return (at::silu(halves[0]) * halves[1]).to(gate_up.scalar_type());
 }
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {

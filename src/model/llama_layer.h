@@ -17,11 +17,13 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
                         double eps);
 
-/// What the two above and the gate compute off the CPU, as compositions of LibTorch's operations in
-/// f32, rounded where the CPU's kernels round. x: [rows, columns], updated where there is a delta.
+/// gate_up: [rows, 2 * columns] -> silu(gate) * up, [rows, columns], in f32 and rounded once.
+at::Tensor gate(const at::Tensor& gate_up);
+
+/// What the above compute off the CPU: compositions of LibTorch's operations that round where the
+/// CPU's kernels round.
 at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
                              double eps);
-/// gate_up: [rows, 2 * columns] -> silu(gate) * up, [rows, columns].
 at::Tensor composed_gate(const at::Tensor& gate_up);
 
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
