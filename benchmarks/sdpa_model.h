@@ -63,8 +63,8 @@ class SdpaModel {
     // One additive mask for all layers: given booleans, SDPA would make one in each.
     at::Tensor mask;
     if (count > 1) {
-      mask =
-          at::full({count, end}, -INFINITY, at::TensorOptions().dtype(dtype_)).triu_(length_ + 1);
+      mask = at::zeros({count, end}, at::TensorOptions().dtype(dtype_));
+      mask.slice(1, length_).fill_(-INFINITY).triu_(1);
     }
     at::Tensor hidden = at::embedding(embedding_, tokens), delta;
     for (Layer& layer : layers_) {
