@@ -1,11 +1,12 @@
 # rillkv_kernels_cuda: the CUDA kernels, or the stub that says the build has none.
 #
-# RILLKV_CUDA=AUTO takes them where nvcc and a CUDA run-time library are found, ON demands them, OFF
+# RILLKV_CUDA=AUTO takes them where nvcc and a LibTorch with CUDA are found, ON demands them, OFF
 # leaves them out. Sets RILLKV_HAS_CUDA, RILLKV_CUDA_OBJECTS (nvcc's, to link beside
-# $<TARGET_OBJECTS:rillkv_kernels_cuda>: CMake leaves foreign objects out of that),
-# RILLKV_CUDA_LIBRARIES (what the library then links), RILLKV_CUDA_INCLUDE (the toolkit's headers)
-# and RILLKV_CUDA_DIR (the folder of the PTX files, which the tests execute on the CPU). Who links
-# the objects depends on rillkv_cuda_compiled.
+# $<TARGET_OBJECTS:rillkv_kernels_cuda>: CMake leaves foreign objects out of that; who links them
+# links rillkv::cudart), RILLKV_CUDA_LIBRARIES (what the library links: c10's part of LibTorch's CUDA,
+# which needs nothing but cudart), RILLKV_CUDA_INCLUDE (the toolkit's headers) and RILLKV_CUDA_DIR
+# (the folder of the PTX files, which the tests execute on the CPU). Who links the objects depends on
+# rillkv_cuda_compiled.
 #
 # nvcc is called directly, not as CMake's CUDA language: its one front-end pass for compute_80 makes
 # the PTX that is assembled for every architecture, and that very PTX is kept for the tests.
@@ -34,15 +35,24 @@ else()
     file(REAL_PATH "${RILLKV_NVCC}" _rillkv_nvcc)
     cmake_path(GET _rillkv_nvcc PARENT_PATH _rillkv_toolkit)
     cmake_path(GET _rillkv_toolkit PARENT_PATH _rillkv_toolkit)
-    # The run-time library that LibTorch loads, if its wheel is there, else the toolkit's.
-    file(GLOB _rillkv_cudart "${RILLKV_TORCH_DIR}/../nvidia/*/lib/libcudart.so.*"
-         "${_rillkv_toolkit}/lib64/libcudart.so" "${_rillkv_toolkit}/lib/libcudart.so"
-         "${_rillkv_toolkit}/targets/*/lib/libcudart.so")
+    execute_process(COMMAND "${RILLKV_NVCC}" --version OUTPUT_VARIABLE _rillkv_nvcc_version)
+    string(REGEX MATCH "release ([0-9]+)" _rillkv_nvcc_version "${_rillkv_nvcc_version}")
+    set(_rillkv_nvcc_version "${CMAKE_MATCH_1}")
+    set(_rillkv_cudart "")
+    if(TARGET rillkv::cudart)
+      get_target_property(_rillkv_cudart rillkv::cudart IMPORTED_LOCATION)
+    endif()
+    string(REGEX MATCH "\\.so\\.([0-9]+)" _rillkv_cudart_version "${_rillkv_cudart}")
+    set(_rillkv_cudart_version "${CMAKE_MATCH_1}")
   endif()
   if(NOT RILLKV_NVCC)
     set(_rillkv_no_cuda "no nvcc")
-  elseif(NOT _rillkv_cudart)
-    set(_rillkv_no_cuda "nvcc, but no libcudart")
+  elseif(NOT TARGET rillkv::c10_cuda)
+    set(_rillkv_no_cuda "nvcc, but no LibTorch with CUDA")
+  elseif(NOT _rillkv_nvcc_version STREQUAL _rillkv_cudart_version)
+    # Objects of one major version and the run-time library of another do not fit together.
+    set(_rillkv_no_cuda
+        "nvcc of CUDA ${_rillkv_nvcc_version}, but LibTorch with CUDA ${_rillkv_cudart_version}")
   elseif(NOT EXISTS "${_rillkv_toolkit}/include/cuda_runtime_api.h")
     set(_rillkv_no_cuda "nvcc, but no CUDA headers")
   endif()
@@ -59,9 +69,7 @@ if(_rillkv_no_cuda)
 endif()
 
 set(RILLKV_HAS_CUDA ON)
-list(GET _rillkv_cudart 0 _rillkv_cudart)
-file(REAL_PATH "${_rillkv_cudart}" _rillkv_cudart)
-list(APPEND RILLKV_CUDA_LIBRARIES "${_rillkv_cudart}")
+list(APPEND RILLKV_CUDA_LIBRARIES rillkv::c10_cuda)
 execute_process(COMMAND "${RILLKV_NVCC}" --list-gpu-code OUTPUT_VARIABLE _rillkv_known)
 set(RILLKV_CUDA_CODE compute_80)
 set(RILLKV_CUDA_ASSEMBLED "")

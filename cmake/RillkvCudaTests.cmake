@@ -6,22 +6,37 @@ add_executable(
   $<TARGET_OBJECTS:rillkv_kernels> $<TARGET_OBJECTS:rillkv_kernels_cuda> ${RILLKV_CUDA_OBJECTS})
 rillkv_compile_settings(rillkv_cuda_tests)
 add_dependencies(rillkv_cuda_tests rillkv_cuda_compiled)
-target_compile_definitions(rillkv_cuda_tests PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}"
-                                                     RILLKV_TEST_WITH_CUDA_RUNTIME)
+target_compile_definitions(
+  rillkv_cuda_tests
+  PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}" RILLKV_TEST_WITH_CUDA_RUNTIME
+          RILLKV_CUDA_BUDGET="${CMAKE_CURRENT_SOURCE_DIR}/cuda/resource_budget.txt")
 target_include_directories(rillkv_cuda_tests PRIVATE "${PROJECT_SOURCE_DIR}")
 target_include_directories(rillkv_cuda_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")
 target_link_libraries(rillkv_cuda_tests PRIVATE rillkv_ptx rillkv_test_reference
-                                                ${RILLKV_CUDA_LIBRARIES} GTest::gtest_main)
-foreach(label IN ITEMS ptx gpu)
-  # Tests without a parameter (CudaProfileTest) read what the executor counts.
-  gtest_discover_tests(
-    rillkv_cuda_tests
-    DISCOVERY_MODE PRE_TEST
-    DISCOVERY_TIMEOUT 60
-    TEST_FILTER "$<IF:$<STREQUAL:${label},gpu>,*/gpu,-*/gpu>"
-    TEST_LIST rillkv_cuda_tests_${label}
-    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
-    PROPERTIES LABELS ${label} TIMEOUT 300)
+                                                rillkv::cudart GTest::gtest_main)
+
+# Core and models over CUDA caches: the executor stands in for the device there, too.
+file(GLOB RILLKV_CUDA_CORE_SOURCES CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda_core/*.cpp")
+add_executable(rillkv_cuda_core_tests ${RILLKV_CUDA_CORE_SOURCES})
+rillkv_compile_settings(rillkv_cuda_core_tests)
+rillkv_use_precompiled_torch(rillkv_cuda_core_tests)
+target_compile_definitions(
+  rillkv_cuda_core_tests PRIVATE RILLKV_PTX_DIR="${RILLKV_CUDA_DIR}"
+                                 RILLKV_TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data")
+target_link_libraries(rillkv_cuda_core_tests PRIVATE rillkv_test_support rillkv_ptx GTest::gtest_main)
+
+foreach(target IN ITEMS rillkv_cuda_tests rillkv_cuda_core_tests)
+  foreach(label IN ITEMS ptx gpu)
+    # Tests without a parameter (CudaProfileTest) read what the executor counts.
+    gtest_discover_tests(
+      ${target}
+      DISCOVERY_MODE PRE_TEST
+      DISCOVERY_TIMEOUT 60
+      TEST_FILTER "$<IF:$<STREQUAL:${label},gpu>,*/gpu,-*/gpu>"
+      TEST_LIST ${target}_${label}
+      WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+      PROPERTIES LABELS ${label} TIMEOUT 300)
+  endforeach()
 endforeach()
 
 # Static evidence: what ptxas and the disassembler say of the objects that are linked.

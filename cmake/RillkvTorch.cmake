@@ -1,7 +1,8 @@
 # Finds LibTorch and imports what RillKV links:
 #
 #   rillkv::torch      headers, torch_cpu, c10, OpenMP
-#   rillkv::c10_cuda   c10's CUDA streams and guards, where the LibTorch has them
+#   rillkv::cudart     the CUDA run-time library, and
+#   rillkv::c10_cuda   c10's CUDA streams and allocator on top of it, where the LibTorch has them
 #
 # find_package(Torch) is not used: with a CUDA build of LibTorch it demands a CUDA toolkit, though
 # libtorch_cpu itself needs only the cudart and cupti libraries.
@@ -89,9 +90,24 @@ function(_rillkv_import_torch root)
                                                 Threads::Threads)
 
   if(EXISTS "${lib}/libc10_cuda.so")
-    add_library(rillkv::c10_cuda SHARED IMPORTED GLOBAL)
-    set_target_properties(rillkv::c10_cuda PROPERTIES IMPORTED_LOCATION "${lib}/libc10_cuda.so")
-    target_link_libraries(rillkv::c10_cuda INTERFACE rillkv::c10)
+    # The run-time library that LibTorch itself loads: in a sibling wheel or in LibTorch's folder; a
+    # toolkit's where LibTorch brings none.
+    file(GLOB cudart "${root}/../nvidia/*/lib/libcudart.so.*" "${lib}/libcudart.so.*"
+         "${lib}/libcudart-*.so*")
+    if(NOT cudart)
+      find_library(RILLKV_CUDART cudart HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
+                   PATH_SUFFIXES lib64 lib)
+      set(cudart "${RILLKV_CUDART}")
+    endif()
+    list(GET cudart 0 cudart)
+    if(cudart)
+      file(REAL_PATH "${cudart}" cudart)
+      add_library(rillkv::cudart SHARED IMPORTED GLOBAL)
+      set_target_properties(rillkv::cudart PROPERTIES IMPORTED_LOCATION "${cudart}")
+      add_library(rillkv::c10_cuda SHARED IMPORTED GLOBAL)
+      set_target_properties(rillkv::c10_cuda PROPERTIES IMPORTED_LOCATION "${lib}/libc10_cuda.so")
+      target_link_libraries(rillkv::c10_cuda INTERFACE rillkv::c10 rillkv::cudart)
+    endif()
   endif()
 endfunction()
 

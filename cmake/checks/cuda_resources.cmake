@@ -1,10 +1,9 @@
 # Compares what ptxas reported for every CUDA entry and architecture with the recorded budget: no
-# entry may be missing, use more registers, or (fast paths) spill or use local memory.
+# entry may be missing or use more registers or local memory, and the CTAs that the launch plans count
+# on must fit an SM's registers and shared memory.
 #
 # cmake -DREPORTS=<folder of *.ptxas.txt> -DBUDGET=tests/cuda/resource_budget.txt
 #       -DARCHITECTURES=80,86,... -P cuda_resources.cmake
-# A line of the budget: entry, most registers a thread, CTAs an SM, threads a CTA, and whether it may
-# spill ("fast" may not, "plain" may).
 string(REPLACE "," ";" ARCHITECTURES "${ARCHITECTURES}")
 file(GLOB reports "${REPORTS}/*.ptxas.txt")
 set(text "")
@@ -12,15 +11,24 @@ foreach(report IN LISTS reports)
   file(READ "${report}" part)
   string(APPEND text "${part}")
 endforeach()
+# Shared memory of an SM (CUDA C++ Programming Guide, "Technical Specifications per Compute
+# Capability"), of which each CTA takes 1 KB for the system.
+set(sm_shared_80 167936)
+set(sm_shared_86 102400)
+set(sm_shared_89 102400)
+set(sm_shared_90 233472)
+set(sm_shared_100 233472)
+set(sm_shared_120 102400)
 file(STRINGS "${BUDGET}" lines REGEX "^[^#]")
 set(failures "")
 foreach(line IN LISTS lines)
   string(REGEX REPLACE " +" ";" fields "${line}")
-  list(GET fields 0 entry)
-  list(GET fields 1 most_registers)
-  list(GET fields 2 ctas)
-  list(GET fields 3 threads)
-  list(GET fields 4 kind)
+  list(LENGTH fields count)
+  if(NOT count EQUAL 7)
+    string(APPEND failures "not a line of seven fields: ${line}\n")
+    continue()
+  endif()
+  list(POP_FRONT fields entry most_registers threads shared ctas_large ctas_small most_stack)
   foreach(architecture IN LISTS ARCHITECTURES)
     if(NOT text MATCHES "entry function '${entry}' for 'sm_${architecture}'[^\n]*\n[^\n]*\n *([0-9]+) bytes stack frame, ([0-9]+) bytes spill stores, ([0-9]+) bytes spill loads\n[^\n]*Used ([0-9]+) registers")
       string(APPEND failures "${entry} sm_${architecture}: not in ptxas's reports\n")
@@ -28,18 +36,32 @@ foreach(line IN LISTS lines)
     endif()
     set(stack ${CMAKE_MATCH_1})
     set(registers ${CMAKE_MATCH_4})
-    if(kind STREQUAL "fast" AND stack GREATER 0)
-      string(APPEND failures
-             "${entry} sm_${architecture}: ${stack} bytes of local memory, expected none\n")
+    if(stack GREATER most_stack)
+      string(APPEND failures "${entry} sm_${architecture}: ${stack} bytes of local memory, "
+                             "budget ${most_stack}\n")
     endif()
     if(registers GREATER most_registers)
       string(APPEND failures
              "${entry} sm_${architecture}: ${registers} registers, budget ${most_registers}\n")
     endif()
+    if(NOT DEFINED sm_shared_${architecture})
+      string(APPEND failures "sm_${architecture}: its shared memory is not listed here\n")
+      continue()
+    endif()
+    set(sm_shared ${sm_shared_${architecture}})
+    set(ctas ${ctas_large})
+    if(sm_shared LESS 150000)
+      set(ctas ${ctas_small})
+    endif()
     # Registers come in units of 8 a thread; an SM has 65536.
     math(EXPR needed "(${registers} + 7) / 8 * 8 * ${threads} * ${ctas}")
     if(needed GREATER 65536)
       string(APPEND failures "${entry} sm_${architecture}: ${ctas} CTAs need ${needed} registers\n")
+    endif()
+    math(EXPR needed "(${shared} + 1024) * ${ctas}")
+    if(needed GREATER sm_shared)
+      string(APPEND failures "${entry} sm_${architecture}: ${ctas} CTAs need ${needed} bytes of "
+                             "shared memory, an SM has ${sm_shared}\n")
     endif()
   endforeach()
 endforeach()

@@ -3,9 +3,12 @@
 #
 # cmake -DOBJECTS=<folder of the .o files> -DCUOBJDUMP= -DNVDISASM= -DWORK_DIR=
 #       -DARCHITECTURES=80,90,... -P cuda_sass.cmake
-# cuobjdump and nvdisasm come with a full toolkit, or from PyPI: nvidia-cuda-cuobjdump and
-# nvidia-cuda-nvdisasm.
+# cuobjdump and nvdisasm come with a full toolkit, or from PyPI: scripts/setup.sh installs them where
+# there is nvcc. With CI=true a missing one is a failure.
 if(NOT CUOBJDUMP OR NOT NVDISASM)
+  if("$ENV{CI}" STREQUAL "true")
+    message(FATAL_ERROR "no cuobjdump or nvdisasm: run scripts/setup.sh, then configure again")
+  endif()
   message("SKIPPED: no cuobjdump or nvdisasm")
   return()
 endif()
@@ -36,14 +39,16 @@ foreach(kernel IN ITEMS prefill decode)
         string(SUBSTRING "${body}" 0 ${end} body)
         set(line "${entry} sm_${architecture}:")
         # What must be there at least. Prefill, a tile: head_dim x 128 x 16 x 2 products a warp in
-        # pieces of 16 x 8 x 16, and an ldmatrix for every two; decode has an eighth of it.
+        # pieces of 16 x 8 x 16; decode has an eighth of it. An ldmatrix feeds two products,
+        # and there is one set of them for packed tiles and one for dense ones. Copies: keys,
+        # rotation and values, before the loop and in it. Wide loads: the tables of rotations,
+        # packed rows of sinks, and both dense segments.
         math(EXPR products "2 * ${head_dim}")
         if(kernel STREQUAL "decode")
           math(EXPR products "${products} / 8")
         endif()
-        math(EXPR matrices "${products} / 2")
-        foreach(demand IN ITEMS "HMMA\\.16816\\.F32:${products}" "LDSM\\.16\\.M:${matrices}"
-                                "LDGSTS\\.E\\.[A-Z.]*128:3" "LDG\\.E\\.128:4" "STS\\.64:2"
+        foreach(demand IN ITEMS "HMMA\\.16816\\.F32:${products}" "LDSM\\.16\\.M:${products}"
+                                "LDGSTS\\.E\\.[A-Z.]*128:6" "LDG\\.E\\.128:20" "STS\\.64:8"
                                 "LDL:0" "STL:0")
           string(REGEX REPLACE ":.*" "" pattern "${demand}")
           string(REGEX REPLACE ".*:" "" least "${demand}")

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <new>
 
+#include "rillkv/device.h"
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "rillkv/log.h"
@@ -23,7 +24,7 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_option("--set", o.settings, "Override one configuration key, as key=value; repeatable")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  app.add_option("--device", o.device, "cpu or cuda")->capture_default_str();
+  app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--dtype", o.dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
   app.add_option("--chat", o.chat, "Chat template: none, chatml, llama2 or llama3")
       ->capture_default_str();
@@ -34,7 +35,13 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_flag("--verbose", o.verbose, "Print details")->excludes(quiet);
 }
 
+void apply_log_level(const ModelOptions& o) {
+  if (o.quiet) set_log_level(LogLevel::kQuiet);
+  if (o.verbose) set_log_level(LogLevel::kDebug);
+}
+
 CompressionConfig make_config(const ModelOptions& o) {
+  apply_log_level(o);
   CompressionConfig config = CompressionConfig::load(o.config.empty() ? "balanced" : o.config);
   const bool named = o.config.empty();
   if (named) config.given_keys.clear();
@@ -47,18 +54,14 @@ CompressionConfig make_config(const ModelOptions& o) {
 CompressionConfig dense_config(const CompressionConfig& config) { return config.baseline(); }
 
 LlamaModel load(const ModelOptions& o) {
-  if (o.quiet) set_log_level(LogLevel::kQuiet);
-  if (o.verbose) set_log_level(LogLevel::kDebug);
-  if (o.device != "cpu" && o.device != "cuda") {
-    throw UsageError(str_cat("expected device cpu or cuda, got '", o.device, "'"));
-  }
-  RILLKV_CHECK(o.device == "cpu", "no such device: cuda (this build runs models on the cpu only)");
+  apply_log_level(o);
   if (o.threads && *o.threads < 1) {
     throw UsageError(str_cat("expected --threads >= 1, got ", *o.threads));
   }
-  if (o.threads) at::set_num_threads(*o.threads);
   LoadOptions options;
-  options.dtype = parse_dtype(o.dtype);
+  options.device = open_device(o.device);
+  if (o.threads) at::set_num_threads(*o.threads);
+  options.dtype = parse_dtype(o.dtype, options.device);
   return load_model(o.model, options);
 }
 

@@ -31,8 +31,10 @@ struct SequenceRows {
 /// caches.
 class ChunkedLlamaAttentionImpl : public InferenceModule {
  public:
-  /// `layer` is the layer's index in the caches. Weights are uninitialised.
-  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  /// `layer` is the layer's index in the caches, which live on the same device. Weights are
+  /// uninitialised.
+  ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
+                            at::Device device = at::kCPU);
 
   /// hidden: [tokens, hidden_size] -> the same shape. Appends `tokens` tokens to layer `layer` of
   /// the cache.

@@ -13,6 +13,7 @@
 
 namespace rillkv {
 
+class CudaBackend;
 class LayerCache;
 class RotationTable;
 
@@ -72,10 +73,16 @@ struct CacheReport {
 /// copyable, not thread-safe; different caches may be used from different threads.
 class QuantizedKvCache {
  public:
-  /// dtype: float32, bfloat16 or float16, of queries, keys and values. Throws UsageError for a
-  /// configuration that does not fit the model, Error for an unusable geometry or device.
+  /// dtype: float32, bfloat16 or float16, of queries, keys and values. device: of all of them, the
+  /// CPU or a CUDA device (see open_device). Throws UsageError for a configuration that does not
+  /// fit the model, Error for an unusable geometry or device.
   QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                   at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill);
+                   at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill,
+                   at::Device device = at::kCPU);
+  /// The same over a CUDA back end of the caller's (tests run the kernels without a GPU).
+  QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                   at::ScalarType dtype, CacheProtocol protocol,
+                   std::shared_ptr<CudaBackend> backend);
   ~QuantizedKvCache();
   QuantizedKvCache(QuantizedKvCache&&) noexcept;
   QuantizedKvCache& operator=(QuantizedKvCache&&) noexcept;
@@ -104,12 +111,15 @@ class QuantizedKvCache {
   const CompressionConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
   CacheProtocol protocol() const { return protocol_; }
+  at::Device device() const { return device_; }
 
  private:
   CacheGeometry geometry_;
   CompressionConfig config_;
   at::ScalarType dtype_;
   CacheProtocol protocol_;
+  at::Device device_;
+  std::shared_ptr<CudaBackend> backend_;  // null on the CPU
   std::unique_ptr<RotationTable> rotations_;
   std::vector<std::unique_ptr<LayerCache>> layers_;
   bool half_way_ = false;  // a call threw when layers disagreed

@@ -20,7 +20,8 @@ class LinearImpl : public InferenceModule {
  public:
   /// Parameters weight [out_features, in_features] and, if asked for, bias [out_features];
   /// uninitialised.
-  LinearImpl(int64_t in_features, int64_t out_features, bool with_bias, at::ScalarType dtype);
+  LinearImpl(int64_t in_features, int64_t out_features, bool with_bias, at::ScalarType dtype,
+             at::Device device = at::kCPU);
   /// A layer over existing tensors, shared with the caller.
   LinearImpl(at::Tensor weight, at::Tensor bias);
 
@@ -28,9 +29,9 @@ class LinearImpl : public InferenceModule {
   /// float32.
   at::Tensor forward(const at::Tensor& x, bool out_float32 = false) const;
 
-  /// Packs where that pays: bfloat16, an even number of inputs, a CPU that multiplies bfloat16.
-  /// Afterwards `weight` is undefined, and `save` and `load` throw Error. Returns whether it
-  /// packed.
+  /// Packs where that pays: bfloat16 on the CPU, an even number of inputs, a CPU that multiplies
+  /// bfloat16. Afterwards `weight` is undefined, and `save` and `load` throw Error. Returns whether
+  /// it packed.
   bool pack();
 
   void save(torch::serialize::OutputArchive& archive) const override;

@@ -35,8 +35,9 @@ class WeightImpl;
 /// model serves any number of sequences.
 class LlamaModelImpl : public InferenceModule {
  public:
-  /// Weights are uninitialised. dtype: float32, bfloat16 or float16.
-  LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype);
+  /// Weights are uninitialised. dtype: float32, bfloat16 or float16. device: the CPU or a CUDA
+  /// device (see open_device).
+  LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device = at::kCPU);
 
   /// Fills every weight from `source`, which is called with checkpoint names ("model.layers.0....")
   /// and returns a tensor of any floating dtype. Throws Error naming the weight and both shapes
@@ -47,22 +48,24 @@ class LlamaModelImpl : public InferenceModule {
   /// See InferenceModule; throws Error if the model has been packed.
   void load(torch::serialize::InputArchive& archive) override;
 
-  /// tokens: [T] int64; appends them to the cache. Returns f32 logits: [T, vocab] for kAll, [1,
-  /// vocab] for kLast, undefined for kNone. Throws Error for a token outside the vocabulary, an
-  /// empty chunk, a cache that is null, given twice or not in step (QuantizedKvCache::in_step),
-  /// before anything changes. Throws Error for activations that a layer's cache cannot represent;
-  /// earlier layers hold the chunk by then, and the batch's caches must be reset.
+  /// tokens: [T] int64 on the CPU; appends them to the cache. Returns f32 logits on the CPU: [T,
+  /// vocab] for kAll, [1, vocab] for kLast, undefined for kNone. Throws Error for a token outside
+  /// the vocabulary, an empty chunk, a cache that is null, given twice or not in step
+  /// (QuantizedKvCache::in_step), before anything changes. Throws Error for activations that a
+  /// layer's cache cannot represent; earlier layers hold the chunk by then, and the batch's caches
+  /// must be reset.
   at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
   /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
   /// calls up to rounding of the matrix multiplications.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
-  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size], ...
+  /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on
+  /// the model's device, ...
   at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
-  /// ... and logits of any rows of them, [rows, vocab] f32.
+  /// ... and logits of any rows of them, [rows, vocab] f32 on the CPU.
   at::Tensor logits(const at::Tensor& hidden_states) const;
 
-  /// An empty cache for one sequence.
+  /// An empty cache for one sequence, on the model's device.
   QuantizedKvCache make_cache(const CompressionConfig& config,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
 
@@ -79,6 +82,7 @@ class LlamaModelImpl : public InferenceModule {
 
   const ModelConfig& config() const { return config_; }
   at::ScalarType dtype() const { return dtype_; }
+  at::Device device() const { return device_; }
 
  private:
   void copy_weights(const std::function<at::Tensor(const std::string&)>& source,
@@ -86,6 +90,7 @@ class LlamaModelImpl : public InferenceModule {
 
   ModelConfig config_;
   at::ScalarType dtype_;
+  at::Device device_;
   std::shared_ptr<WeightImpl> embed_tokens_;  // [vocab, hidden]
   std::shared_ptr<WeightImpl> norm_;          // [hidden]
   Linear lm_head_{nullptr};
@@ -96,6 +101,7 @@ TORCH_MODULE(LlamaModel);
 /// What `load_model` may be told.
 struct LoadOptions {
   at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;  ///< from open_device
 };
 
 /// Every weight of a model with its shape, by its checkpoint name ("model.norm.weight"), in the
@@ -109,7 +115,8 @@ void for_each_weight(
 LlamaModel load_model(const std::string& folder, const LoadOptions& options = {});
 
 /// The dtype that --dtype names: auto, float32, bfloat16 or float16; auto is bfloat16 where the CPU
-/// multiplies it natively, float32 otherwise. Throws UsageError for any other name.
-at::ScalarType parse_dtype(const std::string& name);
+/// multiplies it natively and on CUDA devices, float32 otherwise. Throws UsageError for any other
+/// name.
+at::ScalarType parse_dtype(const std::string& name, at::Device device = at::kCPU);
 
 }  // namespace rillkv

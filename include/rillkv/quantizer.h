@@ -25,7 +25,8 @@ struct BlockTally {
   int64_t value_clipped = 0;
 };
 
-/// One block of keys and values of all kv heads, packed. Immutable: appending to a cache never
+/// One block of keys and values of all kv heads, packed, where its cache lives (CPU or CUDA); the
+/// pointers are that device's. Immutable: appending to a cache never
 /// changes the bytes of sealed blocks, so blocks may be shared between threads and caches.
 struct SealedBlock {
   at::Tensor storage;                  ///< u8, 64-byte aligned; every byte of the block
@@ -43,8 +44,9 @@ struct QuantizerOptions {
   CompressionConfig config;
 };
 
-/// Quantises blocks for one model shape and configuration. Stateless and const: one may serve every
-/// layer, sequence and thread. Statistics come from StreamingStats ("ema") and QueryEnergy
+/// Quantises blocks for one model shape and configuration, on the CPU (a cache on a CUDA device
+/// seals there, to the same bytes). Stateless and const: one may serve every layer, sequence and
+/// thread. Statistics come from StreamingStats ("ema") and QueryEnergy
 /// ("adaptive").
 ///
 /// Keys are quantised before RoPE, per channel (KVQuant, arXiv 2401.18079, section 3.1); values per
@@ -57,19 +59,20 @@ class QuantizerImpl : public torch::nn::Module {
   /// Policy "adaptive". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16, tokens <=
   /// block_size, keys before RoPE, values already rotated where `rotates_values`; energy:
   /// [kv_heads, head_dim] f32.
-  std::shared_ptr<const SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
-                                                   const at::Tensor& energy) const;
+  std::shared_ptr<SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
+                                             const at::Tensor& energy) const;
   /// Policy "ema". absmax: [kv_heads, head_dim] f32; outliers: the same shape, bool.
-  std::shared_ptr<const SealedBlock> seal_ema(const at::Tensor& keys, const at::Tensor& values,
-                                              const at::Tensor& key_absmax,
-                                              const at::Tensor& key_outliers,
-                                              const at::Tensor& value_absmax,
-                                              const at::Tensor& value_outliers) const;
+  std::shared_ptr<SealedBlock> seal_ema(const at::Tensor& keys, const at::Tensor& values,
+                                        const at::Tensor& key_absmax,
+                                        const at::Tensor& key_outliers,
+                                        const at::Tensor& value_absmax,
+                                        const at::Tensor& value_outliers) const;
 
   struct Dequantized {
     at::Tensor keys;    ///< [tokens, kv_heads, head_dim] f32, before RoPE
     at::Tensor values;  ///< the same shape; still rotated where `rotates_values`
   };
+  /// On the CPU, wherever the block is.
   Dequantized dequantize(const SealedBlock& block) const;
 
   /// Throws Error unless every element of x [tokens, heads, head_dim] is finite and within what
@@ -89,10 +92,15 @@ class QuantizerImpl : public torch::nn::Module {
   double key_bits_mean() const;
   const QuantizerOptions& options() const { return options_; }
 
- private:
-  std::shared_ptr<SealedBlock> allocate(int64_t tokens, const std::vector<size_t>& key_bytes,
-                                        const std::vector<size_t>& value_bytes) const;
+  /// Policy "adaptive": bytes of every kv head's block of keys, and of values; all the same.
+  std::vector<size_t> adaptive_key_bytes() const;
+  std::vector<size_t> adaptive_value_bytes() const;
+  /// Policy "adaptive": widths a channel pair may take, and the steps from one to the next that
+  /// every head spends on its pairs.
+  const std::vector<int>& classes() const { return classes_; }
+  int increments() const { return increments_; }
 
+ private:
   QuantizerOptions options_;
   bool rotates_values_ = false;
   int64_t value_groups_ = 1;

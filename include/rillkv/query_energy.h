@@ -30,6 +30,11 @@ class QueryEnergyImpl : public torch::nn::Module {
 
   /// Adds queries [T, heads, head_dim] before RoPE (f32, bf16 or f16) to the open block.
   void accumulate(const at::Tensor& queries);
+  /// The same where the sums are computed elsewhere (on a GPU), in the documented order: `sums` of
+  /// [heads, head_dim] f32 takes the place of sums(), after `tokens` more tokens.
+  void replace_sums(const at::Tensor& sums, int64_t tokens);
+  /// Sums of squares over the open block's tokens, [heads, head_dim] f32.
+  const at::Tensor& sums() const { return sums_; }
   /// The energies that sealing the open block now would give, [kv_heads, head_dim] f32; changes
   /// nothing. Throws Error if the block has no tokens.
   at::Tensor preview() const;

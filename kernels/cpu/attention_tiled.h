@@ -278,6 +278,7 @@ struct Workspace {
   Scales scales;       // [max(D, groups * block_size)] each
   float* rows;         // [kLanes, padded D], rows on their way into a tile
   uint32_t* staging;   // [kLanes, max(padded D, block_size)], the same as dwords
+  void* streaming;     // see S::streaming_bytes; null if nothing streams
   size_t bytes;
 };
 
@@ -323,6 +324,11 @@ Workspace lay_out(const AttentionParams& params, size_t query_tokens, void* memo
   w.scales.step = floats(scale_count > D ? scale_count : D);
   w.rows = floats(S::kLanes * P);
   w.staging = words(S::kLanes * (P > B ? P : B));
+  w.streaming = nullptr;
+  if constexpr (S::kStreams) {
+    const size_t bytes = rows <= S::kMaxStreamedRows ? S::streaming_bytes(params) : 0;
+    if (bytes > 0) w.streaming = take(bytes / 4);
+  }
   w.bytes = offset;
   return w;
 }
@@ -530,25 +536,27 @@ class Attention {
     }
   }
 
+  /// A few rows read the codes without a tile where the instruction set has a kernel for it.
+  bool streams() const {
+    if constexpr (S::kStreams) return rows_ <= S::kMaxStreamedRows && w_.streaming != nullptr;
+    return false;
+  }
+
   void start_streaming() {
     if constexpr (S::kStreams) {
-      if (rows_ == 1 && S::streams_blocks(p_)) S::start_streaming(p_, w_.rows);
+      if (streams()) S::start_streaming(p_, w_.streaming);
     }
   }
 
-  /// A single row reads the codes without a tile where the instruction set has a kernel for it.
   bool stream_block(int n) {
     if constexpr (S::kStreams) {
       const int64_t last_index =
           p_.prefix.sink_capacity + static_cast<int64_t>(n + 1) * p_.block_size - 1;
-      if (rows_ != 1 || last_index > p_.first_query_index + task_.query_begin ||
-          !S::streams_blocks(p_)) {
-        return false;
-      }
-      const typename S::Row row = {raw_query(0), w_.row_max, w_.row_sum, w_.sums, w_.rows};
-      S::add_block_streaming(p_, n, static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head, ahead_,
-                             row);
-      return true;
+      if (!streams() || last_index > p_.first_query_index + task_.query_begin) return false;
+      const typename S::Rows rows = {rows_,   raw_query(0), w_.row_max,  w_.row_sum,
+                                     w_.sums, stride_,      w_.streaming};
+      return S::add_block_streaming(p_, n, static_cast<int64_t>(n) * p_.kv_heads + task_.kv_head,
+                                    ahead_, rows);
     }
     return false;
   }

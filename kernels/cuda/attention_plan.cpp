@@ -140,8 +140,11 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
     plan.entry = D == 64 ? (bf16 ? "rillkv_decode_d64_bf16" : "rillkv_decode_d64_fp16")
                          : (bf16 ? "rillkv_decode_d128_bf16" : "rillkv_decode_d128_fp16");
     plan.row_tiles = (plan.rows + kDecodeRows - 1) / kDecodeRows;
-    plan.splits = choose_splits(plan.row_tiles * first.kv_heads * concurrent,
-                                kDecodeCtasPerSm * multiprocessors, tiles, kMaxDecodeSplits);
+    // An SM has 1 KB more than a block may take, and each block takes 1 KB for the system.
+    const int fit = (shared_memory_limit + 1024) / (static_cast<int>(plan.shared_bytes) + 1024);
+    plan.splits =
+        choose_splits(plan.row_tiles * first.kv_heads * concurrent,
+                      std::min(fit, kDecodeCtasPerSm) * multiprocessors, tiles, kMaxDecodeSplits);
   } else {
     plan.path = Path::kPrefill;
     plan.entry = D == 64 ? (bf16 ? "rillkv_prefill_d64_bf16" : "rillkv_prefill_d64_fp16")

@@ -52,13 +52,15 @@ struct ChannelPackShared {
   }
 };
 
-/// Shared memory of the token packers: a row of values and a row of codes for each half warp.
+/// Shared memory of the token packers: a row of values and a row of codes for each half warp. Rows
+/// are 16 banks past a multiple of 32: two half warps meet no bank twice.
 struct TokenPackShared {
-  int value_stride;  // floats; 16 past a multiple of 32: two half warps meet no bank twice
+  int value_stride;  // floats
   int code_stride;   // bytes
 
   RILLKV_HOST_DEVICE explicit TokenPackShared(int head_dim)
-      : value_stride((head_dim + 31) / 32 * 32 + 16), code_stride((head_dim + 3) / 4 * 4 + 4) {}
+      : value_stride((head_dim + 31) / 32 * 32 + 16),
+        code_stride((head_dim + 127) / 128 * 128 + 64) {}
   RILLKV_HOST_DEVICE size_t bytes(int rows) const {
     return static_cast<size_t>(rows) *
            (4 * static_cast<size_t>(value_stride) + static_cast<size_t>(code_stride));

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstring>
+#include <map>
 #include <stdexcept>
 
 #include "kernels/cuda/entries.h"
@@ -18,6 +19,26 @@ void check(cudaError_t error, const char* action, const std::string& what) {
   }
 }
 
+/// Makes a device current, and the former one again at the end of the scope.
+class DeviceGuard {
+ public:
+  DeviceGuard(int device, const std::string& what) {
+    check(cudaGetDevice(&before_), "cudaGetDevice", what);
+    if (before_ == device) return;
+    check(cudaSetDevice(device), "cudaSetDevice", what);
+    changed_ = true;
+  }
+  ~DeviceGuard() {
+    if (changed_) static_cast<void>(cudaSetDevice(before_));
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
 class StreamQueue final : public Queue {
  public:
   explicit StreamQueue(Stream stream) : stream_(stream) {
@@ -32,20 +53,13 @@ class StreamQueue final : public Queue {
     const std::string what = std::string(launch.entry) + ": " + launch.what;
     const void* function = find_entry(launch.entry);
     if (function == nullptr) throw std::logic_error("no CUDA entry named " + what);
-    int current = device_;
-    check(cudaGetDevice(&current), "cudaGetDevice", what);
-    if (current != device_) check(cudaSetDevice(device_), "cudaSetDevice", what);
-    if (launch.shared_bytes > 48 * 1024) {  // the most that needs no opting in
-      check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(launch.shared_bytes)),
-            "cudaFuncSetAttribute(shared memory)", what);
-    }
+    const DeviceGuard guard(device_, what);
+    allow_shared_memory(function, launch.shared_bytes, what);
     void* arguments[] = {const_cast<void*>(launch.params)};
     const cudaError_t error =
         cudaLaunchKernel(function, dim3(launch.grid[0], launch.grid[1], launch.grid[2]),
                          dim3(launch.threads), arguments, launch.shared_bytes, stream_);
     const cudaError_t pending = cudaGetLastError();
-    if (current != device_) check(cudaSetDevice(current), "cudaSetDevice", what);
     check(error != cudaSuccess ? error : pending, "launch", what);
   }
 
@@ -60,7 +74,20 @@ class StreamQueue final : public Queue {
     return nullptr;
   }
 
+  /// Opts in to more shared memory than the 48 KB every launch may have, when an entry first asks
+  /// this queue for so much. The attribute is the function's on this device and only ever grows.
+  void allow_shared_memory(const void* function, size_t bytes, const std::string& what) {
+    if (bytes <= 48 * 1024) return;
+    size_t& allowed = allowed_[function];
+    if (bytes <= allowed) return;
+    check(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_),
+        "cudaFuncSetAttribute(shared memory)", what);
+    allowed = static_cast<size_t>(shared_memory_);
+  }
+
   Stream stream_;
+  std::map<const void*, size_t> allowed_;
   int device_ = 0;
   int multiprocessors_ = 1;
   int shared_memory_ = 48 * 1024;

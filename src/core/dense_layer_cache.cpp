@@ -13,8 +13,11 @@ namespace {
 
 class DenseLayerCache final : public LayerCache {
  public:
-  DenseLayerCache(const CacheGeometry& geometry, at::ScalarType dtype, RotationTable& rotations)
-      : geometry_(geometry), options_(at::TensorOptions().dtype(dtype)), rotations_(rotations) {}
+  DenseLayerCache(const CacheGeometry& geometry, at::ScalarType dtype, RotationTable& rotations,
+                  at::Device device)
+      : geometry_(geometry),
+        options_(at::TensorOptions().dtype(dtype).device(device)),
+        rotations_(rotations) {}
 
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
     const int64_t tokens = q.size(0), past = length_, end = past + tokens;
@@ -91,7 +94,8 @@ class DenseLayerCache final : public LayerCache {
   at::Tensor rotate(const at::Tensor& x, const RotationTable::Rows& rows) const {
     const int64_t half = geometry_.head_dim / 2;
     const auto table = [&](const float* data) {
-      return at::from_blob(const_cast<float*>(data), {x.size(0), 1, half}, at::kFloat);
+      return at::from_blob(const_cast<float*>(data), {x.size(0), 1, half},
+                           options_.dtype(at::kFloat));
     };
     const at::Tensor cos = table(rows.cos), sin = table(rows.sin), wide = x.to(at::kFloat);
     const at::Tensor low = wide.slice(2, 0, half), high = wide.slice(2, half);
@@ -108,8 +112,8 @@ class DenseLayerCache final : public LayerCache {
 }  // namespace
 
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
-                                             RotationTable& rotations) {
-  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations);
+                                             RotationTable& rotations, at::Device device) {
+  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations, device);
 }
 
 }  // namespace rillkv

@@ -6,6 +6,8 @@
 #include <mutex>
 #include <set>
 
+#include "core/cuda_backend.h"
+#include "core/device_rotation_table.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
@@ -30,8 +32,19 @@ void log_ineffective_keys(const CompressionConfig& config) {
 }  // namespace
 
 QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                                   at::ScalarType dtype, CacheProtocol protocol)
-    : geometry_(geometry), config_(config), dtype_(dtype), protocol_(protocol) {
+                                   at::ScalarType dtype, CacheProtocol protocol, at::Device device)
+    : QuantizedKvCache(geometry, config, dtype, protocol,
+                       device.is_cpu() ? nullptr : cuda_backend(device)) {}
+
+QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                                   at::ScalarType dtype, CacheProtocol protocol,
+                                   std::shared_ptr<CudaBackend> backend)
+    : geometry_(geometry),
+      config_(config),
+      dtype_(dtype),
+      protocol_(protocol),
+      device_(backend == nullptr ? at::Device(at::kCPU) : backend->device()),
+      backend_(std::move(backend)) {
   RILLKV_CHECK(geometry.layers >= 1 && geometry.kv_heads >= 1 &&
                    geometry.heads % geometry.kv_heads == 0 && geometry.heads > 0,
                "QuantizedKvCache: expected layers >= 1 and heads a multiple of kv_heads, got ",
@@ -45,8 +58,14 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
   kernel_dtype(dtype);  // rejects what the kernels do not read
   config_.validate_for(geometry.head_dim);
   const bool dense = config_.policy == Policy::kDense;
-  rotations_ = std::make_unique<RotationTable>(
-      geometry.inverse_frequencies, dense ? 0 : config_.attention_sink_size, config_.block_size);
+  const int64_t sinks = dense ? 0 : config_.attention_sink_size;
+  if (backend_ == nullptr) {
+    rotations_ =
+        std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config_.block_size);
+  } else {
+    rotations_ = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
+                                                       config_.block_size, device_);
+  }
   Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config_});
   log_ineffective_keys(config_);
   if (config_.policy == Policy::kAdaptive) {
@@ -55,9 +74,14 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));
   }
   for (int64_t i = 0; i < geometry.layers; ++i) {
-    layers_.push_back(dense
-                          ? make_dense_layer(geometry_, dtype, *rotations_)
-                          : make_packed_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+    if (dense) {
+      layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_));
+    } else if (backend_ == nullptr) {
+      layers_.push_back(make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+    } else {
+      layers_.push_back(
+          make_cuda_layer(geometry_, quantizer, dtype, protocol, *rotations_, *backend_));
+    }
   }
 }
 
@@ -77,8 +101,8 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
                  geometry_.head_dim, "], got ", x.sizes());
     RILLKV_CHECK(x.scalar_type() == dtype_, "QuantizedKvCache::attend: expected ", name, " of ",
                  dtype_, ", got ", x.scalar_type());
-    RILLKV_CHECK(x.device().is_cpu(), "QuantizedKvCache::attend: expected ", name,
-                 " on the cpu, got ", x.device());
+    RILLKV_CHECK(x.device() == device_, "QuantizedKvCache::attend: expected ", name, " on ",
+                 device_, ", got ", x.device());
     RILLKV_CHECK(x.stride(2) == 1, "QuantizedKvCache::attend: expected ", name,
                  " with contiguous channels, got strides ", x.strides());
   };

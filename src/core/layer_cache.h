@@ -11,6 +11,7 @@
 
 namespace rillkv {
 
+class CudaBackend;
 class RotationTable;
 
 /// Bytes and counts of one layer, summed by QuantizedKvCache::report.
@@ -36,11 +37,15 @@ class LayerCache {
   virtual void reset() = 0;
 };
 
-/// `rotations` must outlive the layer; layers of one sequence share it.
-std::unique_ptr<LayerCache> make_packed_layer(const CacheGeometry& geometry, Quantizer quantizer,
-                                              at::ScalarType dtype, CacheProtocol protocol,
-                                              RotationTable& rotations);
+/// `rotations` (and `backend`) must outlive the layer; layers of one sequence share them. Pointers
+/// of `rotations` are those of the layer's device.
+std::unique_ptr<LayerCache> make_cpu_layer(const CacheGeometry& geometry, Quantizer quantizer,
+                                           at::ScalarType dtype, CacheProtocol protocol,
+                                           RotationTable& rotations);
+std::unique_ptr<LayerCache> make_cuda_layer(const CacheGeometry& geometry, Quantizer quantizer,
+                                            at::ScalarType dtype, CacheProtocol protocol,
+                                            RotationTable& rotations, CudaBackend& backend);
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
-                                             RotationTable& rotations);
+                                             RotationTable& rotations, at::Device device);
 
 }  // namespace rillkv

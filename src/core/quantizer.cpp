@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "core/block_layout.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
@@ -15,31 +17,6 @@ namespace rillkv {
 namespace {
 
 bool is_power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
-
-int width_sum(const uint8_t* widths, int64_t head_dim) {
-  int sum = 0;
-  for (int c = 0; c < head_dim; ++c) {
-    sum += format::channel_width(widths, c, static_cast<int>(head_dim));
-  }
-  return sum;
-}
-
-/// Widths of one head under "ema": `outlier_bits` where flagged.
-void choose_widths(const bool* outliers, int64_t head_dim, int64_t bits, int64_t outlier_bits,
-                   uint8_t* widths) {
-  const int64_t half = head_dim / 2;
-  for (int64_t p = 0; p < half; ++p) {
-    const int64_t low = outliers[p] ? outlier_bits : bits;
-    const int64_t high = outliers[p + half] ? outlier_bits : bits;
-    widths[p] = static_cast<uint8_t>(low | high << 4);
-  }
-}
-
-void count_widths(const uint8_t* widths, int64_t head_dim, std::array<int64_t, 9>& counts) {
-  for (int c = 0; c < head_dim; ++c) {
-    ++counts[format::channel_width(widths, c, static_cast<int>(head_dim))];
-  }
-}
 
 }  // namespace
 
@@ -67,39 +44,31 @@ double QuantizerImpl::key_bits_mean() const {
   return classes_.front() + increments_ * (classes_[1] - classes_[0]) / pairs;
 }
 
-std::shared_ptr<SealedBlock> QuantizerImpl::allocate(int64_t tokens,
-                                                     const std::vector<size_t>& key_bytes,
-                                                     const std::vector<size_t>& value_bytes) const {
-  auto block = std::make_shared<SealedBlock>();
-  block->tokens = tokens;
-  for (size_t bytes : key_bytes) block->key_bytes += static_cast<int64_t>(bytes);
-  for (size_t bytes : value_bytes) block->value_bytes += static_cast<int64_t>(bytes);
-  block->storage = at::zeros({block->key_bytes + block->value_bytes}, at::kByte);
-  const uint8_t* at = block->storage.const_data_ptr<uint8_t>();
-  for (size_t bytes : key_bytes) {
-    block->keys.push_back(at);
-    at += bytes;
-  }
-  for (size_t bytes : value_bytes) {
-    block->values.push_back(at);
-    at += bytes;
-  }
-  return block;
+std::vector<size_t> QuantizerImpl::adaptive_key_bytes() const {
+  const int dim = static_cast<int>(options_.head_dim);
+  const int total = classes_.front() * dim + 2 * increments_ * (classes_[1] - classes_[0]);
+  return std::vector<size_t>(
+      options_.kv_heads,
+      format::channel_block_bytes(dim, static_cast<int>(options_.config.block_size), false, total));
 }
 
-std::shared_ptr<const SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys,
-                                                                const at::Tensor& values,
-                                                                const at::Tensor& energy) const {
+std::vector<size_t> QuantizerImpl::adaptive_value_bytes() const {
+  return std::vector<size_t>(
+      options_.kv_heads, format::token_block_bytes(static_cast<int>(options_.config.block_size),
+                                                   static_cast<int>(options_.head_dim),
+                                                   static_cast<int>(value_groups_), false,
+                                                   static_cast<int>(options_.config.value_bits)));
+}
+
+std::shared_ptr<SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys,
+                                                          const at::Tensor& values,
+                                                          const at::Tensor& energy) const {
   const CompressionConfig& config = options_.config;
   const int64_t heads = options_.kv_heads, dim = options_.head_dim;
   const int idim = static_cast<int>(dim);
   const int block_size = static_cast<int>(config.block_size);
   const int bits = static_cast<int>(config.value_bits), groups = static_cast<int>(value_groups_);
-  const int total = classes_.front() * idim + 2 * increments_ * (classes_[1] - classes_[0]);
-  auto block = allocate(
-      keys.size(0),
-      std::vector<size_t>(heads, format::channel_block_bytes(idim, block_size, false, total)),
-      std::vector<size_t>(heads, format::token_block_bytes(block_size, idim, groups, false, bits)));
+  auto block = allocate_block(keys.size(0), adaptive_key_bytes(), adaptive_value_bytes(), at::kCPU);
 
   const auto& kernel = kernels::cpu::kernels();
   const at::Tensor energies = energy.contiguous();
@@ -125,62 +94,35 @@ std::shared_ptr<const SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor
     }
   });
 
-  BlockTally& tally = block->tally;
-  const int64_t mean_up = static_cast<int64_t>(std::ceil(config.key_bits_mean));
-  for (int64_t head = 0; head < heads; ++head) {
-    count_widths(widths.data() + head * dim / 2, dim, tally.key_widths);
-    tally.value_clipped += clipped[head];
-  }
-  tally.value_widths[bits] = heads * dim;
-  for (int64_t w = mean_up + 1; w <= 8; ++w) tally.key_outliers += tally.key_widths[w];
+  block->tally = adaptive_tally(widths.data(), options_,
+                                std::accumulate(clipped.begin(), clipped.end(), int64_t{0}));
   return block;
 }
 
-std::shared_ptr<const SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& keys,
-                                                           const at::Tensor& values,
-                                                           const at::Tensor& key_absmax,
-                                                           const at::Tensor& key_outliers,
-                                                           const at::Tensor& value_absmax,
-                                                           const at::Tensor& value_outliers) const {
+std::shared_ptr<SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& keys,
+                                                     const at::Tensor& values,
+                                                     const at::Tensor& key_absmax,
+                                                     const at::Tensor& key_outliers,
+                                                     const at::Tensor& value_absmax,
+                                                     const at::Tensor& value_outliers) const {
   const CompressionConfig& config = options_.config;
   const int64_t heads = options_.kv_heads, dim = options_.head_dim;
   const int64_t block_size = config.block_size;
   struct Side {
     const at::Tensor& x;
-    at::Tensor absmax, outliers;
-    int64_t bits, outlier_bits;
-    std::vector<uint8_t> widths;
-    std::vector<size_t> bytes;
+    at::Tensor absmax;
+    ChannelWidths widths;
     std::vector<int64_t> clipped;
   };
-  Side sides[2] = {{keys,
-                    key_absmax.contiguous(),
-                    key_outliers.contiguous(),
-                    config.key_bits_normal,
-                    config.key_bits_sink_outlier,
-                    {},
-                    {},
-                    {}},
-                   {values,
-                    value_absmax.contiguous(),
-                    value_outliers.contiguous(),
-                    config.value_bits_normal,
-                    config.value_bits_sink_outlier,
-                    {},
-                    {},
-                    {}}};
-  for (Side& side : sides) {
-    side.widths.resize(heads * dim / 2);
-    side.clipped.resize(heads);
-    for (int64_t head = 0; head < heads; ++head) {
-      uint8_t* widths = side.widths.data() + head * dim / 2;
-      choose_widths(side.outliers.const_data_ptr<bool>() + head * dim, dim, side.bits,
-                    side.outlier_bits, widths);
-      side.bytes.push_back(format::channel_block_bytes(
-          static_cast<int>(dim), static_cast<int>(block_size), true, width_sum(widths, dim)));
-    }
-  }
-  auto block = allocate(keys.size(0), sides[0].bytes, sides[1].bytes);
+  Side sides[2] = {
+      {keys, key_absmax.contiguous(),
+       ema_widths(key_outliers, config.key_bits_normal, config.key_bits_sink_outlier, block_size),
+       std::vector<int64_t>(heads)},
+      {values, value_absmax.contiguous(),
+       ema_widths(value_outliers, config.value_bits_normal, config.value_bits_sink_outlier,
+                  block_size),
+       std::vector<int64_t>(heads)}};
+  auto block = allocate_block(keys.size(0), sides[0].widths.bytes, sides[1].widths.bytes, at::kCPU);
   const auto& kernel = kernels::cpu::kernels();
   parallel_tasks(2 * heads, [&](int64_t task) {
     const int64_t head = task / 2;
@@ -188,18 +130,16 @@ std::shared_ptr<const SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& key
     const auto& pointers = task % 2 == 0 ? block->keys : block->values;
     side.clipped[head] = kernel.pack_channels_symmetric(
         pack_params(side.x, head, block_size), side.absmax.const_data_ptr<float>() + head * dim,
-        side.widths.data() + head * dim / 2, const_cast<uint8_t*>(pointers[head]));
+        side.widths.stored.data() + head * dim / 2, const_cast<uint8_t*>(pointers[head]));
   });
 
-  BlockTally& tally = block->tally;
+  block->tally =
+      ema_tally(sides[0].widths, sides[1].widths, options_, key_outliers.sum().item<int64_t>(),
+                value_outliers.sum().item<int64_t>());
   for (int64_t head = 0; head < heads; ++head) {
-    count_widths(sides[0].widths.data() + head * dim / 2, dim, tally.key_widths);
-    count_widths(sides[1].widths.data() + head * dim / 2, dim, tally.value_widths);
-    tally.key_clipped += sides[0].clipped[head];
-    tally.value_clipped += sides[1].clipped[head];
+    block->tally.key_clipped += sides[0].clipped[head];
+    block->tally.value_clipped += sides[1].clipped[head];
   }
-  tally.key_outliers = key_outliers.sum().item<int64_t>();
-  tally.value_outliers = value_outliers.sum().item<int64_t>();
   return block;
 }
 
@@ -208,18 +148,22 @@ QuantizerImpl::Dequantized QuantizerImpl::dequantize(const SealedBlock& block) c
   const int64_t heads = options_.kv_heads, dim = options_.head_dim, tokens = block.tokens;
   const int block_size = static_cast<int>(config.block_size), idim = static_cast<int>(dim);
   const bool ema = config.policy == Policy::kEma;
+  const at::Tensor bytes = block.storage.cpu();
+  const auto host = [&](const uint8_t* part) {
+    return bytes.const_data_ptr<uint8_t>() + (part - block.storage.const_data_ptr<uint8_t>());
+  };
   at::Tensor keys = at::empty({heads, tokens, dim}), values = at::empty({heads, tokens, dim});
   for (int64_t head = 0; head < heads; ++head) {
     float* k = keys.mutable_data_ptr<float>() + head * tokens * dim;
     float* v = values.mutable_data_ptr<float>() + head * tokens * dim;
-    kernels::cpu::unpack_channels(block.keys[head], static_cast<int>(tokens), block_size, idim, ema,
-                                  k);
+    kernels::cpu::unpack_channels(host(block.keys[head]), static_cast<int>(tokens), block_size,
+                                  idim, ema, k);
     if (ema) {
-      kernels::cpu::unpack_channels(block.values[head], static_cast<int>(tokens), block_size, idim,
-                                    true, v);
+      kernels::cpu::unpack_channels(host(block.values[head]), static_cast<int>(tokens), block_size,
+                                    idim, true, v);
     } else {
-      kernels::cpu::unpack_tokens(block.values[head], static_cast<int>(tokens), block_size, idim,
-                                  static_cast<int>(value_groups_), false,
+      kernels::cpu::unpack_tokens(host(block.values[head]), static_cast<int>(tokens), block_size,
+                                  idim, static_cast<int>(value_groups_), false,
                                   static_cast<int>(config.value_bits), v);
     }
   }
@@ -245,11 +189,7 @@ void QuantizerImpl::check_representable(const at::Tensor& x, const char* what) c
   } else {
     parallel_tasks(heads, check);
   }
-  for (int64_t head = 0; head < heads; ++head) {
-    RILLKV_CHECK(largest[head] <= format::kMaxMagnitude, "expected finite ", what,
-                 " of magnitude at most ", format::kMaxMagnitude, ", got ", largest[head],
-                 " in head ", head);
-  }
+  check_magnitudes(largest, what);
 }
 
 at::Tensor QuantizerImpl::rotate_values(const at::Tensor& x) const {

@@ -42,6 +42,11 @@ void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
   *tokens_.mutable_data_ptr<int64_t>() += queries.size(0);
 }
 
+void QueryEnergyImpl::replace_sums(const at::Tensor& sums, int64_t tokens) {
+  sums_.copy_(sums);
+  *tokens_.mutable_data_ptr<int64_t>() += tokens;
+}
+
 at::Tensor QueryEnergyImpl::preview() const {
   const int64_t tokens = pending();
   RILLKV_CHECK(tokens > 0, "QueryEnergy: expected queries of the open block, got none");

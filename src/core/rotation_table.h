@@ -11,18 +11,20 @@ namespace rillkv {
 
 /// Angles are position * inverse_frequency[p] for the channel pair (p, p + D/2) (RoFormer, arXiv
 /// 2104.09864, in LLaMA's half-split layout). Nothing here is as long as the context except one [2,
-/// D/2] rotation a block, in an allocation of its own. Not thread-safe.
+/// D/2] rotation a block, in an allocation of its own. Pointers are the CPU's here and the device's
+/// in DeviceRotationTable. Not thread-safe.
 class RotationTable {
  public:
   RotationTable(std::vector<double> inverse_frequencies, int64_t sinks, int64_t block_size);
+  virtual ~RotationTable() = default;
 
   /// R(j), j < block_size, pair-major.
-  kernels::Rotations in_block() const;
+  virtual kernels::Rotations in_block() const;
   /// R(position) of the sinks, [sinks, D/2].
-  const float* sink_cos() const { return sink_cos_.data(); }
-  const float* sink_sin() const { return sink_sin_.data(); }
+  virtual const float* sink_cos() const { return sink_cos_.data(); }
+  virtual const float* sink_sin() const { return sink_sin_.data(); }
   /// Pointers to R(first position of block n) for n < count: cos[D/2], sin[D/2] each.
-  const float* const* blocks(int64_t count);
+  virtual const float* const* blocks(int64_t count);
 
   struct Rows {
     const float* cos;  // [count, D/2]
@@ -30,7 +32,9 @@ class RotationTable {
   };
   /// R(position) for positions first .. first + count - 1; valid until the next call. Consecutive
   /// calls (the layers of one step, the steps of a decode) recompute nothing.
-  Rows rows(int64_t first, int64_t count);
+  virtual Rows rows(int64_t first, int64_t count);
+
+  int64_t pairs() const { return pairs_; }
 
  private:
   void append_row(int64_t position, std::vector<float>& cos, std::vector<float>& sin) const;

@@ -9,13 +9,13 @@
 namespace rillkv {
 
 ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer,
-                                                     at::ScalarType dtype)
+                                                     at::ScalarType dtype, at::Device device)
     : layer_(layer),
       heads_(config.num_attention_heads),
       kv_heads_(config.num_key_value_heads),
       head_dim_(config.head_dim) {
   const int64_t q_rows = heads_ * head_dim_, kv_rows = kv_heads_ * head_dim_;
-  qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype);
+  qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype, device);
   const auto view = [&](const char* name, int64_t begin, int64_t rows) {
     return register_module(
         name, Linear(qkv_->weight.narrow(0, begin, rows),
@@ -24,7 +24,8 @@ ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, 
   q_proj = view("q_proj", 0, q_rows);
   k_proj = view("k_proj", q_rows, kv_rows);
   v_proj = view("v_proj", q_rows + kv_rows, kv_rows);
-  o_proj = register_module("o_proj", Linear(q_rows, config.hidden_size, config.o_bias, dtype));
+  o_proj =
+      register_module("o_proj", Linear(q_rows, config.hidden_size, config.o_bias, dtype, device));
 }
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,

@@ -20,8 +20,8 @@ int64_t panels_of(int64_t out_features) {
 bool multiplies_bfloat16() { return kernels::cpu::kernels().linear != nullptr; }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias,
-                       at::ScalarType dtype) {
-  const auto options = at::TensorOptions().dtype(dtype);
+                       at::ScalarType dtype, at::Device device) {
+  const auto options = at::TensorOptions().dtype(dtype).device(device);
   weight = register_parameter("weight", at::empty({out_features, in_features}, options), false);
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}, options), false);
 }
@@ -60,8 +60,8 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
 }
 
 bool LinearImpl::pack() {
-  if (!weight.defined() || weight.scalar_type() != at::kBFloat16 || weight.size(1) % 2 != 0 ||
-      !multiplies_bfloat16()) {
+  if (!weight.defined() || !weight.is_cpu() || weight.scalar_type() != at::kBFloat16 ||
+      weight.size(1) % 2 != 0 || !multiplies_bfloat16()) {
     return false;
   }
   out_features_ = weight.size(0);

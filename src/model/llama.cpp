@@ -12,22 +12,22 @@
 
 namespace rillkv {
 
-LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype)
-    : config_(config), dtype_(dtype) {
+LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
+    : config_(config), dtype_(dtype), device_(device) {
   embed_tokens_ = register_module(
-      "embed_tokens",
-      std::make_shared<WeightImpl>(at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype));
+      "embed_tokens", std::make_shared<WeightImpl>(
+                          at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype, device));
   auto layers = std::make_shared<torch::nn::Module>();
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    layers_.push_back(layers->register_module(std::to_string(i),
-                                              std::make_shared<LlamaLayerImpl>(config, i, dtype)));
+    layers_.push_back(layers->register_module(
+        std::to_string(i), std::make_shared<LlamaLayerImpl>(config, i, dtype, device)));
   }
   register_module("layers", std::move(layers));
-  norm_ = register_module("norm",
-                          std::make_shared<WeightImpl>(at::IntArrayRef{config.hidden_size}, dtype));
+  norm_ = register_module(
+      "norm", std::make_shared<WeightImpl>(at::IntArrayRef{config.hidden_size}, dtype, device));
   lm_head_ = config.tie_word_embeddings
                  ? Linear(embed_tokens_->weight, at::Tensor())
-                 : Linear(config.hidden_size, config.vocab_size, false, dtype);
+                 : Linear(config.hidden_size, config.vocab_size, false, dtype, device);
   if (!config.tie_word_embeddings) register_module("lm_head", lm_head_);
 }
 
@@ -68,8 +68,10 @@ void LlamaModelImpl::load(torch::serialize::InputArchive& archive) {
 
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
   at::InferenceMode inference;
-  return lm_head_->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
-                           /*out_float32=*/true);
+  return lm_head_
+      ->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
+                /*out_float32=*/true)
+      .cpu();
 }
 
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
@@ -85,9 +87,10 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     RILLKV_CHECK(chunk.cache->in_step(),
                  "LlamaModel: expected a cache whose layers hold the same tokens, got one that an "
                  "earlier call left half way: reset() it");
-    RILLKV_CHECK(chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong,
-                 "LlamaModel: expected tokens of [T] int64, got ", chunk.tokens.scalar_type(), " ",
-                 chunk.tokens.sizes());
+    RILLKV_CHECK(
+        chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong && chunk.tokens.is_cpu(),
+        "LlamaModel: expected tokens of [T] int64 on the cpu, got ", chunk.tokens.scalar_type(),
+        " ", chunk.tokens.sizes(), " on ", chunk.tokens.device());
     const int64_t count = chunk.tokens.size(0);
     RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
     const int64_t low = chunk.tokens.min().item<int64_t>(),
@@ -99,9 +102,8 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     total += count;
   }
   RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
-  at::Tensor hidden =
-      at::embedding(embed_tokens_->weight, tokens.size() == 1 ? tokens[0] : at::cat(tokens))
-          .to(dtype_);
+  const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
+  at::Tensor hidden = at::embedding(embed_tokens_->weight, ids.to(device_)).to(dtype_);
   at::Tensor delta;
   for (const auto& layer : layers_) delta = layer->forward(hidden, delta, rows);
   return hidden.add_(delta);
@@ -134,7 +136,7 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
   geometry.kv_heads = config_.num_key_value_heads;
   geometry.head_dim = config_.head_dim;
   geometry.inverse_frequencies = rope_inverse_frequencies(config_);
-  return QuantizedKvCache(geometry, config, dtype_, protocol);
+  return QuantizedKvCache(geometry, config, dtype_, protocol, device_);
 }
 
 void LlamaModelImpl::pack() {
@@ -144,7 +146,7 @@ void LlamaModelImpl::pack() {
 
 void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
-  if (config_.tie_word_embeddings) {
+  if (config_.tie_word_embeddings && device_.is_cpu()) {
     // Before anything else is resident, since packing makes all of the table's pages resident;
     // later only those of rows that occur are.
     const std::string name = "model.embed_tokens.weight";
@@ -160,7 +162,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   }
   copy_weights([&](const std::string& name) { return checkpoint.tensor(name); },
                [&](const std::string& name) { checkpoint.release(name); });
-  pack();
+  if (device_.is_cpu()) pack();
 }
 
 void for_each_weight(
@@ -199,7 +201,7 @@ LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
     RILLKV_CHECK(found == shape, folder, ": weight '", name, "': config.json says shape ",
                  at::IntArrayRef(shape), ", the file has ", at::IntArrayRef(found));
   });
-  LlamaModel model(config, options.dtype);
+  LlamaModel model(config, options.dtype, options.device);
   model->read(checkpoint);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   log(LogLevel::kDebug,
@@ -209,11 +211,11 @@ LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
   return model;
 }
 
-at::ScalarType parse_dtype(const std::string& name) {
+at::ScalarType parse_dtype(const std::string& name, at::Device device) {
   if (name == "float32") return at::kFloat;
   if (name == "bfloat16") return at::kBFloat16;
   if (name == "float16") return at::kHalf;
-  if (name == "auto") return multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
+  if (name == "auto") return !device.is_cpu() || multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
   throw UsageError(str_cat("expected dtype auto, float32, bfloat16 or float16, got '", name, "'"));
 }
 

@@ -15,6 +15,7 @@ namespace {
 int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 16384 / columns); }
 
 at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps) {
+  if (!x.is_cpu()) return composed_rms_norm(x, delta, weight, eps);
   at::Tensor out = at::empty_like(x);
   kernels::NormParams params;
   params.x = x.data_ptr();
@@ -32,6 +33,35 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
 
 }  // namespace
 
+at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                             double eps) {
+  if (delta.defined()) x.add_(delta);
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor scale = wide.square().mean(1, /*keepdim=*/true).add_(eps).rsqrt_();
+  return (wide * scale * weight.to(at::kFloat)).to(x.scalar_type());
+}
+
+at::Tensor composed_gate(const at::Tensor& gate_up) {
+  const auto halves = gate_up.to(at::kFloat).chunk(2, 1);
+  return (at::silu(halves[0]) * halves[1]).to(gate_up.scalar_type());
+}
+
+at::Tensor gate(const at::Tensor& gate_up) {
+  if (!gate_up.is_cpu()) return composed_gate(gate_up);
+  const int64_t columns = gate_up.size(1) / 2;
+  const at::Tensor both = gate_up.contiguous();
+  at::Tensor gated = at::empty({both.size(0), columns}, both.options());
+  kernels::GateParams params;
+  params.gate_up = both.const_data_ptr();
+  params.out = gated.data_ptr();
+  params.columns = columns;
+  params.dtype = kernel_dtype(both.scalar_type());
+  at::parallel_for(0, both.size(0), row_grain(columns), [&](int64_t begin, int64_t end) {
+    kernels::cpu::kernels().gate(params, begin, end);
+  });
+  return gated;
+}
+
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   at::Tensor rows = x.contiguous();
   return norm(rows, {}, weight, eps);
@@ -42,9 +72,9 @@ at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor
   return norm(x, delta, weight, eps);
 }
 
-LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype)
+LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
     : intermediate_(config.intermediate_size) {
-  gate_up_ = Linear(config.hidden_size, 2 * intermediate_, config.mlp_bias, dtype);
+  gate_up_ = Linear(config.hidden_size, 2 * intermediate_, config.mlp_bias, dtype, device);
   const auto view = [&](const char* name, int64_t begin) {
     return register_module(
         name,
@@ -53,22 +83,12 @@ LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype)
   };
   gate_proj_ = view("gate_proj", 0);
   up_proj_ = view("up_proj", intermediate_);
-  down_proj_ = register_module("down_proj",
-                               Linear(intermediate_, config.hidden_size, config.mlp_bias, dtype));
+  down_proj_ = register_module(
+      "down_proj", Linear(intermediate_, config.hidden_size, config.mlp_bias, dtype, device));
 }
 
 at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
-  const at::Tensor both = gate_up_->forward(x).contiguous();
-  at::Tensor gated = at::empty({x.size(0), intermediate_}, x.options());
-  kernels::GateParams params;
-  params.gate_up = both.const_data_ptr();
-  params.out = gated.data_ptr();
-  params.columns = intermediate_;
-  params.dtype = kernel_dtype(x.scalar_type());
-  at::parallel_for(0, x.size(0), row_grain(intermediate_), [&](int64_t begin, int64_t end) {
-    kernels::cpu::kernels().gate(params, begin, end);
-  });
-  return down_proj_->forward(gated);
+  return down_proj_->forward(gate(gate_up_->forward(x)));
 }
 
 void LlamaMlpImpl::pack() {
@@ -79,15 +99,16 @@ void LlamaMlpImpl::pack() {
   down_proj_->pack();
 }
 
-LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype)
+LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
+                               at::Device device)
     : eps_(config.rms_norm_eps) {
   const auto norm = [&](const char* name) {
-    return register_module(name, Weight(at::IntArrayRef{config.hidden_size}, dtype));
+    return register_module(name, Weight(at::IntArrayRef{config.hidden_size}, dtype, device));
   };
   input_norm_ = norm("input_layernorm");
-  attention_ = register_module("self_attn", ChunkedLlamaAttention(config, layer, dtype));
+  attention_ = register_module("self_attn", ChunkedLlamaAttention(config, layer, dtype, device));
   post_attention_norm_ = norm("post_attention_layernorm");
-  mlp_ = register_module("mlp", LlamaMlp(config, dtype));
+  mlp_ = register_module("mlp", LlamaMlp(config, dtype, device));
 }
 
 at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,

@@ -17,10 +17,19 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
                         double eps);
 
+/// gate_up: [rows, 2 * columns] -> silu(gate) * up, [rows, columns], in f32 and rounded once.
+at::Tensor gate(const at::Tensor& gate_up);
+
+/// What the above compute off the CPU: compositions of LibTorch's operations that round where the
+/// CPU's kernels round.
+at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
+                             double eps);
+at::Tensor composed_gate(const at::Tensor& gate_up);
+
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
 class LlamaMlpImpl : public InferenceModule {
  public:
-  LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype);
+  LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
   at::Tensor forward(const at::Tensor& x) const;
   void pack();
 
@@ -35,7 +44,7 @@ TORCH_MODULE(LlamaMlp);
 /// needs a pass over x anyway: a layer takes and leaves x with a pending delta.
 class LlamaLayerImpl : public InferenceModule {
  public:
-  LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype);
+  LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype, at::Device device);
   /// hidden: [tokens, hidden_size], updated in place; delta: what is still to be added to it (may
   /// be undefined). Returns the new delta.
   at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,

@@ -11,9 +11,9 @@ namespace rillkv {
 
 class WeightImpl : public InferenceModule {
  public:
-  WeightImpl(at::IntArrayRef shape, at::ScalarType dtype)
-      : weight(register_parameter("weight", at::empty(shape, at::TensorOptions().dtype(dtype)),
-                                  false)) {}
+  WeightImpl(at::IntArrayRef shape, at::ScalarType dtype, at::Device device)
+      : weight(register_parameter(
+            "weight", at::empty(shape, at::TensorOptions().dtype(dtype).device(device)), false)) {}
 
   /// Another tensor in its place; the old one's memory is free once nobody else holds it.
   void replace(at::Tensor tensor) {

@@ -1,5 +1,6 @@
 // CUDA attention kernels against naive attention in double: sinks, sealed blocks, tail and chunk,
 // both policies, prefill, decode and the generic path, splits and batches.
+#include "kernels/cuda/shared_layout.h"
 #include "tests/cuda/device_scenario.h"
 
 namespace rillkv::test {
@@ -23,8 +24,16 @@ class CudaAttentionTest : public EveryDevice {
     DeviceQueue queue(device(), multiprocessors);
     attend_on_device(device(), queue, {&scenario});
     ASSERT_FALSE(queue.entries().empty());
-    EXPECT_EQ(queue.entries()[0], entry) << shape;
-    expect_close(scenario, entry == "rillkv_attention_generic");
+    // The scenario's blocks differ in size, which leaves room for the largest in shared memory:
+    // more than some GPUs have.
+    const bool decode = entry.find("decode") != std::string::npos;
+    const int most =
+        kernels::cuda::AttentionShared(shape.head_dim, !decode).bytes(shape.head_dim, 0);
+    const bool fits = most <= queue.shared_memory_limit();
+    if (fits) {
+      EXPECT_EQ(queue.entries()[0], entry) << shape;
+    }
+    expect_close(scenario, queue.entries()[0] == "rillkv_attention_generic");
   }
   void expect_close(Scenario& scenario, bool generic) {
     const double error = scenario.error(), tolerance = device_tolerance(scenario, generic);
@@ -49,29 +58,29 @@ constexpr Dtype kFastDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
 
 // All eight fast paths over sinks, two blocks of mixed widths, tail and chunk.
 TEST_P(CudaAttentionTest, EveryFastPath) {
-  for (int head_dim : {64, 128}) {
-    for (Dtype dtype : kFastDtypes) {
-      Shape shape = {.heads = 6,
-                     .kv_heads = 2,
-                     .head_dim = head_dim,
-                     .dtype = dtype,
-                     .value_groups = head_dim / 64,
-                     .rotate_output = true,
-                     .tail = 37,
-                     .queries = 45,
-                     .seed = 10};
-      check(shape, fast_entry("prefill", head_dim, dtype));
-      shape.queries = 1;
-      shape.tail = 127;
-      check(shape, fast_entry("decode", head_dim, dtype));
+  under_every_order([&] {
+    for (int head_dim : {64, 128}) {
+      for (Dtype dtype : kFastDtypes) {
+        Shape shape = {.heads = 6,
+                       .kv_heads = 2,
+                       .head_dim = head_dim,
+                       .dtype = dtype,
+                       .value_groups = head_dim / 64,
+                       .rotate_output = true,
+                       .tail = 37,
+                       .queries = 45,
+                       .seed = 10};
+        check(shape, fast_entry("prefill", head_dim, dtype));
+        shape.queries = 1;
+        shape.tail = 127;
+        check(shape, fast_entry("decode", head_dim, dtype));
+      }
     }
-  }
+  });
 }
 
-// Races and missing barriers show under other orders of warps, if not under the first.
-TEST_P(CudaAttentionTest, OtherOrdersOfWarps) {
-  for (uint64_t seed : {1, 2, 3}) {
-    use_seed(seed);
+TEST_P(CudaAttentionTest, MixedWidthsAndTheGenericPath) {
+  under_every_order([&] {
     for (bool ema : {false, true}) {
       const Shape shape = {.head_dim = 64,
                            .dtype = Dtype::kBFloat16,
@@ -86,7 +95,7 @@ TEST_P(CudaAttentionTest, OtherOrdersOfWarps) {
     }
     check({.heads = 1, .head_dim = 80, .key_widths = {4, 5}, .tail = 3, .queries = 5, .seed = 21},
           "rillkv_attention_generic");
-  }
+  });
 }
 
 TEST_P(CudaAttentionTest, EveryKeyWidthAlone) {
@@ -216,19 +225,22 @@ TEST_P(CudaAttentionTest, StressProtocol) {
 }
 
 TEST_P(CudaAttentionTest, SplitsGiveTheSameAsOne) {
-  for (int queries : {1, 50}) {
-    for (int multiprocessors : {1, 3, 16, 132}) {
-      check({.heads = 3,
-             .dtype = Dtype::kBFloat16,
-             .key_widths = {4},
-             .rotate_output = true,
-             .blocks = 4,
-             .tail = 99,
-             .queries = queries,
-             .seed = 90},
-            fast_entry(queries == 1 ? "decode" : "prefill", 64, Dtype::kBFloat16), multiprocessors);
+  under_every_order([&] {
+    for (int queries : {1, 50}) {
+      for (int multiprocessors : {1, 3, 16, 132}) {
+        check({.heads = 3,
+               .dtype = Dtype::kBFloat16,
+               .key_widths = {4},
+               .rotate_output = true,
+               .blocks = 4,
+               .tail = 99,
+               .queries = queries,
+               .seed = 90},
+              fast_entry(queries == 1 ? "decode" : "prefill", 64, Dtype::kBFloat16),
+              multiprocessors);
+      }
     }
-  }
+  });
 }
 
 // Sequences of different length in one launch; seven need two launches.

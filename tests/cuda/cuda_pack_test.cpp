@@ -123,427 +123,319 @@ class CudaPackTest : public EveryDevice {
 };
 
 TEST_P(CudaPackTest, ColumnStatistics) {
-  for (const Case& c : kCases) {
-    ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-    fill_awkward(x, 1);
-    if (c.head_dim > 6) x.set(c.tokens / 2, 0, 5, std::nan(""));
-    const DeviceActivation on_device = to_device(c, x);
-    const auto count = static_cast<size_t>(c.kv_heads * c.head_dim);
-    std::vector<float> most(count), squares(count);
-    for (size_t i = 0; i < count; ++i) squares[i] = 0.1f * static_cast<float>(i);
-    ptx::DeviceArray<float> device_most(device(), count), device_squares(device(), squares);
-    DeviceQueue queue(device(), 1);
-    cuda::ColumnStatisticsParams p;
-    p.input = on_device.activation();
-    p.dtype = c.dtype;
-    p.tokens = c.tokens;
-    p.head_dim = c.head_dim;
-    p.absmax = device_most.data();
-    p.squares = device_squares.data();
-    cuda::column_statistics(queue, p, c.kv_heads);
-    for (int h = 0; h < c.kv_heads; ++h) {
-      scalar_->absmax(x.pack_params(h, c.block_size), most.data() + h * c.head_dim);
-      scalar_->add_squares(x.pack_params(h, c.block_size), squares.data() + h * c.head_dim);
+  under_every_order([&] {
+    for (const Case& c : kCases) {
+      ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
+      fill_awkward(x, 1);
+      if (c.head_dim > 6) x.set(c.tokens / 2, 0, 5, std::nan(""));
+      const DeviceActivation on_device = to_device(c, x);
+      const auto count = static_cast<size_t>(c.kv_heads * c.head_dim);
+      std::vector<float> most(count), squares(count);
+      for (size_t i = 0; i < count; ++i) squares[i] = 0.1f * static_cast<float>(i);
+      ptx::DeviceArray<float> device_most(device(), count), device_squares(device(), squares);
+      DeviceQueue queue(device(), 1);
+      cuda::ColumnStatisticsParams p;
+      p.input = on_device.activation();
+      p.dtype = c.dtype;
+      p.tokens = c.tokens;
+      p.head_dim = c.head_dim;
+      p.absmax = device_most.data();
+      p.squares = device_squares.data();
+      cuda::column_statistics(queue, p, c.kv_heads);
+      for (int h = 0; h < c.kv_heads; ++h) {
+        scalar_->absmax(x.pack_params(h, c.block_size), most.data() + h * c.head_dim);
+        scalar_->add_squares(x.pack_params(h, c.block_size), squares.data() + h * c.head_dim);
+      }
+      const auto got_most = device_most.to_vector(), got_squares = device_squares.to_vector();
+      for (size_t i = 0; i < count; ++i) {
+        ASSERT_EQ(std::memcmp(&got_most[i], &most[i], 4), 0) << c << " absmax " << i;
+        const bool both_nan = std::isnan(got_squares[i]) && std::isnan(squares[i]);
+        ASSERT_TRUE(both_nan || got_squares[i] == squares[i]) << c << " squares " << i;
+      }
     }
-    const auto got_most = device_most.to_vector(), got_squares = device_squares.to_vector();
-    for (size_t i = 0; i < count; ++i) {
-      ASSERT_EQ(std::memcmp(&got_most[i], &most[i], 4), 0) << c << " absmax " << i;
-      const bool both_nan = std::isnan(got_squares[i]) && std::isnan(squares[i]);
-      ASSERT_TRUE(both_nan || got_squares[i] == squares[i]) << c << " squares " << i;
-    }
-  }
+  });
 }
 
 TEST_P(CudaPackTest, ChannelsAffineWithGivenWidths) {
-  for (const Case& c : kCases) {
-    ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-    fill_awkward(x, 2);
-    const DeviceActivation on_device = to_device(c, x);
-    std::vector<uint8_t> widths;
-    std::vector<size_t> sizes;
-    for (int i = 0; i < blocks_of(c) * c.kv_heads; ++i) {
-      const auto drawn = random_widths(c.head_dim, false, static_cast<uint32_t>(i));
-      int sum = 0;
-      for (int w : drawn) sum += w;
-      sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
-      const auto stored = stored_widths(drawn);
-      widths.insert(widths.end(), stored.begin(), stored.end());
-    }
-    ptx::DeviceArray<uint8_t> device_widths(device(), widths);
-    Packed packed = make_blocks(sizes);
-    DeviceQueue queue(device(), 1);
-    cuda::PackChannelsAffineParams p;
-    p.block = block_params(c, on_device, packed);
-    p.widths = device_widths.data();
-    cuda::pack_channels_affine(queue, p, c.kv_heads);
-    for (int n = 0; n < blocks_of(c); ++n) {
-      for (int h = 0; h < c.kv_heads; ++h) {
-        const auto i = static_cast<size_t>(n * c.kv_heads + h);
-        std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo;
-        const auto params = cpu_params(c, x, n, h);
-        scalar_->min_max(params, lo.data(), hi.data());
-        GuardedBuffer expected(sizes[i]);
-        scalar_->pack_channels_affine(params, lo.data(), hi.data(),
-                                      widths.data() + i * static_cast<size_t>(c.head_dim) / 2,
-                                      expected.data());
-        expect_same(packed, i, expected.bytes(), testing::PrintToString(c.head_dim));
-        if (HasFatalFailure()) return;
-      }
-    }
-  }
-}
-
-TEST_P(CudaPackTest, ChannelsAffineWithWidthsOfItsOwn) {
-  const std::vector<std::vector<int>> all_classes = {
-      {1, 2, 3, 4, 5, 6, 7, 8}, {2, 4, 6, 8}, {4}, {1, 8}};
-  for (const Case& c : kCases) {
-    for (const auto& classes : all_classes) {
+  under_every_order([&] {
+    for (const Case& c : kCases) {
       ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-      fill_awkward(x, 3);
+      fill_awkward(x, 2);
       const DeviceActivation on_device = to_device(c, x);
-      const int pairs = c.head_dim / 2, count = static_cast<int>(classes.size());
-      const int increments = pairs * (count - 1) * 2 / 5;
-      // Few distinct energies and constant channels make ties.
-      std::mt19937 random(4);
-      std::vector<float> energy(static_cast<size_t>(blocks_of(c) * c.kv_heads * c.head_dim));
-      for (float& e : energy) e = static_cast<float>(random() % 5) * 0.37f;
-      ptx::DeviceArray<float> device_energy(device(), energy);
-
-      std::vector<std::vector<uint8_t>> expected;
+      std::vector<uint8_t> widths;
       std::vector<size_t> sizes;
-      for (int n = 0; n < blocks_of(c); ++n) {
-        for (int h = 0; h < c.kv_heads; ++h) {
-          const auto i = static_cast<size_t>(n * c.kv_heads + h);
-          std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo, range = lo;
-          const auto params = cpu_params(c, x, n, h);
-          scalar_->min_max(params, lo.data(), hi.data());
-          for (size_t k = 0; k < range.size(); ++k) range[k] = hi[k] - lo[k];
-          std::vector<uint8_t> widths(static_cast<size_t>(pairs));
-          kernels::cpu::allocate_widths(
-              range.data(), energy.data() + i * static_cast<size_t>(c.head_dim), c.head_dim,
-              classes.data(), count, increments, widths.data());
-          int sum = 0;
-          for (int k = 0; k < c.head_dim; ++k) {
-            sum += format::channel_width(widths.data(), k, c.head_dim);
-          }
-          sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
-          GuardedBuffer block(sizes.back());
-          scalar_->pack_channels_affine(params, lo.data(), hi.data(), widths.data(), block.data());
-          expected.push_back(block.bytes());
-        }
+      for (int i = 0; i < blocks_of(c) * c.kv_heads; ++i) {
+        const auto drawn = random_widths(c.head_dim, false, static_cast<uint32_t>(i));
+        int sum = 0;
+        for (int w : drawn) sum += w;
+        sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
+        const auto stored = stored_widths(drawn);
+        widths.insert(widths.end(), stored.begin(), stored.end());
       }
+      ptx::DeviceArray<uint8_t> device_widths(device(), widths);
       Packed packed = make_blocks(sizes);
       DeviceQueue queue(device(), 1);
       cuda::PackChannelsAffineParams p;
       p.block = block_params(c, on_device, packed);
-      p.energy = device_energy.data();
-      p.class_count = count;
-      std::copy(classes.begin(), classes.end(), p.classes);
-      p.increments = increments;
+      p.widths = device_widths.data();
       cuda::pack_channels_affine(queue, p, c.kv_heads);
-      for (size_t i = 0; i < expected.size(); ++i) {
-        expect_same(packed, i, expected[i], testing::PrintToString(c.head_dim));
-        if (HasFatalFailure()) return;
+      for (int n = 0; n < blocks_of(c); ++n) {
+        for (int h = 0; h < c.kv_heads; ++h) {
+          const auto i = static_cast<size_t>(n * c.kv_heads + h);
+          std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo;
+          const auto params = cpu_params(c, x, n, h);
+          scalar_->min_max(params, lo.data(), hi.data());
+          GuardedBuffer expected(sizes[i]);
+          scalar_->pack_channels_affine(params, lo.data(), hi.data(),
+                                        widths.data() + i * static_cast<size_t>(c.head_dim) / 2,
+                                        expected.data());
+          expect_same(packed, i, expected.bytes(), testing::PrintToString(c.head_dim));
+          if (HasFatalFailure()) return;
+        }
       }
     }
-  }
+  });
+}
+
+TEST_P(CudaPackTest, ChannelsAffineWithWidthsOfItsOwn) {
+  under_every_order([&] {
+    const std::vector<std::vector<int>> all_classes = {
+        {1, 2, 3, 4, 5, 6, 7, 8}, {2, 4, 6, 8}, {4}, {1, 8}};
+    for (const Case& c : kCases) {
+      for (const auto& classes : all_classes) {
+        ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
+        fill_awkward(x, 3);
+        const DeviceActivation on_device = to_device(c, x);
+        const int pairs = c.head_dim / 2, count = static_cast<int>(classes.size());
+        const int increments = pairs * (count - 1) * 2 / 5;
+        // Few distinct energies and constant channels make ties.
+        std::mt19937 random(4);
+        std::vector<float> energy(static_cast<size_t>(blocks_of(c) * c.kv_heads * c.head_dim));
+        for (float& e : energy) e = static_cast<float>(random() % 5) * 0.37f;
+        ptx::DeviceArray<float> device_energy(device(), energy);
+
+        std::vector<std::vector<uint8_t>> expected;
+        std::vector<size_t> sizes;
+        for (int n = 0; n < blocks_of(c); ++n) {
+          for (int h = 0; h < c.kv_heads; ++h) {
+            const auto i = static_cast<size_t>(n * c.kv_heads + h);
+            std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo, range = lo;
+            const auto params = cpu_params(c, x, n, h);
+            scalar_->min_max(params, lo.data(), hi.data());
+            for (size_t k = 0; k < range.size(); ++k) range[k] = hi[k] - lo[k];
+            std::vector<uint8_t> widths(static_cast<size_t>(pairs));
+            kernels::cpu::allocate_widths(
+                range.data(), energy.data() + i * static_cast<size_t>(c.head_dim), c.head_dim,
+                classes.data(), count, increments, widths.data());
+            int sum = 0;
+            for (int k = 0; k < c.head_dim; ++k) {
+              sum += format::channel_width(widths.data(), k, c.head_dim);
+            }
+            sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
+            GuardedBuffer block(sizes.back());
+            scalar_->pack_channels_affine(params, lo.data(), hi.data(), widths.data(),
+                                          block.data());
+            expected.push_back(block.bytes());
+          }
+        }
+        Packed packed = make_blocks(sizes);
+        DeviceQueue queue(device(), 1);
+        cuda::PackChannelsAffineParams p;
+        p.block = block_params(c, on_device, packed);
+        p.energy = device_energy.data();
+        p.class_count = count;
+        std::copy(classes.begin(), classes.end(), p.classes);
+        p.increments = increments;
+        cuda::pack_channels_affine(queue, p, c.kv_heads);
+        for (size_t i = 0; i < expected.size(); ++i) {
+          expect_same(packed, i, expected[i], testing::PrintToString(c.head_dim));
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  });
 }
 
 TEST_P(CudaPackTest, ChannelsSymmetric) {
-  for (const Case& c : kCases) {
-    ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-    fill_awkward(x, 5);
-    const DeviceActivation on_device = to_device(c, x);
-    std::vector<uint8_t> widths;
-    std::vector<float> absmax;
-    std::vector<size_t> sizes;
-    for (int i = 0; i < blocks_of(c) * c.kv_heads; ++i) {
-      const auto drawn = random_widths(c.head_dim, false, static_cast<uint32_t>(100 + i));
-      int sum = 0;
-      for (int w : drawn) sum += w;
-      sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, true, sum));
-      const auto stored = stored_widths(drawn);
-      widths.insert(widths.end(), stored.begin(), stored.end());
-      // Too small for some channels, so that codes clip; zero for one.
-      for (int k = 0; k < c.head_dim; ++k) absmax.push_back(k == 1 ? 0.0f : 1.5f);
-    }
-    ptx::DeviceArray<uint8_t> device_widths(device(), widths);
-    ptx::DeviceArray<float> device_absmax(device(), absmax);
-    Packed packed = make_blocks(sizes);
-    DeviceQueue queue(device(), 1);
-    cuda::PackChannelsSymmetricParams p;
-    p.block = block_params(c, on_device, packed);
-    p.widths = device_widths.data();
-    p.absmax = device_absmax.data();
-    cuda::pack_channels_symmetric(queue, p, c.kv_heads);
-    int64_t clipped = 0;
-    for (int n = 0; n < blocks_of(c); ++n) {
-      for (int h = 0; h < c.kv_heads; ++h) {
-        const auto i = static_cast<size_t>(n * c.kv_heads + h);
-        GuardedBuffer expected(sizes[i]);
-        clipped += scalar_->pack_channels_symmetric(
-            cpu_params(c, x, n, h), absmax.data() + i * static_cast<size_t>(c.head_dim),
-            widths.data() + i * static_cast<size_t>(c.head_dim) / 2, expected.data());
-        expect_same(packed, i, expected.bytes(), testing::PrintToString(c.head_dim));
-        if (HasFatalFailure()) return;
-      }
-    }
-    EXPECT_EQ(static_cast<int64_t>(packed.clipped->to_vector()[0]), clipped) << c;
-  }
-}
-
-TEST_P(CudaPackTest, TokensAffine) {
-  for (const Case& c : kCases) {
-    for (int bits = 2; bits <= 8; ++bits) {
+  under_every_order([&] {
+    for (const Case& c : kCases) {
       ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-      if (bits % 2 == 0) {
-        x.fill_normal(6);
-      } else {
-        fill_awkward(x, 6);
-      }
+      fill_awkward(x, 5);
       const DeviceActivation on_device = to_device(c, x);
-      const int groups = format::value_groups(c.head_dim, bits < 5 ? 64 : 24);
-      const std::vector<size_t> sizes(
-          static_cast<size_t>(blocks_of(c) * c.kv_heads),
-          format::token_block_bytes(c.block_size, c.head_dim, groups, false, bits));
+      std::vector<uint8_t> widths;
+      std::vector<float> absmax;
+      std::vector<size_t> sizes;
+      for (int i = 0; i < blocks_of(c) * c.kv_heads; ++i) {
+        const auto drawn = random_widths(c.head_dim, false, static_cast<uint32_t>(100 + i));
+        int sum = 0;
+        for (int w : drawn) sum += w;
+        sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, true, sum));
+        const auto stored = stored_widths(drawn);
+        widths.insert(widths.end(), stored.begin(), stored.end());
+        // Too small for some channels, so that codes clip; zero for one.
+        for (int k = 0; k < c.head_dim; ++k) absmax.push_back(k == 1 ? 0.0f : 1.5f);
+      }
+      ptx::DeviceArray<uint8_t> device_widths(device(), widths);
+      ptx::DeviceArray<float> device_absmax(device(), absmax);
       Packed packed = make_blocks(sizes);
       DeviceQueue queue(device(), 1);
-      cuda::PackTokensParams p;
+      cuda::PackChannelsSymmetricParams p;
       p.block = block_params(c, on_device, packed);
-      p.groups = groups;
-      p.bits = bits;
-      cuda::pack_tokens_affine(queue, p, c.kv_heads);
+      p.widths = device_widths.data();
+      p.absmax = device_absmax.data();
+      cuda::pack_channels_symmetric(queue, p, c.kv_heads);
       int64_t clipped = 0;
       for (int n = 0; n < blocks_of(c); ++n) {
         for (int h = 0; h < c.kv_heads; ++h) {
           const auto i = static_cast<size_t>(n * c.kv_heads + h);
           GuardedBuffer expected(sizes[i]);
-          clipped +=
-              scalar_->pack_tokens_affine(cpu_params(c, x, n, h), groups, bits, expected.data());
-          expect_same(packed, i, expected.bytes(), testing::PrintToString(bits));
+          clipped += scalar_->pack_channels_symmetric(
+              cpu_params(c, x, n, h), absmax.data() + i * static_cast<size_t>(c.head_dim),
+              widths.data() + i * static_cast<size_t>(c.head_dim) / 2, expected.data());
+          expect_same(packed, i, expected.bytes(), testing::PrintToString(c.head_dim));
           if (HasFatalFailure()) return;
         }
       }
-      EXPECT_EQ(static_cast<int64_t>(packed.clipped->to_vector()[0]), clipped) << c << " " << bits;
+      EXPECT_EQ(static_cast<int64_t>(packed.clipped->to_vector()[0]), clipped) << c;
     }
-  }
+  });
+}
+
+TEST_P(CudaPackTest, TokensAffine) {
+  under_every_order([&] {
+    for (const Case& c : kCases) {
+      for (int bits = 2; bits <= 8; ++bits) {
+        ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
+        if (bits % 2 == 0) {
+          x.fill_normal(6);
+        } else {
+          fill_awkward(x, 6);
+        }
+        const DeviceActivation on_device = to_device(c, x);
+        const int groups = format::value_groups(c.head_dim, bits < 5 ? 64 : 24);
+        const std::vector<size_t> sizes(
+            static_cast<size_t>(blocks_of(c) * c.kv_heads),
+            format::token_block_bytes(c.block_size, c.head_dim, groups, false, bits));
+        Packed packed = make_blocks(sizes);
+        DeviceQueue queue(device(), 1);
+        cuda::PackTokensParams p;
+        p.block = block_params(c, on_device, packed);
+        p.groups = groups;
+        p.bits = bits;
+        cuda::pack_tokens_affine(queue, p, c.kv_heads);
+        int64_t clipped = 0;
+        for (int n = 0; n < blocks_of(c); ++n) {
+          for (int h = 0; h < c.kv_heads; ++h) {
+            const auto i = static_cast<size_t>(n * c.kv_heads + h);
+            GuardedBuffer expected(sizes[i]);
+            clipped +=
+                scalar_->pack_tokens_affine(cpu_params(c, x, n, h), groups, bits, expected.data());
+            expect_same(packed, i, expected.bytes(), testing::PrintToString(bits));
+            if (HasFatalFailure()) return;
+          }
+        }
+        EXPECT_EQ(static_cast<int64_t>(packed.clipped->to_vector()[0]), clipped)
+            << c << " " << bits;
+      }
+    }
+  });
 }
 
 TEST_P(CudaPackTest, SinkRowsOnly) {
-  for (int head_dim : {6, 64, 128}) {
-    for (int bits = 2; bits <= 8; ++bits) {
-      const Case c = {2, head_dim, 40, 21, kDtypes[bits % 3]};  // capacity 40
-      const int first_row = bits;
-      ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-      fill_awkward(x, 7);
-      const DeviceActivation on_device = to_device(c, x);
-      const size_t size = format::token_block_bytes(c.block_size, head_dim, 1, true, bits);
-      Packed packed = make_blocks({size, size}, 0x5a);
-      DeviceQueue queue(device(), 1);
-      cuda::PackTokensParams p;
-      p.block = block_params(c, on_device, packed);
-      p.bits = bits;
-      p.first_row = first_row;
-      cuda::pack_tokens_symmetric(queue, p, c.kv_heads);
-      for (int h = 0; h < c.kv_heads; ++h) {
-        GuardedBuffer expected(size, 0x5a);
-        scalar_->pack_tokens_symmetric(x.pack_params(h, c.block_size), first_row, bits,
-                                       expected.data());
-        expect_same(packed, static_cast<size_t>(h), expected.bytes(), testing::PrintToString(bits));
-        if (HasFatalFailure()) return;
-      }
-      p.first_row = 20;
-      EXPECT_THROW(cuda::pack_tokens_symmetric(queue, p, c.kv_heads), std::invalid_argument);
-    }
-  }
-}
-
-TEST_P(CudaPackTest, HadamardHasTheSameBits) {
-  for (int head_dim : {2, 8, 64, 128, 256}) {
-    for (Dtype dtype : kDtypes) {
-      const int tokens = 5, heads = 3;
-      ActivationBuffer x(dtype, tokens, heads, head_dim), expected(dtype, tokens, heads, head_dim);
-      x.fill_normal(8);
-      DeviceActivation on_device =
-          DeviceActivation::copy_of(device(), x.activation(), dtype, tokens, heads, head_dim);
-      DeviceQueue queue(device(), 1);
-      cuda::RotateParams p;
-      p.input = on_device.activation();
-      p.out = on_device.mutable_activation();  // in place
-      p.dtype = dtype;
-      p.tokens = tokens;
-      p.heads = heads;
-      p.head_dim = head_dim;
-      cuda::hadamard(queue, p);
-      for (int h = 0; h < heads; ++h) {
-        kernels::MutableActivation out = expected.mutable_activation();
-        scalar_->hadamard(x.pack_params(h, 128), out);
-      }
-      const auto got = on_device.bytes();
-      size_t at = 0;
-      for (int t = 0; t < tokens; ++t) {
-        for (int h = 0; h < heads; ++h) {
-          for (int c = 0; c < head_dim; ++c, at += dtype_bytes(dtype)) {
-            ASSERT_EQ(std::memcmp(got.data() + at, expected.at(t, h, c), dtype_bytes(dtype)), 0)
-                << dtype_name(dtype) << " D " << head_dim << " at " << t << " " << h << " " << c;
-          }
+  under_every_order([&] {
+    for (int head_dim : {6, 64, 128}) {
+      for (int bits = 2; bits <= 8; ++bits) {
+        const Case c = {2, head_dim, 40, 21, kDtypes[bits % 3]};  // capacity 40
+        const int first_row = bits;
+        ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
+        fill_awkward(x, 7);
+        const DeviceActivation on_device = to_device(c, x);
+        const size_t size = format::token_block_bytes(c.block_size, head_dim, 1, true, bits);
+        Packed packed = make_blocks({size, size}, 0x5a);
+        DeviceQueue queue(device(), 1);
+        cuda::PackTokensParams p;
+        p.block = block_params(c, on_device, packed);
+        p.bits = bits;
+        p.first_row = first_row;
+        cuda::pack_tokens_symmetric(queue, p, c.kv_heads);
+        for (int h = 0; h < c.kv_heads; ++h) {
+          GuardedBuffer expected(size, 0x5a);
+          scalar_->pack_tokens_symmetric(x.pack_params(h, c.block_size), first_row, bits,
+                                         expected.data());
+          expect_same(packed, static_cast<size_t>(h), expected.bytes(),
+                      testing::PrintToString(bits));
+          if (HasFatalFailure()) return;
         }
+        p.first_row = 20;
+        EXPECT_THROW(cuda::pack_tokens_symmetric(queue, p, c.kv_heads), std::invalid_argument);
       }
     }
-  }
-}
-
-// x cos - y sin in fp32: three roundings of terms below |x| + |y|, then the dtype's.
-TEST_P(CudaPackTest, RopeRotatesPairs) {
-  for (int head_dim : {2, 64, 80}) {
-    for (Dtype dtype : kDtypes) {
-      const int tokens = 6, heads = 2, pairs = head_dim / 2;
-      ActivationBuffer x(dtype, tokens, heads, head_dim);
-      x.fill_normal(9);
-      std::vector<float> cosines, sines;
-      for (int i = 0; i < tokens * pairs; ++i) {
-        cosines.push_back(std::cos(0.7f * static_cast<float>(i)));
-        sines.push_back(std::sin(0.7f * static_cast<float>(i)));
-      }
-      ptx::DeviceArray<float> device_cos(device(), cosines), device_sin(device(), sines);
-      const DeviceActivation in =
-          DeviceActivation::copy_of(device(), x.activation(), dtype, tokens, heads, head_dim);
-      DeviceActivation out(device(), std::vector<uint8_t>(in.bytes().size(), 0xff), heads,
-                           head_dim);
-      DeviceQueue queue(device(), 1);
-      cuda::RotateParams p;
-      p.input = in.activation();
-      p.out = out.mutable_activation();
-      p.dtype = dtype;
-      p.tokens = tokens;
-      p.heads = heads;
-      p.head_dim = head_dim;
-      p.cos = device_cos.data();
-      p.sin = device_sin.data();
-      cuda::rope(queue, p);
-      const auto got = out.bytes();
-      const double unit = std::ldexp(1.0, dtype == Dtype::kFloat32    ? -24
-                                          : dtype == Dtype::kBFloat16 ? -8
-                                                                      : -11);
-      size_t at = 0;
-      for (int t = 0; t < tokens; ++t) {
-        for (int h = 0; h < heads; ++h) {
-          for (int c = 0; c < head_dim; ++c, at += dtype_bytes(dtype)) {
-            const int pair = c % pairs;
-            const double a = x.get(t, h, pair), b = x.get(t, h, pair + pairs);
-            const double cosine = cosines[static_cast<size_t>(t * pairs + pair)];
-            const double sine = sines[static_cast<size_t>(t * pairs + pair)];
-            const double expected = c < pairs ? a * cosine - b * sine : a * sine + b * cosine;
-            const double size = std::fabs(a) + std::fabs(b);
-            const double error = std::fabs(load_element(dtype, got.data() + at) - expected);
-            ASSERT_TRUE(error <= size * (unit + 3 * std::ldexp(1.0, -24)))
-                << dtype_name(dtype) << " D " << head_dim << " at " << t << " " << h << " " << c;
-          }
-        }
-      }
-    }
-  }
+  });
 }
 
 TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
-  const Case c = {2, 64, 128, 128, Dtype::kFloat32};
-  ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-  x.fill_normal(10);
-  const auto widths = stored_widths(random_widths(c.head_dim, false, 11));
-  int sum = 0;
-  for (int k = 0; k < c.head_dim; ++k) sum += format::channel_width(widths.data(), k, c.head_dim);
-  for (const std::string layout : {"channels affine", "channels symmetric", "tokens"}) {
-    const bool channels = layout != "tokens", symmetric = layout == "channels symmetric";
-    const size_t size = channels
-                            ? format::channel_block_bytes(c.head_dim, c.block_size, symmetric, sum)
-                            : format::token_block_bytes(c.block_size, c.head_dim, 2, false, 3);
-    Packed packed = make_blocks({size, size});
-    std::vector<std::vector<float>> expected;
-    for (int h = 0; h < c.kv_heads; ++h) {
-      std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo;
-      GuardedBuffer block(size);
-      const auto params = x.pack_params(h, c.block_size);
-      expected.emplace_back(static_cast<size_t>(c.tokens * c.head_dim));
-      if (channels) {
-        scalar_->min_max(params, lo.data(), hi.data());
-        if (symmetric) {
-          scalar_->pack_channels_symmetric(params, hi.data(), widths.data(), block.data());
+  under_every_order([&] {
+    const Case c = {2, 64, 128, 128, Dtype::kFloat32};
+    ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
+    x.fill_normal(10);
+    const auto widths = stored_widths(random_widths(c.head_dim, false, 11));
+    int sum = 0;
+    for (int k = 0; k < c.head_dim; ++k) sum += format::channel_width(widths.data(), k, c.head_dim);
+    for (const std::string layout : {"channels affine", "channels symmetric", "tokens"}) {
+      const bool channels = layout != "tokens", symmetric = layout == "channels symmetric";
+      const size_t size =
+          channels ? format::channel_block_bytes(c.head_dim, c.block_size, symmetric, sum)
+                   : format::token_block_bytes(c.block_size, c.head_dim, 2, false, 3);
+      Packed packed = make_blocks({size, size});
+      std::vector<std::vector<float>> expected;
+      for (int h = 0; h < c.kv_heads; ++h) {
+        std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo;
+        GuardedBuffer block(size);
+        const auto params = x.pack_params(h, c.block_size);
+        expected.emplace_back(static_cast<size_t>(c.tokens * c.head_dim));
+        if (channels) {
+          scalar_->min_max(params, lo.data(), hi.data());
+          if (symmetric) {
+            scalar_->pack_channels_symmetric(params, hi.data(), widths.data(), block.data());
+          } else {
+            scalar_->pack_channels_affine(params, lo.data(), hi.data(), widths.data(),
+                                          block.data());
+          }
+          kernels::cpu::unpack_channels(block.data(), c.tokens, c.block_size, c.head_dim, symmetric,
+                                        expected.back().data());
         } else {
-          scalar_->pack_channels_affine(params, lo.data(), hi.data(), widths.data(), block.data());
-        }
-        kernels::cpu::unpack_channels(block.data(), c.tokens, c.block_size, c.head_dim, symmetric,
+          scalar_->pack_tokens_affine(params, 2, 3, block.data());
+          kernels::cpu::unpack_tokens(block.data(), c.tokens, c.block_size, c.head_dim, 2, false, 3,
                                       expected.back().data());
-      } else {
-        scalar_->pack_tokens_affine(params, 2, 3, block.data());
-        kernels::cpu::unpack_tokens(block.data(), c.tokens, c.block_size, c.head_dim, 2, false, 3,
-                                    expected.back().data());
+        }
+        device().upload(packed.blocks[static_cast<size_t>(h)].data(), block.data(), size);
       }
-      device().upload(packed.blocks[static_cast<size_t>(h)].data(), block.data(), size);
-    }
-    ptx::DeviceArray<float> out(device(), static_cast<size_t>(c.kv_heads * c.tokens * c.head_dim));
-    DeviceQueue queue(device(), 1);
-    cuda::DequantiseParams p;
-    p.blocks = packed.pointers->data();
-    p.tokens = c.tokens;
-    p.block_size = c.block_size;
-    p.head_dim = c.head_dim;
-    p.channel_major = channels;
-    p.symmetric = symmetric;
-    p.groups = 2;
-    p.bits = 3;
-    p.out = out.data();
-    cuda::dequantise(queue, p, c.kv_heads);
-    const auto got = out.to_vector();
-    size_t at = 0;
-    for (const auto& head : expected) {
-      for (float value : head) {
-        // One fused multiply-add here, two roundings there.
-        ASSERT_TRUE(std::fabs(double(got[at]) - double(value)) <= 1e-6 * (1 + std::fabs(value)))
-            << layout << " at " << at;
-        ++at;
+      ptx::DeviceArray<float> out(device(),
+                                  static_cast<size_t>(c.kv_heads * c.tokens * c.head_dim));
+      DeviceQueue queue(device(), 1);
+      cuda::DequantiseParams p;
+      p.blocks = packed.pointers->data();
+      p.tokens = c.tokens;
+      p.block_size = c.block_size;
+      p.head_dim = c.head_dim;
+      p.channel_major = channels;
+      p.symmetric = symmetric;
+      p.groups = 2;
+      p.bits = 3;
+      p.out = out.data();
+      cuda::dequantise(queue, p, c.kv_heads);
+      const auto got = out.to_vector();
+      size_t at = 0;
+      for (const auto& head : expected) {
+        for (float value : head) {
+          // One fused multiply-add here, two roundings there.
+          ASSERT_TRUE(std::fabs(double(got[at]) - double(value)) <= 1e-6 * (1 + std::fabs(value)))
+              << layout << " at " << at;
+          ++at;
+        }
       }
     }
-  }
-}
-
-// Pack with races watched under other orders of warps.
-TEST_P(CudaPackTest, OtherOrdersOfWarps) {
-  const Case c = {2, 64, 128, 150, Dtype::kBFloat16};
-  ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-  fill_awkward(x, 12);
-  const std::vector<int> classes = {1, 2, 3, 4, 5, 6, 7, 8};
-  std::vector<std::vector<uint8_t>> first;
-  for (uint64_t seed : {0, 1, 2, 3}) {
-    use_seed(seed);
-    const DeviceActivation on_device = to_device(c, x);
-    ptx::DeviceArray<float> energy(device(),
-                                   std::vector<float>(static_cast<size_t>(4 * c.head_dim), 1.0f));
-    const int increments = 104;
-    const int sum = c.head_dim + 2 * increments;
-    Packed keys = make_blocks(
-        std::vector<size_t>(4, format::channel_block_bytes(c.head_dim, c.block_size, false, sum)));
-    Packed values = make_blocks(
-        std::vector<size_t>(4, format::token_block_bytes(c.block_size, c.head_dim, 1, false, 2)));
-    DeviceQueue queue(device(), 1);
-    cuda::PackChannelsAffineParams p;
-    p.block = block_params(c, on_device, keys);
-    p.energy = energy.data();
-    p.class_count = 8;
-    std::copy(classes.begin(), classes.end(), p.classes);
-    p.increments = increments;
-    cuda::pack_channels_affine(queue, p, c.kv_heads);
-    cuda::PackTokensParams v;
-    v.block = block_params(c, on_device, values);
-    v.bits = 2;
-    cuda::pack_tokens_affine(queue, v, c.kv_heads);
-    std::vector<std::vector<uint8_t>> bytes;
-    for (const auto& block : keys.blocks) bytes.push_back(block.to_vector());
-    for (const auto& block : values.blocks) bytes.push_back(block.to_vector());
-    if (first.empty()) first = bytes;
-    for (size_t i = 0; i < bytes.size(); ++i) {
-      ASSERT_EQ(first_difference(bytes[i], first[i]), -1) << "seed " << seed << " block " << i;
-    }
-  }
+  });
 }
 
 RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(CudaPackTest);

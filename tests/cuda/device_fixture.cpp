@@ -48,6 +48,7 @@ class Gpu final : public ptx::Device {
     queue_->launch(plan);
     check(cudaDeviceSynchronize());
   }
+  int shared_memory_limit() const override { return queue_->shared_memory_limit(); }
 
  private:
   static void check(cudaError_t error) {

@@ -25,7 +25,9 @@ std::unique_ptr<ptx::Device> make_gpu();
 class DeviceQueue final : public kernels::cuda::Queue {
  public:
   DeviceQueue(ptx::Device& device, int multiprocessors)
-      : device_(device), multiprocessors_(multiprocessors) {}
+      : device_(device),
+        multiprocessors_(multiprocessors),
+        shared_memory_limit_(device.shared_memory_limit()) {}
   void launch(const kernels::cuda::Launch& launch) override {
     entries_.push_back(launch.entry);
     device_.launch({launch.entry,
@@ -44,7 +46,7 @@ class DeviceQueue final : public kernels::cuda::Queue {
  private:
   ptx::Device& device_;
   int multiprocessors_;
-  int shared_memory_limit_ = 163 * 1024;  // an A100's
+  int shared_memory_limit_;
   std::vector<std::string> entries_;
 };
 
@@ -63,7 +65,18 @@ class EveryDevice : public testing::TestWithParam<const char*> {
   void use_seed(uint64_t seed) {
     if (std::strcmp(GetParam(), "gpu") != 0) device_ = make_executor(seed);
   }
-  bool on_executor() const { return std::strcmp(GetParam(), "gpu") != 0; }
+  /// Runs a test's body under several orders of warps: races and missing barriers show under
+  /// others, if not under the first. Once on a GPU.
+  template <typename Body>
+  void under_every_order(const Body& body) {
+    const bool on_executor = std::strcmp(GetParam(), "gpu") != 0;
+    for (uint64_t seed = 0; seed < (on_executor ? 4 : 1); ++seed) {
+      SCOPED_TRACE("order of warps " + std::to_string(seed));
+      use_seed(seed);
+      body();
+      if (HasFatalFailure()) return;
+    }
+  }
   ptx::Device& device() { return *device_; }
 
  private:

@@ -239,7 +239,7 @@ TEST(BadInput, CudaWhereThereIsNone) {
       run_program("prefill", {"--model", model.path(), "--prompt", "a", "--device", "cuda"});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("cuda"));
+  EXPECT_THAT(result.err, HasSubstr("CUDA"));
 }
 
 TEST(BadInput, EvaluateChecksIdsWhereverTheyStand) {

@@ -122,7 +122,8 @@ void Scenario::add_block(int n, int kv_head) {
     for (size_t p = 0; p < D / 2; ++p) {
       widths[p] = shape_.key_widths[pick(random_)];
       // Policy "ema" widens single channels, "adaptive" pairs.
-      widths[p + D / 2] = shape_.ema ? shape_.key_widths[pick(random_)] : widths[p];
+      widths[p + D / 2] =
+          shape_.ema || shape_.mixed_pairs ? shape_.key_widths[pick(random_)] : widths[p];
     }
     return widths;
   };

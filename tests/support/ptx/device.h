@@ -35,6 +35,8 @@ class Device {
   virtual void download(void* host, const void* device, size_t bytes) = 0;
   /// Runs to completion; throws on any error or finding.
   virtual void launch(const KernelLaunch& launch) = 0;
+  /// Bytes of shared memory that a block may have.
+  virtual int shared_memory_limit() const = 0;
 };
 
 /// Runs entries of several PTX modules; every launch runs under the given seed, and `profiles`
@@ -53,6 +55,7 @@ class ExecutorDevice final : public Device {
     if (bytes > 0) std::memcpy(host, device, bytes);
   }
   void launch(const KernelLaunch& launch) override;
+  int shared_memory_limit() const override { return 163 * 1024; }  // an A100's
 
   const std::vector<Report>& reports() const { return reports_; }
 

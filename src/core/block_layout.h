@@ -1,0 +1,39 @@
+// What a sealed block looks like and how it is counted, whatever device packs it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "rillkv/quantizer.h"
+
+namespace rillkv {
+
+/// Throws Error unless the largest magnitude of every head is one that fp16 metadata can represent;
+/// NaN is none.
+void check_magnitudes(const std::vector<float>& largest, const char* what);
+
+/// A block of zeros on a device; bytes of every kv head's keys and values.
+std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<size_t>& key_bytes,
+                                            const std::vector<size_t>& value_bytes,
+                                            at::Device device);
+
+/// Widths of one side of a block of policy "ema", as channel blocks store them.
+struct ChannelWidths {
+  std::vector<uint8_t> stored;  // [kv_heads, head_dim / 2]
+  std::vector<size_t> bytes;    // [kv_heads], of the packed channel blocks
+};
+/// outliers: [kv_heads, head_dim] bool on the CPU; they get `outlier_bits`.
+ChannelWidths ema_widths(const at::Tensor& outliers, int64_t bits, int64_t outlier_bits,
+                         int64_t block_size);
+
+/// The tally of a block of policy "adaptive", or "ema"; `stored`: [kv_heads, head_dim / 2] widths.
+BlockTally adaptive_tally(const uint8_t* stored, const QuantizerOptions& options,
+                          int64_t value_clipped);
+BlockTally ema_tally(const ChannelWidths& keys, const ChannelWidths& values,
+                     const QuantizerOptions& options, int64_t key_outliers, int64_t value_outliers);
+
+}  // namespace rillkv

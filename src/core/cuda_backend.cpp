@@ -1,0 +1,96 @@
+#include "core/cuda_backend.h"
+
+#include <ATen/Context.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <dlfcn.h>
+#include <link.h>
+
+#include <mutex>
+#include <string>
+
+#include "rillkv/device.h"
+#include "rillkv/error.h"
+
+namespace rillkv {
+namespace {
+
+/// The folder of the libtorch_cpu of this process; empty if it was linked statically.
+std::string torch_folder() {
+  std::string folder;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* out) {
+        const std::string path = info->dlpi_name;
+        const size_t slash = path.rfind('/');
+        if (slash == std::string::npos || path.compare(slash + 1, 12, "libtorch_cpu") != 0) {
+          return 0;
+        }
+        *static_cast<std::string*>(out) = path.substr(0, slash + 1);
+        return 1;
+      },
+      &folder);
+  return folder;
+}
+
+class StreamBackend final : public CudaBackend {
+ public:
+  explicit StreamBackend(c10::DeviceIndex index) : index_(index) {}
+
+  at::Device device() const override { return at::Device(at::kCUDA, index_); }
+
+  kernels::cuda::Queue& queue() override {
+    const kernels::cuda::Stream stream = c10::cuda::getCurrentCUDAStream(index_).stream();
+    if (queue_ == nullptr || stream != stream_) {
+      const c10::cuda::CUDAGuard guard(index_);
+      queue_ = kernels::cuda::make_stream_queue(stream);
+      stream_ = stream;
+    }
+    return *queue_;
+  }
+
+ private:
+  c10::DeviceIndex index_;
+  kernels::cuda::Stream stream_ = nullptr;
+  std::unique_ptr<kernels::cuda::Queue> queue_;
+};
+
+}  // namespace
+
+void load_torch_cuda() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    // RTLD_GLOBAL: what it registers with LibTorch must be visible to libraries loaded later.
+    const std::string path = torch_folder() + "libtorch_cuda.so";
+    if (dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      throw Error(str_cat("libtorch_cuda cannot be loaded: ", dlerror()));
+    }
+    RILLKV_CHECK(at::hasCUDA(),
+                 "libtorch_cuda cannot be loaded: LibTorch was asked for CUDA before; open the "
+                 "device first (rillkv::open_device)");
+  });
+}
+
+std::shared_ptr<CudaBackend> cuda_backend(at::Device device) {
+  RILLKV_CHECK(device.is_cuda(), "expected a CUDA device, got ", device);
+  // The run-time library first: without a device, loading half a gigabyte would be for nothing.
+  const int count = kernels::cuda::device_count();
+  RILLKV_CHECK(count > 0, "CUDA was asked for, but there is no CUDA device (or no driver for it)");
+  RILLKV_CHECK(device.index() < count, "expected a CUDA device of 0..", count - 1, ", got ",
+               static_cast<int>(device.index()));
+  load_torch_cuda();
+  const c10::DeviceIndex index = device.has_index() ? device.index() : c10::cuda::current_device();
+  int major = 0;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index));
+  RILLKV_CHECK(major >= 8, "expected a CUDA device of compute capability 8.0 or later, got ", major,
+               ".x");
+  return std::make_shared<StreamBackend>(index);
+}
+
+int64_t device_peak_bytes(c10::Device device) {
+  if (!device.is_cuda()) return 0;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
+  return stats.allocated_bytes[0].peak;
+}
+
+}  // namespace rillkv

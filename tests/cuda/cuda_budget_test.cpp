@@ -1,0 +1,98 @@
+// The launches use the threads and the shared memory that the resource budget records; what ptxas
+// says of the entries is compared with it by cmake/checks/cuda_resources.cmake.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/packed_format.h"
+
+namespace rillkv::test {
+namespace {
+
+namespace cuda = kernels::cuda;
+
+struct Use {
+  uint32_t threads = 0;
+  size_t shared = 0;
+};
+
+/// Keeps what is launched and runs nothing.
+class RecordingQueue final : public cuda::Queue {
+ public:
+  void launch(const cuda::Launch& launch) override {
+    uses[launch.entry] = {launch.threads, launch.shared_bytes};
+  }
+  int multiprocessors() const override { return 1; }
+  int shared_memory_limit() const override { return 99 * 1024; }  // the least of sm_80 to sm_120
+
+  std::map<std::string, Use> uses;
+};
+
+/// Launches every entry at block_size 128 with the shapes of preset "balanced".
+std::map<std::string, Use> launched() {
+  RecordingQueue queue;
+  for (int head_dim : {64, 128}) {
+    for (auto dtype : {kernels::Dtype::kBFloat16, kernels::Dtype::kFloat16}) {
+      for (int queries : {1, 256}) {
+        kernels::AttentionParams p;
+        p.heads = p.kv_heads = 1;
+        p.head_dim = head_dim;
+        p.dtype = dtype;
+        p.query_count = queries;
+        p.prefix.block_count = 4;
+        p.prefix.value_groups = head_dim / 64;
+        p.prefix.key_block_bytes = static_cast<int32_t>(
+            format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
+        cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), size_t{1} << 30);
+      }
+    }
+  }
+  kernels::AttentionParams generic;
+  generic.heads = generic.kv_heads = 1;
+  generic.head_dim = 128;
+  generic.query_count = 1;
+  cuda::attend(queue, &generic, 1, nullptr, 0);
+
+  cuda::BlockPackParams block;
+  block.tokens = block.block_size = 128;
+  block.head_dim = 128;
+  cuda::pack_channels_affine(queue, {.block = block}, 1);
+  cuda::pack_channels_symmetric(queue, {.block = block}, 1);
+  cuda::pack_tokens_affine(queue, {.block = block, .groups = 2}, 1);
+  cuda::pack_tokens_symmetric(queue, {.block = block}, 1);
+  cuda::ColumnStatisticsParams statistics;
+  statistics.head_dim = 128;
+  cuda::column_statistics(queue, statistics, 1);
+  cuda::RotateParams rotation;
+  rotation.tokens = rotation.heads = 1;
+  rotation.head_dim = 128;
+  cuda::rope(queue, rotation);
+  cuda::hadamard(queue, rotation);
+  cuda::dequantise(queue, {.tokens = 128, .head_dim = 128}, 1);
+  return queue.uses;
+}
+
+TEST(CudaBudgetTest, LaunchesUseWhatTheBudgetRecords) {
+  std::map<std::string, Use> uses = launched();
+  std::ifstream file(RILLKV_CUDA_BUDGET);
+  ASSERT_TRUE(file.is_open());
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream fields(line);
+    std::string entry;
+    int registers = 0;
+    Use budget;
+    ASSERT_TRUE(fields >> entry >> registers >> budget.threads >> budget.shared) << line;
+    ASSERT_EQ(uses.count(entry), 1u) << entry << " is not launched";
+    EXPECT_EQ(uses[entry].threads, budget.threads) << entry;
+    EXPECT_EQ(uses[entry].shared, budget.shared) << entry;
+    uses.erase(entry);
+  }
+  for (const auto& [entry, use] : uses) ADD_FAILURE() << entry << " is not in the budget";
+}
+
+}  // namespace
+}  // namespace rillkv::test

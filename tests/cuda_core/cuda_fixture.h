@@ -1,0 +1,48 @@
+// Core's CUDA code on the PTX executor and, where there is one, on a GPU.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/cuda_backend.h"
+#include "rillkv/kv_cache.h"
+
+namespace rillkv::testing {
+
+/// Kernels run on the executor under this seed (0: warps in order), on CPU tensors. From the first
+/// back end on, every CPU tensor of the process is a buffer of its own to the executor, with NaNs
+/// in it and guards around it: a kernel that leaves one, or takes a pointer that is none, is
+/// stopped.
+std::shared_ptr<CudaBackend> make_executor_backend(uint64_t seed);
+
+/// Parameter "executor" or "gpu"; the latter is skipped where there is none.
+class EveryBackend : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override;
+  /// Another order of warps for the caches made from here on; nothing on a GPU.
+  void use_seed(uint64_t seed) {
+    if (on_executor()) backend_ = make_executor_backend(seed);
+  }
+  bool on_executor() const { return std::strcmp(GetParam(), "gpu") != 0; }
+  at::Device device() const { return backend_->device(); }
+  QuantizedKvCache make_cache(const CacheGeometry& geometry, const CompressionConfig& config,
+                              at::ScalarType dtype,
+                              CacheProtocol protocol = CacheProtocol::kPrefill) const {
+    return QuantizedKvCache(geometry, config, dtype, protocol, backend_);
+  }
+
+ private:
+  std::shared_ptr<CudaBackend> backend_;
+};
+
+#define RILLKV_INSTANTIATE_FOR_EVERY_BACKEND(fixture)        \
+  INSTANTIATE_TEST_SUITE_P(                                  \
+      Device, fixture, ::testing::Values("executor", "gpu"), \
+      [](const ::testing::TestParamInfo<const char*>& info) { return std::string(info.param); })
+
+}  // namespace rillkv::testing
