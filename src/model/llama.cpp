@@ -146,23 +146,27 @@ void LlamaModelImpl::pack() {
 
 void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
-  if (config_.tie_word_embeddings && device_.is_cpu()) {
+  const std::string name = "model.embed_tokens.weight";
+  const at::Tensor table = checkpoint.tensor(name);
+  RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
+               "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
+  const bool share_table = config_.tie_word_embeddings && device_.is_cpu();
+  if (share_table && table.scalar_type() == dtype_) {
     // Before anything else is resident, since packing makes all of the table's pages resident;
     // later only those of rows that occur are.
-    const std::string name = "model.embed_tokens.weight";
-    const at::Tensor table = checkpoint.tensor(name);
-    RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
-                 "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
     Linear head(table, at::Tensor());
-    if (table.scalar_type() == dtype_ && head->pack()) {
+    if (head->pack()) {
       checkpoint.release(name);
       embed_tokens_->replace(table);
       lm_head_ = head;
     }
   }
-  copy_weights([&](const std::string& name) { return checkpoint.tensor(name); },
-               [&](const std::string& name) { checkpoint.release(name); });
-  if (device_.is_cpu()) pack();
+  copy_weights([&](const std::string& weight) { return checkpoint.tensor(weight); },
+               [&](const std::string& weight) { checkpoint.release(weight); });
+  if (!device_.is_cpu()) return;
+  pack();
+  // A table of another dtype: packed from the converted copy.
+  if (share_table && lm_head_->weight.defined() && lm_head_->pack()) embed_tokens_->replace(table);
 }
 
 void for_each_weight(
