@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
@@ -30,8 +31,12 @@ class DenseLayerCache final : public LayerCache {
     if (tokens == 1) return attend_one(query, keys_.slice(1, 0, end), values_.slice(1, 0, end));
 
     std::optional<at::Tensor> mask;
-    if (tokens > 1 && past > 0)
-      mask = at::ones({tokens, end}, options_.dtype(at::kBool)).tril(past);
+    if (tokens > 1 && past > 0) {
+      // Additive, in the model's dtype: of booleans SDPA would make just that, in more passes over
+      // the context.
+      mask = at::zeros({tokens, end}, options_);
+      mask->slice(1, past).fill_(-std::numeric_limits<float>::infinity()).triu_(1);
+    }
     const at::Tensor out =
         at::scaled_dot_product_attention(query.unsqueeze(0), keys_.slice(1, 0, end).unsqueeze(0),
                                          values_.slice(1, 0, end).unsqueeze(0), mask, 0.0,

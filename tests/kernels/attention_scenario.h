@@ -37,6 +37,8 @@ struct Shape {
   // it is noise that no query may see, and the queries are the last tokens. 0: off.
   int provisional = 0;
   int64_t position_shift = 0;  // position = index + shift
+  double key_offset = 0;       // added to lo of every other channel of a key block, or taken off
+  double query_deviation = 1.5;
   uint32_t seed = 1;
 };
 
