@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
+#include "model/weight_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 
@@ -133,10 +134,11 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
 }
 
 void LlamaModelImpl::pack(const at::Tensor& embedding) {
-  for (auto& layer : layers_) layer->pack();
+  WeightArena arena;  // its regions live on in the layers' tensors
+  for (auto& layer : layers_) layer->pack(&arena);
   if (!config_.tie_word_embeddings) {
-    lm_head_->pack();
-  } else if (embedding.defined() && lm_head_->pack()) {
+    lm_head_->pack(&arena);
+  } else if (embedding.defined() && lm_head_->pack(&arena)) {
     embed_tokens_->replace(embedding);  // of the file's pages only rows that occur become resident
   }
 }
