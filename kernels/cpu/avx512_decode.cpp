@@ -22,7 +22,7 @@
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
 
-constexpr int kRowsAtOnce = 3;            // 8 accumulators each, which leaves 8 registers
+constexpr int kRowsAtOnce = 2;            // with three, 24 accumulators, gcc 12 spills them all
 constexpr float kMaxKey = 23000.0f;       // times sqrt(2), what a rotation may make of it, < 2^15
 constexpr float kMaxQuery = 32700.0f;     // of one coefficient
 constexpr float kMaxQuerySum = 65000.0f;  // times 2^15 stays below 2^31, roundings included
@@ -214,46 +214,45 @@ void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahe
   }
 }
 
-/// scores = unit * sum over pairs. Registers 2 k and 2 k + 1 of the sums hold the tokens 16 k ..
-/// and 64 + 16 k .. interleaved: lane 4 l + 2 a + b of register 2 k + h is 64 b + 16 k + 4 l + 2 h
-/// + a.
-RILLKV_INLINE void finish_scores(const I (&sum)[8], float unit, float* scores) {
+/// Sums of 32 tokens to scores. Registers 2 k and 2 k + 1 hold the tokens 16 k .. and 64 + 16 k ..
+/// interleaved: lane 4 l + 2 a + b of register 2 k + h is 64 b + 16 k + 4 l + 2 h + a.
+RILLKV_INLINE void store_scores(I a, I b, F factor, float* scores) {
   const I first = _mm512_setr_epi32(0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
   const I second = _mm512_add_epi32(first, _mm512_set1_epi32(1));
-  const F factor = _mm512_set1_ps(unit * (32768.0f / kFixedOne));
-#pragma GCC unroll 4
-  for (int k = 0; k < 4; ++k) {
-    const I a = sum[2 * k], b = sum[2 * k + 1];
-    _mm512_store_ps(
-        scores + 16 * k,
-        _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_permutex2var_epi32(a, first, b))));
-    _mm512_store_ps(
-        scores + 64 + 16 * k,
-        _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_permutex2var_epi32(a, second, b))));
-  }
+  const auto to_float = [&](I order) __attribute__((always_inline)) {
+    return _mm512_mul_ps(factor, _mm512_cvtepi32_ps(_mm512_permutex2var_epi32(a, order, b)));
+  };
+  _mm512_store_ps(scores, to_float(first));
+  _mm512_store_ps(scores + 64, to_float(second));
 }
 
 template <int kD, int R>
 void score_rows(Scratch<kD>& s, int row, const float* units) {
   I sum[R][8];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sum[r][i] = _mm512_setzero_si512();
   }
   for (int p = 0; p < kD / 2; ++p) {
     I q[R];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int r = 0; r < R; ++r) q[r] = _mm512_set1_epi32(s.coefficients[row + r][p]);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       const I x = _mm512_load_si512(s.keys[p][i]);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
       for (int r = 0; r < R; ++r) sum[r][i] = _mm512_dpwssd_epi32(sum[r][i], x, q[r]);
     }
   }
-#pragma GCC unroll 3
-  for (int r = 0; r < R; ++r) finish_scores(sum[r], units[row + r], s.p[row + r]);
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) {
+    const F factor = _mm512_set1_ps(units[row + r] * (32768.0f / kFixedOne));
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      store_scores(sum[r][2 * k], sum[r][2 * k + 1], factor, s.p[row + r] + 16 * k);
+    }
+  }
 }
 
 /// Scores of all rows to s.p, in log2 units.
@@ -278,9 +277,7 @@ void score_block(const uint8_t* block, const float* rotation, const PairSets& se
   }
   for (int r = 0; r < rows.count; r += kRowsAtOnce) {
     const int here = rows.count - r;
-    if (here >= 3) {
-      score_rows<kD, 3>(s, r, units);
-    } else if (here == 2) {
+    if (here >= kRowsAtOnce) {
       score_rows<kD, 2>(s, r, units);
     } else {
       score_rows<kD, 1>(s, r, units);
@@ -331,9 +328,7 @@ bool add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahea
   for (int side = 0; side < kD / 64; ++side) {
     for (int r = 0; r < rows.count; r += kRowsAtOnce) {
       const int here = rows.count - r;
-      if (here >= 3) {
-        add_values<kD, 3>(s.weights, s.values, r, side, shrink, rows.sums, rows.stride);
-      } else if (here == 2) {
+      if (here >= kRowsAtOnce) {
         add_values<kD, 2>(s.weights, s.values, r, side, shrink, rows.sums, rows.stride);
       } else {
         add_values<kD, 1>(s.weights, s.values, r, side, shrink, rows.sums, rows.stride);

@@ -173,7 +173,7 @@ template <int kD, int R>
 void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int side,
                 const float* shrink, float* sums, size_t stride) {
   I high[R][4], low[R][4];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) high[r][j] = low[r][j] = _mm512_setzero_si512();
@@ -183,7 +183,7 @@ void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int 
     I x[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) x[j] = _mm512_load_si512(codes + 64 * j);
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
       const auto weight = [&](const int8_t* of) __attribute__((always_inline)) {
         return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(of + 4 * t)));
@@ -198,7 +198,7 @@ void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int 
   }
   // Channels 4 (i / 4) + j of lanes i of four registers, to natural order: a transpose of 4 x 4
   // within the lanes' quads, then of the quads.
-#pragma GCC unroll 3
+#pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
     const F unit = _mm512_broadcast_f32x4(_mm_loadu_ps(weights[row + r].unit));
     const F offset = _mm512_broadcast_f32x4(_mm_loadu_ps(weights[row + r].offset));
