@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
+#include "model/weight_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 
@@ -140,8 +141,9 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
 }
 
 void LlamaModelImpl::pack() {
-  for (auto& layer : layers_) layer->pack();
-  if (!config_.tie_word_embeddings) lm_head_->pack();
+  WeightArena arena;  // its regions live on in the layers' tensors
+  for (auto& layer : layers_) layer->pack(&arena);
+  if (!config_.tie_word_embeddings) lm_head_->pack(&arena);
 }
 
 void LlamaModelImpl::read(const Checkpoint& checkpoint) {
@@ -150,12 +152,13 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   const at::Tensor table = checkpoint.tensor(name);
   RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
                "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
+  WeightArena arena;
   const bool share_table = config_.tie_word_embeddings && device_.is_cpu();
   if (share_table && table.scalar_type() == dtype_) {
     // Before anything else is resident, since packing makes all of the table's pages resident;
     // later only those of rows that occur are.
     Linear head(table, at::Tensor());
-    if (head->pack()) {
+    if (head->pack(&arena)) {
       checkpoint.release(name);
       embed_tokens_->replace(table);
       lm_head_ = head;
@@ -166,7 +169,9 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   if (!device_.is_cpu()) return;
   pack();
   // A table of another dtype: packed from the converted copy.
-  if (share_table && lm_head_->weight.defined() && lm_head_->pack()) embed_tokens_->replace(table);
+  if (share_table && lm_head_->weight.defined() && lm_head_->pack(&arena)) {
+    embed_tokens_->replace(table);
+  }
 }
 
 void for_each_weight(
