@@ -7,6 +7,7 @@
 //   bench_attention --mixes              the same for every preset and choice of widths
 //   bench_attention --all [--benchmark_...]   Google Benchmark: shapes x depths x mixes x ISAs x
 //                                        dtypes, about 1500 cases: choose by --benchmark_filter
+//   bench_attention --device cuda        on a GPU, with the share of what the model predicts
 //   ... --json FILE                      the figures of the first three, for programs (--all has
 //                                        --benchmark_out)
 //
@@ -28,6 +29,7 @@
 #include <vector>
 
 #include "benchmarks/attention_case.h"
+#include "benchmarks/attention_cuda.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
 #include "rillkv/error.h"
@@ -322,6 +324,7 @@ void smoke() {
 }  // namespace
 
 int main(int argc, char** argv) try {
+  if (const int code = rillkv::bench::cuda_command(argc, argv); code >= 0) return code;
   std::string mode, json;
   std::vector<char*> others = {argv[0]};
   for (int i = 1; i < argc; ++i) {

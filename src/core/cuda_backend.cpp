@@ -87,6 +87,44 @@ std::shared_ptr<CudaBackend> cuda_backend(at::Device device) {
   return std::make_shared<StreamBackend>(index);
 }
 
+double device_seconds(at::Device device, const std::function<void()>& work) {
+  const c10::cuda::CUDAGuard guard(device);
+  const auto stream = c10::cuda::getCurrentCUDAStream(device.index()).stream();
+  struct Event {
+    Event() { C10_CUDA_CHECK(cudaEventCreate(&event)); }
+    ~Event() { static_cast<void>(cudaEventDestroy(event)); }
+    cudaEvent_t event = nullptr;
+  } begin, end;
+  C10_CUDA_CHECK(cudaEventRecord(begin.event, stream));
+  work();
+  C10_CUDA_CHECK(cudaEventRecord(end.event, stream));
+  C10_CUDA_CHECK(cudaEventSynchronize(end.event));
+  float milliseconds = 0;
+  C10_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, begin.event, end.event));
+  return 1e-3 * static_cast<double>(milliseconds);
+}
+
+DeviceFigures device_figures(at::Device device) {
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device.index()));
+    return value;
+  };
+  cudaDeviceProp properties;
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, device.index()));
+  DeviceFigures figures;
+  figures.name = properties.name;
+  figures.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  figures.compute_capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+                               attribute(cudaDevAttrComputeCapabilityMinor);
+  figures.clock_hz = 1e3 * attribute(cudaDevAttrClockRate);
+  // Two transfers a clock.
+  figures.memory_bytes_s =
+      2e3 * attribute(cudaDevAttrMemoryClockRate) * attribute(cudaDevAttrGlobalMemoryBusWidth) / 8;
+  figures.shared_memory_limit = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  return figures;
+}
+
 int64_t device_peak_bytes(c10::Device device) {
   if (!device.is_cuda()) return 0;
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());

@@ -5,6 +5,7 @@
 // and one copy brings them here, with the check that everything can be quantised. Otherwise nothing
 // waits for the device; tallies are read back when somebody asks.
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -28,6 +29,8 @@ class DeviceTable {
       : rows_(at::zeros({8, columns}, at::TensorOptions().dtype(at::kLong).device(device))) {}
   void ensure(int64_t rows) {
     if (rows <= rows_.size(0)) return;
+    // Made under a model's inference mode it could not be written to outside of it.
+    const c10::InferenceMode normal(false);
     at::Tensor larger =
         at::zeros({std::max(rows, 2 * rows_.size(0)), rows_.size(1)}, rows_.options());
     larger.slice(0, 0, rows_.size(0)).copy_(rows_);

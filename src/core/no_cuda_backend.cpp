@@ -11,6 +11,12 @@ std::shared_ptr<CudaBackend> cuda_backend(at::Device) {
 
 void load_torch_cuda() { throw Error("RillKV was built without CUDA"); }
 
+double device_seconds(at::Device, const std::function<void()>&) {
+  throw Error("RillKV was built without CUDA");
+}
+
+DeviceFigures device_figures(at::Device) { throw Error("RillKV was built without CUDA"); }
+
 int64_t device_peak_bytes(c10::Device) { return 0; }
 
 }  // namespace rillkv

@@ -1,5 +1,6 @@
 // Bank conflicts and sectors of the fast attention kernels, as the executor counts them: what the
 // layouts in tile_fill.cuh promise.
+#include "benchmarks/attention_model.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
 
@@ -131,6 +132,32 @@ TEST(CudaProfileTest, PackersHaveNoBankConflictsAndWasteNoSectors) {
       EXPECT_EQ(profile.conflicts, 0u) << profile.worst;
       EXPECT_EQ(profile.excess, 0u) << profile.worst;
       EXPECT_GT(profile.sectors, 0u);
+    }
+  }
+}
+
+/// Warp instructions of the first launch of this shape.
+uint64_t instructions_of(Shape shape, int blocks) {
+  shape.blocks = blocks;
+  const auto device = make_executor(0, true);
+  DeviceQueue queue(*device, 1);
+  Scenario scenario(shape);
+  attend_on_device(*device, queue, {&scenario});
+  return device->reports().at(0).warp_instructions;
+}
+
+// What the performance model counts a tile of 128 packed tokens at, for one CTA: preset balanced,
+// whose widths are 4 or 5 bits for most channels.
+TEST(CudaProfileTest, InstructionsATileAreThoseOfTheModel) {
+  for (int head_dim : {64, 128}) {
+    for (bool prefill : {false, true}) {
+      Shape shape = shape_of(head_dim, prefill ? 32 : 2, false, Dtype::kBFloat16);
+      shape.key_widths = {4, 4, 4, 5};
+      const uint64_t a_tile = (instructions_of(shape, 6) - instructions_of(shape, 2)) / 4;
+      // Another nvcc may emit a few more or less.
+      const double model = bench::instructions_a_tile(head_dim, prefill);
+      EXPECT_NEAR(static_cast<double>(a_tile), model, 0.05 * model)
+          << head_dim << (prefill ? " prefill" : " decode");
     }
   }
 }

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Writes benchmarks/performance_model.md: what the CUDA kernels should take on an A100 and an H100.
+
+usage: scripts/performance_model.py [--check]
+
+The numbers are those of `bench_attention --predictions` (benchmarks/attention_model.h has the
+formulas, and bench_attention --device cuda compares a real GPU with them). --check only says whether
+the page is up to date.
+"""
+import argparse
+import csv
+import io
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "benchmarks" / "performance_model.md"
+PROGRAM = ROOT / "build" / "release" / "bin" / "bench_attention"
+
+HEAD = """# What the CUDA attention kernels should take
+
+Written by `scripts/performance_model.py`; do not edit. **No GPU has run these kernels: nothing here is
+a measurement of ours.** `bench_attention --device cuda` prints, on a GPU, each time beside this
+prediction.
+
+## The model
+
+`benchmarks/attention_model.h` holds the formulas. Shapes, splits and CTAs are those of the launch plan
+itself, instructions those the PTX executor counts (a test compares them), registers and shared memory
+those of `tests/cuda/resource_budget.txt`.
+
+- **memory**: bytes of the packed cache (preset `balanced`: 4.53 bits an element at head_dim 64, 4.52 at
+  128) over the bandwidth. Every byte is counted once: the row tiles of a kv head run side by side and
+  meet in the L2 cache.
+- **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
+  at the rate of `mma.sync`, on the busiest SM.
+- **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
+  One instruction an issue slot, no stalls.
+- **bound** = the largest of the three. **expected** = memory, or mma + issue where that is more: a CTA
+  fills a tile and then multiplies it, with a barrier between. Latency, launches and the merge of splits
+  (microseconds) are left out, so short decodes will be slower.
+
+Occupancy: the prefill kernels take up to 255 registers a thread and 256 threads: one CTA an SM (12.5 % of
+the warps of an A100). Decode has 128 registers and 71 KB of shared memory at head_dim 128 (38 KB at
+64): two CTAs an SM with 164 KB and more, one at head_dim 128 on the 100 KB of sm_86, sm_89 and sm_120.
+
+| | SMs | clock | bandwidth | `mma.sync`, bf16 | tensor cores' peak, bf16 |
+|---|---|---|---|---|---|
+| A100 80 GB SXM | 108 | 1.41 GHz | 2.04 TB/s | 312 TFLOP/s | 312 TFLOP/s |
+| H100 80 GB SXM | 132 | 1.83 GHz | 3.35 TB/s | 613 TFLOP/s (assumed: 62 %) | 989 TFLOP/s (`wgmma`) |
+
+The gap: on Hopper only `wgmma` reaches the peak; `mma.sync` is assumed at 62 % of it (Luo et al., arXiv
+2402.13499, benchmark the two). On data-centre Blackwell the peak belongs to `tcgen05`, and `mma.sync` is
+assumed to be no faster than on Ampere, an SM and clock. These kernels use neither `wgmma` nor
+`tcgen05`, so a dense FlashAttention-3 is out of reach in prefill; in decode, which reads memory, the gap
+does not matter.
+"""
+
+TAIL = """
+## Beside published numbers
+
+Of others, on their machines and shapes; none was run here.
+
+| | what it says | source |
+|---|---|---|
+| FlashInfer, decode, 16-bit cache | close to 100 % of the bandwidth for long sequences | FlashInfer's introduction, 2 February 2024, figure 5 (flashinfer.ai/2024/02/02/introduce-flashinfer.html) |
+| BitDecoding, decode, 4-bit and 2-bit cache | up to 4.8x (A100) and 8.9x (H100) FP16 FlashDecoding-v2 | Du et al., arXiv 2503.18773v2, abstract |
+| FlashAttention-2, prefill | 35 % of an H100's peak | Shah et al., arXiv 2407.08608, abstract |
+| FlashAttention-3, prefill, FP16 | up to 740 TFLOP/s on an H100 (75 %) | the same |
+
+A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
+column "dense, memory". **By this model our decode is slower than that everywhere, up to 2.5 times, and
+saves memory rather than time:** packed bytes are 3.5 times fewer, but unpacking them costs 24 thousand
+warp instructions a CTA and tile of 128 tokens at head_dim 128, so `issue` is four times `memory`. That,
+not the bytes, is what to work on first; prefill is bound by `issue`, too.
+"""
+
+
+def predictions() -> list[dict]:
+    result = subprocess.run([PROGRAM, "--predictions"], capture_output=True, text=True, check=True)
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def microseconds(seconds: float) -> str:
+    us = seconds * 1e6
+    return f"{us:.1f}" if us < 100 else f"{us:.0f}"
+
+
+def table(rows: list[dict], bandwidth: float) -> str:
+    lines = [
+        "| cached | CTAs (splits, an SM) | memory | mma | issue | bound | **expected** | TFLOP/s"
+        " | share of tensor peak | dense, memory |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    peaks = {"A100": 312e12, "H100": 989e12}
+    for r in rows:
+        heads, dim, cached = int(r["kv_heads"]), int(r["head_dim"]), int(r["cached"])
+        dense = 2 * 2 * heads * dim * cached / bandwidth
+        expected = float(r["expected_s"])
+        rate = float(r["flops"]) / expected
+        lines.append(
+            f"| {cached // 1024}k | {r['ctas']} ({r['splits']}, {r['ctas_an_sm']})"
+            + "".join(f" | {microseconds(float(r[k]))}" for k in ("memory_s", "mma_s", "issue_s", "bound_s"))
+            + f" | **{microseconds(expected)}** | {rate / 1e12:.1f} | {100 * rate / peaks[r['gpu']]:.0f} %"
+            f" | {microseconds(dense)} |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    rows = predictions()
+    bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
+    parts = [HEAD, "\n## Predictions, microseconds a layer\n\n"
+             "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
+    for gpu in ("A100", "H100"):
+        for queries, what in (("256", "Prefill, 256 queries"), ("1", "Decode, 1 query")):
+            for heads, kv_heads, dim in (("32", "8", "128"), ("9", "3", "64")):
+                mine = [r for r in rows if (r["gpu"], r["queries"], r["heads"]) == (gpu, queries, heads)]
+                parts.append(f"\n**{gpu}, {what}, {heads}/{kv_heads}/{dim}**\n\n"
+                             + table(mine, bandwidth[gpu]) + "\n")
+    return "".join(parts) + TAIL
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare with the page")
+    arguments = parser.parse_args()
+    if not PROGRAM.exists():
+        print(f"performance_model.py: {PROGRAM} is missing: build with -DRILLKV_BUILD_BENCHMARKS=ON",
+              file=sys.stderr)
+        return 1
+    text = page()
+    if arguments.check:
+        same = PAGE.exists() and PAGE.read_text() == text
+        print("up to date" if same else "performance_model.py: the page is not what the model says now",
+              file=sys.stdout if same else sys.stderr)
+        return 0 if same else 1
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
