@@ -18,6 +18,8 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
 #include "kernels/packed_format.h"
+#include "rillkv/compression_config.h"
+#include "rillkv/error.h"
 
 namespace rillkv::bench {
 
@@ -26,7 +28,7 @@ using kernels::AttentionParams;
 using kernels::Dtype;
 using kernels::PackParams;
 
-/// How a preset quantises.
+/// How a configuration quantises.
 struct Mix {
   std::string name;
   bool ema;
@@ -35,17 +37,44 @@ struct Mix {
   int value_bits;
 };
 
+inline Mix mix_of(const std::string& name, const CompressionConfig& config) {
+  const bool ema = config.policy == Policy::kEma;
+  return {name,
+          ema,
+          ema ? static_cast<double>(config.key_bits_normal) : config.key_bits_mean,
+          {config.bit_classes.begin(), config.bit_classes.end()},
+          static_cast<int>(ema ? config.value_bits_normal : config.value_bits)};
+}
+
+/// The library's presets (but for the dense one), "balanced" first, then what they are compared
+/// with: other widths at the same mean, and no mixing at all.
 inline const std::vector<Mix>& mixes() {
-  static const std::vector<Mix> all = {
-      {"balanced", false, 4.25, {1, 2, 3, 4, 5, 6, 7, 8}, 4},
-      {"balanced2468", false, 4.25, {2, 4, 6, 8}, 4},
-      {"quality", false, 5, {1, 2, 3, 4, 5, 6, 7, 8}, 5},
-      {"compact", false, 3.5, {1, 2, 3, 4, 5, 6, 7, 8}, 3},
-      {"extreme", false, 3, {1, 2, 3, 4, 5, 6, 7, 8}, 2},
-      {"uniform4", false, 4, {4}, 4},
-      {"seed", true, 4, {}, 4},
-  };
+  static const std::vector<Mix> all = [] {
+    std::vector<Mix> mixes = {mix_of("balanced", CompressionConfig::preset("balanced"))};
+    for (const std::string& name : CompressionConfig::preset_names()) {
+      const CompressionConfig config = CompressionConfig::preset(name);
+      if (name != "balanced" && config.policy != Policy::kDense) {
+        mixes.push_back(mix_of(name, config));
+      }
+    }
+    const Mix balanced = mixes.front();
+    const auto vary = [&](const char* name, double key_bits, std::vector<int> classes) {
+      mixes.push_back({name, false, key_bits, std::move(classes), balanced.value_bits});
+    };
+    vary("balanced2468", balanced.key_bits, {2, 4, 6, 8});
+    vary("balanced3456", balanced.key_bits, {3, 4, 5, 6});
+    vary("balanced1357", balanced.key_bits, {1, 3, 5, 7});
+    vary("uniform4", 4, {4});
+    return mixes;
+  }();
   return all;
+}
+
+inline const Mix& mix_named(const std::string& name) {
+  for (const Mix& mix : mixes()) {
+    if (mix.name == name) return mix;
+  }
+  throw Error("no mix of widths called " + name);
 }
 
 struct Shape {

@@ -1,10 +1,15 @@
 // Attention of one layer over a compressed cache, and Torch's SDPA over the same cache dense, in
 // one process.
 //
-//   bench_attention --ratios             the design's targets: both sides interleaved, medians
+//   bench_attention                      the design's targets: both sides interleaved, medians
+//   bench_attention --growth             the same at depths from 1k to 32k, sinks, tail and causal
+//                                        chunk included, and by how much the time grows
+//   bench_attention --mixes              the same for every preset and choice of widths
+//   bench_attention --all [--benchmark_...]   Google Benchmark: shapes x depths x mixes x ISAs x
+//                                        dtypes, about 1500 cases: choose by --benchmark_filter
 //   bench_attention --device cuda        on a GPU, with the share of what the model predicts
-//   bench_attention [--benchmark_...]    Google Benchmark: shapes x depths x presets x ISAs x
-//   dtypes
+//   ... --json FILE                      the figures of the first three, for programs (--all has
+//                                        --benchmark_out)
 //
 // Every result is compared with fp32 attention over the dequantised cache before it is timed, and a
 // wrong one is an error. Decode is timed cold: the caches are flushed before each iteration,
@@ -26,12 +31,16 @@
 #include "benchmarks/attention_case.h"
 #include "benchmarks/attention_cuda.h"
 #include "benchmarks/machine_peak.h"
+#include "benchmarks/run_context.h"
+#include "rillkv/error.h"
+#include "rillkv/files.h"
 
 namespace {
 
 using rillkv::bench::CacheFlush;
 using rillkv::bench::Case;
 using rillkv::bench::MachinePeak;
+using rillkv::bench::median;
 using rillkv::bench::Mix;
 using rillkv::bench::Problem;
 using rillkv::bench::seconds;
@@ -174,11 +183,6 @@ void register_all() {
 
 // ---- the targets ----
 
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
-
 /// Times the calls in turn, so that what else the machine does hits all of them alike.
 std::vector<double> interleaved(const std::vector<std::function<void()>>& calls, int rounds,
                                 bool cold) {
@@ -198,14 +202,17 @@ std::vector<double> interleaved(const std::vector<std::function<void()>>& calls,
   return medians;
 }
 
-bool ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype dtype, bool whole,
-           const char* isa, int rounds) {
+using Json = nlohmann::ordered_json;
+Json results = Json::array();
+
+/// Times one problem and prints its line. Returns our seconds; throws if the result is wrong.
+double ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype dtype, bool whole,
+             const char* isa, int rounds) {
   const cpu::KernelTable* table = cpu::find_kernels(isa);
-  if (table == nullptr) return true;
+  if (table == nullptr) return 0;
   Case c({shape, queries, depth, mix, dtype, whole});
   c.run(*table);
   const double error = c.relative_error();
-  const bool right = error <= allowed_error(dtype);
   std::vector<std::function<void()>> calls = {[&] { c.run(*table); }};
   std::vector<std::string> names = {"ours"};
   for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
@@ -215,6 +222,9 @@ bool ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype dty
       names.push_back(std::string(type == at::kFloat ? "fp32" : "bf16") + (expand ? "x" : ""));
     }
   }
+  const char* kind = queries == 1 ? "decode" : "prefill";
+  RILLKV_CHECK(error <= allowed_error(dtype), kind, " ", name_of(shape), " ", depth, " ", mix.name,
+               " ", name_of(dtype), " ", isa, ": wrong result, relative error ", error);
   const auto t = interleaved(calls, rounds, queries == 1);
   double best = 1e30, best_bf16 = 1e30;
   for (size_t i = 1; i < t.size(); ++i) {
@@ -222,66 +232,152 @@ bool ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype dty
     if (names[i][0] == 'b') best_bf16 = std::min(best_bf16, t[i]);
   }
   const bool bf16 = dtype == Dtype::kBFloat16 && std::strcmp(isa, "avx512") == 0;
+  const double flops_share = c.flops() / t[0] / (bf16 ? peak.bf16_flops : peak.fp32_flops);
+  const double bytes = static_cast<double>(c.packed_bytes());
   std::printf(
       "%-7s %-9s %6d %-12s %s %-6s %-5s %8.3f ms %6.1f GFLOP/s (%2.0f%%) %5.1f GB/s (%2.0f%%)",
-      queries == 1 ? "decode" : "prefill", name_of(shape).c_str(), depth, mix.name.c_str(),
-      name_of(dtype), isa, whole ? "whole" : "plain", t[0] * 1e3, c.flops() / t[0] / 1e9,
-      100 * c.flops() / t[0] / (bf16 ? peak.bf16_flops : peak.fp32_flops),
-      static_cast<double>(c.packed_bytes()) / t[0] / 1e9,
-      100 * static_cast<double>(c.packed_bytes()) / t[0] / peak.read_bytes);
+      kind, name_of(shape).c_str(), depth, mix.name.c_str(), name_of(dtype), isa,
+      whole ? "whole" : "plain", t[0] * 1e3, c.flops() / t[0] / 1e9, 100 * flops_share,
+      bytes / t[0] / 1e9, 100 * bytes / t[0] / peak.read_bytes);
   std::printf(" | %5.2fx Torch's best, %5.2fx its bf16 |", best / t[0], best_bf16 / t[0]);
-  for (size_t i = 1; i < t.size(); ++i) std::printf(" %s %.2f", names[i].c_str(), t[i] * 1e3);
-  std::printf(" | error %.1e%s\n", error, right ? "" : " WRONG");
+  Json torch_seconds;
+  for (size_t i = 1; i < t.size(); ++i) {
+    std::printf(" %s %.2f", names[i].c_str(), t[i] * 1e3);
+    torch_seconds[names[i]] = t[i];
+  }
+  std::printf(" | error %.1e, %.3f bits\n", error, c.bits_an_element());
   std::fflush(stdout);
-  return right;
+  results.push_back({{"kind", kind},
+                     {"shape", name_of(shape)},
+                     {"queries", queries},
+                     {"depth", depth},
+                     {"mix", mix.name},
+                     {"dtype", name_of(dtype)},
+                     {"isa", isa},
+                     {"whole", whole},
+                     {"seconds", t[0]},
+                     {"torch_seconds", torch_seconds},
+                     {"over_torch_best", best / t[0]},
+                     {"over_torch_bf16", best_bf16 / t[0]},
+                     {"flops_per_s", c.flops() / t[0]},
+                     {"flops_share", flops_share},
+                     {"cache_bytes", bytes},
+                     {"read_share", bytes / t[0] / peak.read_bytes},
+                     {"bits_per_element", c.bits_an_element()},
+                     {"relative_error", error}});
+  return t[0];
 }
 
-bool print_ratios(bool all) {
-  const auto& mixes = rillkv::bench::mixes();
-  std::printf(
-      "medians of interleaved runs; Torch: SDPA, dense cache, enable_gqa (x: expanded heads)\n");
-  bool right = true;
-  const auto bf16 = Dtype::kBFloat16, fp32 = Dtype::kFloat32;
-  for (const Mix& mix : {mixes[0], mixes[1]}) {
-    right &= ratio(kShapes[0], 256, 4096, mix, bf16, false, "avx512", 7);
-    right &= ratio(kShapes[1], 256, 4096, mix, bf16, false, "avx512", 15);
-    right &= ratio(kShapes[2], 1, 4096, mix, bf16, false, "avx512", 21);
-    right &= ratio(kShapes[0], 1, 4096, mix, bf16, false, "avx512", 21);
-    right &= ratio(kShapes[1], 1, 4096, mix, bf16, false, "avx512", 41);
+// The kernels that this machine takes when nobody says otherwise, and the dtype they are made for.
+const char* best_isa() { return cpu::kernels().name; }
+Dtype best_dtype() { return cpu::kernels().linear != nullptr ? Dtype::kBFloat16 : Dtype::kFloat32; }
+
+void targets() {
+  const Mix& balanced = rillkv::bench::mix_named("balanced");
+  const auto run = [&](int shape, int queries, bool whole, int rounds) {
+    ratio(kShapes[shape], queries, 4096, balanced, best_dtype(), whole, best_isa(), rounds);
+  };
+  for (const bool whole : {false, true}) {
+    run(0, 256, whole, 7);
+    run(1, 256, whole, 15);
+    run(2, 1, whole, 21);
+    run(0, 1, whole, 21);
+    run(1, 1, whole, 41);
   }
-  if (!all) return right;
-  for (const char* isa : {"avx512", "avx2"}) {
-    for (const Dtype dtype : {bf16, fp32}) {
-      right &= ratio(kShapes[0], 256, 4096, mixes[0], dtype, true, isa, 5);
-      right &= ratio(kShapes[1], 256, 4096, mixes[0], dtype, true, isa, 9);
-      right &= ratio(kShapes[2], 1, 4096, mixes[0], dtype, true, isa, 11);
+}
+
+void growth() {
+  const Mix& balanced = rillkv::bench::mix_named("balanced");
+  for (const int queries : {256, 1}) {
+    double first = 0;
+    for (const int depth : kDepths) {
+      const double t = ratio(kShapes[1], queries, depth, balanced, best_dtype(), true, best_isa(),
+                             queries == 1 ? 15 : 3);
+      if (first == 0) first = t;
+      std::printf("  %dx the depth of the first, %.2fx its time\n", depth / kDepths[0], t / first);
+      results.back()["time_over_first_depth"] = t / first;
     }
   }
-  for (const int depth : kDepths) {
-    right &= ratio(kShapes[1], 256, depth, mixes[0], bf16, true, "avx512", 5);
-    right &= ratio(kShapes[1], 1, depth, mixes[0], bf16, true, "avx512", 11);
+}
+
+void all_mixes() {
+  for (const Mix& mix : rillkv::bench::mixes()) {
+    for (const int shape : {0, 1}) {
+      ratio(kShapes[shape], 256, 4096, mix, best_dtype(), true, best_isa(), 5);
+    }
+    for (const int shape : {2, 1}) {
+      ratio(kShapes[shape], 1, 4096, mix, best_dtype(), true, best_isa(), 21);
+    }
   }
-  for (const Mix& mix : mixes) {
-    right &= ratio(kShapes[0], 256, 4096, mix, bf16, true, "avx512", 3);
-    right &= ratio(kShapes[2], 1, 4096, mix, bf16, true, "avx512", 11);
+}
+
+/// A tiny case on every instruction set: do the programs and their checks work at all?
+void smoke() {
+  for (const char* isa : {"avx512", "avx2", "scalar"}) {
+    for (const int queries : {17, 1}) {
+      ratio(kShapes[1], queries, 300, rillkv::bench::mix_named("balanced"), Dtype::kFloat32, true,
+            isa, 1);
+    }
   }
-  return right;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   if (const int code = rillkv::bench::cuda_command(argc, argv); code >= 0) return code;
-  const bool quick = argc > 1 && std::strcmp(argv[1], "--ratios") == 0;
-  const bool full = argc > 1 && std::strcmp(argv[1], "--ratios=all") == 0;
+  std::string mode, json;
+  std::vector<char*> others = {argv[0]};
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--json" && i + 1 < argc) {
+      json = argv[++i];
+    } else if (argument == "--growth" || argument == "--mixes" || argument == "--smoke" ||
+               argument == "--all") {
+      mode = argument;
+    } else {
+      others.push_back(argv[i]);
+    }
+  }
+  if (mode != "--all" && others.size() > 1) {
+    std::fprintf(stderr,
+                 "bench_attention: unknown argument %s (expected --growth, --mixes, --all, --json "
+                 "FILE)\n",
+                 others[1]);
+    return 2;
+  }
   peak = rillkv::bench::measure_machine();
-  std::printf("%d threads; measured peaks: fp32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, read %.1f GB/s\n",
-              at::get_num_threads(), peak.fp32_flops / 1e9, peak.bf16_flops / 1e9,
-              peak.read_bytes / 1e9);
-  if (quick || full) return print_ratios(full) ? 0 : 1;
-  register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
+  if (mode == "--all") {
+    // Google Benchmark may write JSON to stdout: what is said for people goes elsewhere.
+    rillkv::bench::print_context(stderr, peak);
+    for (const auto& [key, value] : rillkv::bench::context_json(peak).items()) {
+      benchmark::AddCustomContext(key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+    register_all();
+    int count = static_cast<int>(others.size());
+    benchmark::Initialize(&count, others.data());
+    if (benchmark::ReportUnrecognizedArguments(count, others.data())) return 2;
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+    return 0;
+  }
+  rillkv::bench::print_context(stdout, peak);
+  std::printf(
+      "medians of interleaved runs; Torch: SDPA, dense cache, enable_gqa (x: expanded heads)\n");
+  if (mode == "--smoke") {
+    smoke();
+  } else if (mode == "--growth") {
+    growth();
+  } else if (mode == "--mixes") {
+    all_mixes();
+  } else {
+    targets();
+  }
+  if (!json.empty()) {
+    const Json report = {{"context", rillkv::bench::context_json(peak)}, {"results", results}};
+    rillkv::write_file_atomically(json, report.dump(2) + "\n");
+  }
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "bench_attention: %s\n", error.what());
+  return 1;
 }

@@ -21,8 +21,10 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/run_context.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/packed_format.h"
+#include "rillkv/compression_config.h"
 
 namespace {
 
@@ -41,16 +43,32 @@ struct Model {
 constexpr Model kModels[] = {{"smollm2-135m", 30, 9, 3, 64}, {"llama-3-8b", 32, 32, 8, 128}};
 
 struct Preset {
-  const char* name;
+  std::string name;
   bool ema;
   double key_bits;  // mean; ema: the normal width
   int value_bits;
+  std::vector<int> classes;
 };
-constexpr Preset kPresets[] = {{"balanced", false, 4.25, 4},
-                               {"quality", false, 5, 5},
-                               {"compact", false, 3.5, 3},
-                               {"extreme", false, 3, 2},
-                               {"seed", true, 4, 4}};
+
+/// The library's presets that quantise, "balanced" first.
+const std::vector<Preset>& presets() {
+  static const std::vector<Preset> all = [] {
+    std::vector<Preset> presets;
+    for (const std::string& name : rillkv::CompressionConfig::preset_names()) {
+      const auto c = rillkv::CompressionConfig::preset(name);
+      if (c.policy == rillkv::Policy::kDense) continue;
+      const bool ema = c.policy == rillkv::Policy::kEma;
+      const Preset preset = {name,
+                             ema,
+                             ema ? static_cast<double>(c.key_bits_normal) : c.key_bits_mean,
+                             static_cast<int>(ema ? c.value_bits_normal : c.value_bits),
+                             {c.bit_classes.begin(), c.bit_classes.end()}};
+      presets.insert(name == "balanced" ? presets.begin() : presets.end(), preset);
+    }
+    return presets;
+  }();
+  return all;
+}
 
 /// Bytes a second that one thread reads from memory.
 double read_bandwidth() {
@@ -101,8 +119,11 @@ class Workload {
       fill(layer.values, model.kv_heads);
       layer.rotated = layer.values;
     }
-    for (int w = 1; w <= 8; ++w) classes_.push_back(w);
-    increments_ = static_cast<int>((preset.key_bits - 1) * model.head_dim / 2 + 1e-6);
+    classes_ = preset.classes;
+    const int spacing = classes_.size() > 1 ? classes_[1] - classes_[0] : 1;
+    increments_ = static_cast<int>(
+        (preset.key_bits - classes_.front()) * model.head_dim / 2 / spacing + 1e-6);
+    width_sum_ = model.head_dim * classes_.front() + 2 * spacing * increments_;
     groups_ = format::value_groups(model.head_dim, 64);
     packed_.resize(layers_.size());
     for (Packed& packed : packed_) {
@@ -131,7 +152,8 @@ class Workload {
   }
   void widths() {
     rillkv::kernels::cpu::allocate_widths(range_.data(), sums_.data(), model_.head_dim,
-                                          classes_.data(), 8, increments_, widths_.data());
+                                          classes_.data(), static_cast<int>(classes_.size()),
+                                          increments_, widths_.data());
   }
   void pack_keys(const KernelTable& isa, size_t l, int kv_head) {
     isa.pack_channels_affine(params(layers_[l].keys, model_.kv_heads, kv_head), lo_.data(),
@@ -211,7 +233,7 @@ class Workload {
   }
   size_t key_stride() const {
     const int D = model_.head_dim;
-    if (!preset_.ema) return format::channel_block_bytes(D, kBlock, false, D + 2 * increments_);
+    if (!preset_.ema) return format::channel_block_bytes(D, kBlock, false, width_sum_);
     const int wide = 2 * ((D / 2 + 4) / 5);
     return format::channel_block_bytes(D, kBlock, true, 8 * wide + 4 * (D - wide));
   }
@@ -229,6 +251,7 @@ class Workload {
   Preset preset_;
   int increments_ = 0, groups_ = 1;
   std::vector<int> classes_;
+  int width_sum_ = 0;  // of a key block's channels
   std::vector<Layer> layers_;
   std::vector<Packed> packed_;
   std::vector<float> lo_, hi_, range_, sums_, absmax_;
@@ -277,12 +300,12 @@ void add(const std::string& name, const KernelTable& isa, const Model& model, co
 
 void add_all(const KernelTable& isa) {
   for (const Model& model : kModels) {
-    for (const Preset& preset : kPresets) {
+    for (const Preset& preset : presets()) {
       add(
           "seal", isa, model, preset, [](const Workload& w) { return w.seal_bytes(); },
           [](Workload& w, const KernelTable& k, size_t l) { w.seal(k, l); });
     }
-    const Preset& balanced = kPresets[0];
+    const Preset& balanced = presets().front();
     const int heads = model.kv_heads;
     const auto each = [heads](auto&& body) {
       return [heads, body](Workload& w, const KernelTable& k, size_t l) {
@@ -319,6 +342,8 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   peak_bandwidth = read_bandwidth();
+  benchmark::AddCustomContext("commit", RILLKV_COMMIT);
+  benchmark::AddCustomContext("cpu", rillkv::bench::cpu_name());
   benchmark::AddCustomContext("read_bandwidth_one_thread_GB/s",
                               std::to_string(peak_bandwidth / 1e9));
   for (const char* name : {"scalar", "avx2", "avx512"}) {

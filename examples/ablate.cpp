@@ -1,7 +1,9 @@
 // ablate: what each setting buys. One row of quality, size and time for every point of a grid over
 // configuration keys.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <exception>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
@@ -166,10 +168,10 @@ const std::vector<std::pair<const char*, const char*>>& csv_columns() {
       {"top1_agreement", "result.top1_agreement"},
       {"perplexity", "result.perplexity"},
       {"perplexity_dense", "result.baseline.perplexity"},
-      {"compression_ratio", "result.performance.compression_ratio"},
-      {"outlier_rate_key", "result.performance.outlier_rate.key"},
-      {"outlier_rate_value", "result.performance.outlier_rate.value"},
-      {"seconds", "result.performance.seconds"},
+      {"compression_ratio", "result.performance.compressed.compression_ratio"},
+      {"outlier_rate_key", "result.performance.compressed.outlier_rate.key"},
+      {"outlier_rate_value", "result.performance.compressed.outlier_rate.value"},
+      {"seconds", "result.seconds"},
       {"error", "error"}};
   return columns;
 }
@@ -201,11 +203,17 @@ std::vector<std::string> varied_keys(const std::vector<Row>& rows) {
 }
 
 void write_reports(const Arguments& a, const cli::Session& session, const std::vector<json>& rows,
-                   const std::vector<std::string>& keys, bool complete) {
+                   const std::vector<std::string>& keys, const std::string& text_hash,
+                   bool complete) {
   OrderedJson report;
   report["complete"] = complete;
   report["varied"] = keys;
   report["protocol"] = a.perplexity.protocol;
+  report["context"] = a.perplexity.context;
+  report["windows"] = a.perplexity.windows;
+  report["stride"] = a.perplexity.stride;
+  report["text"] = a.perplexity.text + a.perplexity.token_ids;
+  report["text_hash"] = text_hash;
   report["rows"] = rows;
   report.update(cli::provenance(session));
   eval::write_json_atomically(a.json, report);
@@ -214,7 +222,18 @@ void write_reports(const Arguments& a, const cli::Session& session, const std::v
   write_file_atomically(csv, to_csv(rows, keys));
 }
 
-/// Runs or looks up one row; a configuration that cannot run becomes a row with its error.
+/// Everything that `row` is, as the key of its record.
+std::string key_of(const Row& row) {
+  json settings = json::array();
+  for (const auto& setting : row.settings) {
+    settings.push_back(json::array({setting.first, setting.second}));
+  }
+  return row.label + " " + settings.dump();
+}
+
+/// Runs one row, going on where an interruption cut it; null if one cuts it now. A configuration
+/// that cannot run becomes a row with its error, whatever went wrong: the other rows do not depend
+/// on it.
 json measure(cli::Session& session, const CompressionConfig& base, const Row& row,
              const std::vector<int64_t>& tokens, const Arguments& a, const fs::path& windows) {
   json record = {{"label", row.label}};
@@ -222,23 +241,42 @@ json measure(cli::Session& session, const CompressionConfig& base, const Row& ro
     session.config = configure(base, row);
     record["config"] = json::parse(session.config.to_json());
     session.config.validate_for(session.model->config().head_dim);
-    const OrderedJson result =
-        cli::run_perplexity(session, tokens, a.perplexity, windows, /*restart=*/false);
+    // Windows of another row, or of other options, are of no use.
+    const json fingerprint = cli::perplexity_fingerprint(session, tokens, a.perplexity);
+    const bool stale = !eval::ResultLog::made_with(windows, fingerprint);
+    const OrderedJson result = cli::run_perplexity(session, tokens, a.perplexity, windows, stale);
     if (!result.value("complete", false)) return nullptr;
-    cli::remove_log(windows);
     json kept = result;
-    for (const char* key :
-         {"config", "machine", "model", "dtype", "device", "chat", "version", "commit", "text"}) {
-      kept.erase(key);
+    for (const char* key : {"config", "machine", "model", "dtype", "device", "chat", "version",
+                            "commit", "created", "text", "text_tokens", "text_hash"}) {
+      kept.erase(key);  // The report has them once.
     }
     record["result"] = kept;
-  } catch (const Error& error) {
-    record["error"] = error.what();
+  } catch (const std::exception& error) {
+    const std::string what = error.what();
+    record["error"] = what.substr(0, what.find('\n'));
     if (!record.contains("config")) {  // Not even a configuration: the base stands in its columns.
       record["config"] = json::parse(base.to_json());
     }
   }
+  cli::remove_log(windows);
   return record;
+}
+
+/// A figure of a row; what was not finite is null in a record.
+double figure(const json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+
+void print_row(const json& row) {
+  const std::string label = row["label"];
+  if (row.contains("error")) {
+    std::printf("%-44s failed: %s\n", label.c_str(), row["error"].get<std::string>().c_str());
+  } else {
+    const json& r = row["result"];
+    std::printf("%-44s %9.3f %10.6f %8.2f %8.1f\n", label.c_str(),
+                figure(r["kv_bits_sealed"]["total"]), figure(r["kl_mean"]),
+                100 * figure(r["top1_agreement"]), figure(r["seconds"]));
+  }
+  std::fflush(stdout);
 }
 
 void ablate(const Arguments& a) {
@@ -262,61 +300,41 @@ void ablate(const Arguments& a) {
 
   cli::Session session = cli::open_session(a.model);
   const std::vector<int64_t> tokens = cli::perplexity_tokens(session, a.perplexity);
-  json fingerprint = session.fingerprint();
-  fingerprint["perplexity"] = {{"text", a.perplexity.text + a.perplexity.token_ids},
-                               {"tokens", tokens.size()},
-                               {"context", a.perplexity.context},
-                               {"windows", a.perplexity.windows},
-                               {"stride", a.perplexity.stride},
-                               {"protocol", a.perplexity.protocol}};
   const fs::path log_file = cli::log_path(a.json, "rows");
-  eval::ResultLog log(log_file, fingerprint, a.restart);
   const fs::path windows = cli::log_path(a.json, "windows");
+  eval::ResultLog log(log_file, cli::perplexity_fingerprint(session, tokens, a.perplexity),
+                      a.restart);
+  log.stamp(cli::record_stamp());
+  if (a.restart) cli::remove_log(windows);
 
+  const std::string hash = cli::tokens_hash(tokens);
   std::vector<json> finished;
   bool failed = false;
   std::printf("%-44s %9s %10s %8s %8s\n", "", "bits", "KL", "top-1 %", "seconds");
   for (size_t i = 0; i < rows.size(); ++i) {
-    json key_settings = json::array();
-    for (const auto& setting : rows[i].settings) {
-      key_settings.push_back(json::array({setting.first, setting.second}));
-    }
-    const std::string key = rows[i].label + " " + key_settings.dump();
-    const json* done = log.find(key);
-    if (done == nullptr) {
-      if (!eval::interrupted()) {
-        json record = measure(session, base, rows[i], tokens, a, windows);
-        if (!record.is_null()) {
-          log.append(key, std::move(record));
-          done = log.find(key);
-        }
-      }
-      if (done == nullptr) {
-        session.config = base;
-        write_reports(a, session, finished, keys, false);
+    const std::string key = key_of(rows[i]);
+    json row;
+    if (const json* done = log.find(key)) {
+      row = *done;
+    } else {
+      if (!eval::interrupted()) row = measure(session, base, rows[i], tokens, a, windows);
+      session.config = base;
+      if (row.is_null()) {
+        write_reports(a, session, finished, keys, hash, false);
         cli::throw_interrupted(log_file.string());
       }
+      // A row that failed is tried again by the next run.
+      if (!row.contains("error")) log.append(key, row);
     }
-    finished.push_back(*done);
-    finished.back().erase("key");
-    const json& row = finished.back();
-    if (row.contains("error")) {
-      failed = true;
-      std::printf("%-44s failed: %s\n", rows[i].label.c_str(),
-                  row["error"].get<std::string>().c_str());
-    } else {
-      const json& r = row["result"];
-      std::printf("%-44s %9.3f %10.6f %8.2f %8.1f\n", rows[i].label.c_str(),
-                  r["kv_bits_sealed"]["total"].get<double>(), r["kl_mean"].get<double>(),
-                  100 * r["top1_agreement"].get<double>(),
-                  r["performance"]["seconds"].get<double>());
-    }
-    std::fflush(stdout);
+    row.erase("key");
+    failed = failed || row.contains("error");
+    finished.push_back(std::move(row));
+    write_reports(a, session, finished, keys, hash, i + 1 == rows.size());
+    print_row(finished.back());
   }
-  session.config = base;
-  write_reports(a, session, finished, keys, true);
+  RILLKV_CHECK(!failed, "some rows failed; their errors are in ", a.json,
+               ", the same command tries them again");
   cli::remove_log(log_file);
-  RILLKV_CHECK(!failed, "some rows failed; their errors are in ", a.json);
 }
 
 }  // namespace

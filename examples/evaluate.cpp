@@ -16,14 +16,16 @@ struct Arguments {
   cli::PerplexityArguments perplexity;
   cli::NeedleArguments needle;
   cli::LongBenchArguments longbench;
-  std::string json, predictions;
+  std::string json, predictions, metric;
   bool restart = false;
 };
 
 /// Writes the report; an interrupted one is written too, then said to be partial.
 void finish(const OrderedJson& report, const std::string& json, const fs::path& log) {
   if (!json.empty()) eval::write_json_atomically(json, report);
-  if (!report.value("complete", true)) cli::throw_interrupted(log.string());
+  if (report.value("complete", true)) return;
+  if (log.empty()) throw Error("interrupted; without --json nothing is kept");
+  cli::throw_interrupted(log.string());
 }
 
 void perplexity(const Arguments& a) {
@@ -93,6 +95,17 @@ void longbench_score(const Arguments& a) {
   cli::print_longbench(report);
 }
 
+void score(const Arguments& a) {
+  cli::check_writable(a.json);
+  const OrderedJson report =
+      cli::score_predictions(a.predictions, a.metric, a.longbench.edit_ratio);
+  if (!a.json.empty()) eval::write_json_atomically(a.json, report);
+  RILLKV_CHECK(report["score"].is_number(), a.predictions,
+               ": the texts need word boundaries: run scripts/segment_chinese.py on it");
+  std::printf("%s %.2f over %lld examples\n", a.metric.c_str(), report["score"].get<double>(),
+              static_cast<long long>(report["examples"].get<int64_t>()));
+}
+
 CLI::App* add_command(CLI::App& app, const char* name, const char* about, Arguments& a) {
   CLI::App* command = app.add_subcommand(name, about);
   cli::add_model_options(*command, a.model);
@@ -122,11 +135,21 @@ int main(int argc, char** argv) {
   score_app->add_option("--json", a.json, "Write the report as JSON");
   score_app->add_option("--edit-ratio", a.longbench.edit_ratio, "difflib or indel")
       ->capture_default_str();
+  CLI::App* metric_app =
+      app.add_subcommand("score", "Score one file of predictions by a metric, without a model");
+  metric_app->add_option("--metric", a.metric, "f1, exact_match, rouge_l, ...")->required();
+  metric_app
+      ->add_option("--predictions", a.predictions, "JSONL records with \"pred\" and \"answers\"")
+      ->required();
+  metric_app->add_option("--json", a.json, "Write the report as JSON");
+  metric_app->add_option("--edit-ratio", a.longbench.edit_ratio, "difflib or indel")
+      ->capture_default_str();
   return cli::run(app, argc, argv, [&] {
     const eval::InterruptGuard guard;
     if (perplexity_app->parsed()) return perplexity(a);
     if (needle_app->parsed()) return needle(a);
     if (longbench_app->parsed()) return longbench(a);
-    longbench_score(a);
+    if (score_app->parsed()) return longbench_score(a);
+    score(a);
   });
 }

@@ -1,12 +1,15 @@
 // experiment: evaluate one configuration on several tasks and keep everything about the run, as the
 // original project's runner did.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <initializer_list>
 #include <map>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
 #include "rillkv/files.h"
+#include "rillkv/log.h"
 #include "support/commands.h"
 #include "support/experiment_file.h"
 
@@ -53,6 +56,33 @@ Plan make_plan(const Arguments& a) {
   return plan;
 }
 
+/// Options that only the original's method has, and no word on which to use: its example runs name
+/// no policy, so its method is what they mean.
+void choose_preset(Arguments& a) {
+  if (!a.model.config.empty()) return;
+  std::vector<std::string> ema;
+  for (const std::string& setting : a.model.settings) {
+    const std::string key = setting.substr(0, setting.find('='));
+    const auto is_one_of = [&](std::initializer_list<const char*> keys) {
+      return std::find(keys.begin(), keys.end(), key) != keys.end();
+    };
+    if (is_one_of({"policy", "key_bits_mean", "value_bits", "bit_classes", "query_energy_decay",
+                   "value_group_size", "value_rotation"})) {
+      return;
+    }
+    if (is_one_of({"ema_decay", "outlier_threshold_abs", "outlier_threshold_relative",
+                   "key_bits_normal", "value_bits_normal", "value_quant_groups"})) {
+      ema.push_back(key);
+    }
+  }
+  if (ema.empty()) return;
+  a.model.config = "seed";
+  cli::apply_log_level(a.model);
+  log(LogLevel::kWarning,
+      str_cat("'", ema.front(), "' belongs to the original's method: using the ",
+              "preset seed; --config chooses another"));
+}
+
 /// The run as an experiment file: `experiment --experiment` on it repeats it.
 OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) {
   OrderedJson file;
@@ -63,6 +93,10 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   if (a.model.threads) file["threads"] = *a.model.threads;
   file["config"] = std::string(to_string(session.config.policy)) == "dense" ? "dense" : "balanced";
   file["set"] = OrderedJson::parse(session.config.to_json());
+  CompressionConfig all = session.config;
+  all.given_keys.clear();
+  for (const auto& item : file["set"].items()) all.given_keys.push_back(item.key());
+  for (const std::string& key : all.ineffective_keys()) file["set"].erase(key);
   file["tasks"] = a.tasks;
   file["data"] = a.longbench.data.empty() ? OrderedJson() : OrderedJson(a.longbench.data);
   file["max_samples"] = a.longbench.max_samples;
@@ -77,7 +111,19 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   file["depths"] = a.needle.options.depths;
   file["samples"] = a.needle.options.samples;
   if (!a.needle.haystack.empty()) file["haystack"] = a.needle.haystack;
-  file["needle_seed"] = a.needle.options.seed;
+  const eval::NeedleOptions& n = a.needle.options;
+  if (!n.needle.fact.empty()) {
+    file["needle"] = n.needle.fact;
+    file["question"] = n.needle.question;
+    file["lead"] = n.needle.lead;
+    file["answer"] = n.needle.answer;
+    file["distractor"] = n.needle.distractor;
+  }
+  file["needle_tokens"] = n.max_new_tokens;
+  file["needle_seed"] = n.seed;
+  file["solved_score"] = n.solved_score;
+  if (!a.needle.baseline) file["no_baseline"] = true;
+  file["edit_ratio"] = a.longbench.edit_ratio;
   file["baseline"] = a.baseline;
   file["output_dir"] = a.output_dir;
   file["experiment_name"] = a.name;
@@ -89,10 +135,10 @@ void print_summary(const OrderedJson& report, const fs::path& folder) {
   std::printf("\n%s\n", folder.string().c_str());
   if (tasks.contains("perplexity")) {
     const OrderedJson& p = tasks["perplexity"];
+    const auto figure = [](const OrderedJson& v) { return v.is_number() ? v.get<double>() : NAN; };
     std::printf("  perplexity %.4f (dense %.4f), KL %.6f nats, top-1 %.2f %%, sealed %.3f bits\n",
-                p["perplexity"].get<double>(), p["baseline"]["perplexity"].get<double>(),
-                p["kl_mean"].get<double>(), 100 * p["top1_agreement"].get<double>(),
-                p["kv_bits_sealed"]["total"].get<double>());
+                figure(p["perplexity"]), figure(p["baseline"]["perplexity"]), figure(p["kl_mean"]),
+                100 * figure(p["top1_agreement"]), figure(p["kv_bits_sealed"]["total"]));
   }
   const auto speed = [](const OrderedJson& performance) {
     for (const char* side : {"compressed", "baseline"}) {
@@ -106,9 +152,10 @@ void print_summary(const OrderedJson& report, const fs::path& folder) {
           p["decode_tokens_per_s"].is_number()
               ? std::to_string(p["decode_tokens_per_s"].get<double>()).c_str()
               : "-",
-          p["kv_bytes_max"].get<double>() / 1048576);
+          p["kv_bytes"].get<double>() / 1048576);
     }
   };
+  if (tasks.contains("perplexity")) speed(tasks["perplexity"]["performance"]);
   if (tasks.contains("needle")) {
     const OrderedJson& n = tasks["needle"];
     std::printf("  needle: score %s, margin %s nats\n", n["score"].dump().c_str(),
@@ -123,11 +170,12 @@ void print_summary(const OrderedJson& report, const fs::path& folder) {
 
 void experiment(Arguments a) {
   const Plan plan = make_plan(a);
-  a.needle.baseline = a.longbench.baseline = a.baseline;
+  a.longbench.baseline = a.baseline;
   a.longbench.tasks = plan.longbench;
   for (const auto& [key, value] : a.keys) {
     if (!value.empty()) a.model.settings.push_back(key + "=" + value);
   }
+  choose_preset(a);
   if (a.longbench.max_length > 0) {
     std::erase_if(a.needle.options.lengths, [&](int64_t n) { return n > a.longbench.max_length; });
   }
@@ -194,7 +242,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--output-dir", a.output_dir, "Where experiments go")->capture_default_str();
   app.add_option("--experiment-name", a.name, "Folder of this one")->capture_default_str();
-  app.add_flag("--baseline", a.baseline, "Also run the dense cache");
+  app.add_flag("--baseline", a.baseline,
+               "LongBench: also run the dense cache (perplexity and needle always do)");
   app.add_flag("--restart", a.restart, "Forget the finished work of this experiment");
   cli::add_perplexity_options(*app.add_option_group("Perplexity"), a.perplexity, false);
   auto* needle = app.add_option_group("Needle in a haystack");

@@ -7,6 +7,8 @@
 #include <optional>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/memory_sampler.h"
+#include "rillkv/eval/performance.h"
 #include "rillkv/files.h"
 #include "rillkv/generation.h"
 #include "rillkv/log.h"
@@ -33,6 +35,7 @@ struct Options {
 struct Run {
   GenerationResult generation;
   CacheReport cache;
+  eval::MemoryUse memory;
   std::string text;
 };
 
@@ -72,6 +75,8 @@ Prompt read_prompt(const Options& o, const LlamaModel& model) {
 
 Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
              const CompressionConfig& config, const char* label) {
+  eval::release_free_memory();  // What the other side left is not this one's.
+  eval::MemorySampler memory;
   QuantizedKvCache cache = model->make_cache(config);
   GenerationOptions options;
   options.max_new_tokens = o.max_new_tokens;
@@ -86,28 +91,24 @@ Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
     run.generation = generate(model, prompt.ids, cache, options);
   }
   run.cache = cache.report();
+  run.memory = memory.stop();
   if (prompt.tokenizer != nullptr)
     run.text = prompt.tokenizer->decode_generated(run.generation.tokens);
   return run;
 }
 
-Json to_json(const Run& run) {
+Json to_json(const CompressionConfig& config, const Run& run) {
   const GenerationResult& g = run.generation;
-  const CacheReport& c = run.cache;
+  eval::RunStats stats;
+  stats.prompt_tokens = g.prompt_tokens;
+  stats.new_tokens = static_cast<int64_t>(g.tokens.size());
+  stats.ttft_s = g.ttft_s;
+  stats.cache = run.cache;
+  stats.memory = run.memory;
   Json json;
-  json["prompt_tokens"] = g.prompt_tokens;
-  json["ttft_s"] = g.ttft_s;
-  json["prefill_tokens_per_s"] = g.prefill_tokens_per_s;
-  json["decode_tokens_per_s"] = g.decode_tokens_per_s;
-  json["kv_bytes"] = c.kv_bytes;
-  json["kv_bytes_bf16"] = c.kv_bytes_bf16;
-  json["compression_ratio"] = c.compression_ratio;
-  json["kv_bits_per_element"] = cli::to_json(c.kv_bits_per_element);
-  json["kv_bits_sealed"] = cli::to_json(c.kv_bits_sealed);
-  json["outlier_rate"] = {{"key", c.outlier_rate.key}, {"value", c.outlier_rate.value}};
-  json["clip_rate"] = {{"key", c.clip_rate.key}, {"value", c.clip_rate.value}};
-  json["sink_tokens"] = c.sink_tokens;
-  json["peak_rss_bytes"] = peak_rss_bytes();
+  json.update(Json(eval::performance_json(config, stats)));
+  json.erase("runs");
+  json["decode_tokens_per_s"] = g.decode_tokens_per_s;  // 0 without a second token
   json["token_ids"] = g.tokens;
   json["text"] = run.text;
   return json;
@@ -188,8 +189,9 @@ void print_report(const Options& o, const LlamaModel& model, const CompressionCo
     std::printf("  %-28s %14s\n", "clipped codes, k / v", percent(run.cache.clip_rate).c_str());
   }
   std::printf("  %-28s %14lld\n", "sink tokens", static_cast<long long>(run.cache.sink_tokens));
-  std::printf("  %-28s %14s\n", "peak memory of the process",
-              mebibytes(static_cast<double>(peak_rss_bytes())).c_str());
+  row("memory, peak",
+      [&](const Run& r) { return mebibytes(static_cast<double>(r.memory.peak_bytes)); });
+  row("memory, mean", [&](const Run& r) { return mebibytes(r.memory.mean_bytes); });
   if (dense != nullptr) {
     std::printf("\n  KL(dense || compressed) at the last prompt token  %.3g nats\n",
                 json["kl_last"].get<double>());
@@ -216,14 +218,15 @@ void prefill(const Options& o) {
   const Prompt prompt = read_prompt(o, model);
 
   const Run run = run_once(o, model, prompt, config, "prefill");
-  Json json = to_json(run);
+  Json json = to_json(config, run);
   std::optional<Run> dense;
   if (o.baseline) {
     dense = run_once(o, model, prompt, cli::dense_config(config), "prefill, dense");
-    json["baseline"] = to_json(*dense);
+    json["baseline"] = to_json(cli::dense_config(config), *dense);
     json["kl_last"] = kl_divergence(dense->generation.last_logits, run.generation.last_logits);
     json["top1_agreement"] = agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }
+  json["process_peak_rss_bytes"] = peak_rss_bytes();  // Reading the weights included.
   if (!o.logits_out.empty()) {
     write_safetensors(o.logits_out, {{"logits", run.generation.last_logits}});
   }

@@ -142,6 +142,18 @@ struct GateParams {
   Dtype dtype = Dtype::kFloat32;
 };
 
+/// Rotary position embedding of uncompressed rows: channels (p, p + D/2) of token t become (x cos -
+/// y sin, y cos + x sin). Arithmetic in fp32, rounded once.
+struct RopeParams {
+  Activation x;                // [tokens, heads, head_dim]
+  MutableActivation out;       // the same shape and dtype
+  const float* cos = nullptr;  // [tokens, head_dim / 2]
+  const float* sin = nullptr;
+  int32_t heads = 0;
+  int32_t head_dim = 0;  // even
+  Dtype dtype = Dtype::kFloat32;
+};
+
 /// out = x W^T + bias in bf16 with fp32 accumulation; W [out_features, in_features] has been packed
 /// by pack_linear into panels of kLinearPanel outputs: panel p holds, for each pair of inputs,
 /// kLinearPanel pairs of bf16 (the dot-product instruction's order). in_features is even; the last

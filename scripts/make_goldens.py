@@ -3,8 +3,8 @@
 
   tokenizers  ids and texts from the Python packages `tokenizers` and `sentencepiece`, with the small
               tokenizers they belong to
-  logits      logits of small random models from `transformers`, in double, with the error that
-              transformers' own float32 makes; the weights are not stored but recomputed from their
+  logits      logits of small random models from `transformers`, in double, with the errors that
+              transformers' own float32, bfloat16 and float16 make; the weights are not stored but recomputed from their
               names (random_weight here, tests/support/random_llama.h there)
   smollm2     last-token logits of the default model, likewise
 
@@ -15,6 +15,7 @@ usage: make_goldens.py [--model DIR] {tokenizers,logits,smollm2,all}
 """
 
 import argparse
+import copy
 import json
 import pathlib
 import random
@@ -376,7 +377,8 @@ def logits_of(model, tokens):
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].numpy()
+        return model(torch.tensor([tokens])).logits[0].to(
+            torch.float64 if model.dtype == torch.float64 else torch.float32).numpy()
 
 
 def make_logits():
@@ -400,6 +402,8 @@ def make_logits():
         tokens = random_tokens(name, 80, config["vocab_size"])
         positions = [p for p in range(80) if p % 7 == 0] + [79]
         single = logits_of(model.float(), tokens).astype(np.float64)
+        low = {dtype: logits_of(copy.deepcopy(model).to(getattr(torch, dtype)), tokens)[positions]
+               for dtype in ("bfloat16", "float16")}
         exact = logits_of(make_double(model, config), tokens)
         error = single - exact
         assert np.abs(error).max() < 1e-3, f"{name}: float32 and float64 are different models"
@@ -409,6 +413,12 @@ def make_logits():
             "transformers_rms_error": float(np.sqrt((error[positions] ** 2).mean())),
             "transformers_max_error": float(np.abs(error[positions]).max()),
         }
+        for dtype, logits in low.items():
+            error = logits.astype(np.float64) - exact[positions]
+            expectations[name][dtype] = {
+                "transformers_rms_error": float(np.sqrt((error**2).mean())),
+                "transformers_max_error": float(np.abs(error).max()),
+            }
         print(name, {k: v for k, v in expectations[name].items() if "error" in k},
               "logits rms", float(np.sqrt((exact**2).mean())))
     save_file(tensors, str(folder / "goldens.safetensors"))

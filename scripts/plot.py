@@ -7,8 +7,8 @@
   plot.py speed   PREFILL.json...          prefill and decode speed against the context
   plot.py layers  RESULT.json              widths and outliers of every layer
 
-RESULT is what `evaluate perplexity`, `ablate` or `tune.py` wrote, PREFILL what `prefill --json`
-wrote. Needs: pip install matplotlib
+RESULT is what `evaluate perplexity`, `ablate`, `tune.py` or `experiment` wrote, NEEDLE what
+`evaluate needle` or `experiment` wrote, PREFILL what `prefill --json` wrote. Needs matplotlib (.venv-tools/bin/python has it)
 """
 import argparse
 import json
@@ -46,20 +46,45 @@ def need(mapping, keys, path):
     return value
 
 
+def task_of(report, path, *names):
+    """The report itself, or the first of these tasks in the results of an experiment."""
+    if not isinstance(report, dict) or not isinstance(report.get("tasks"), dict):
+        return report
+    for name in names:
+        if name in report["tasks"]:
+            return report["tasks"][name]
+    raise PlotError(f"{path}: expected the task {' or '.join(names)} in this experiment")
+
+
+def check_protocol(report, protocol, path):
+    made = report.get("protocol") if isinstance(report, dict) else None
+    if made not in (None, protocol):
+        raise PlotError(f"{path}: made by the {made} protocol: --protocol {made} draws it")
+
+
+def is_dense(row):
+    return (row.get("config") or {}).get("policy") == "dense"
+
+
 def label_of(report, path):
-    return str(report.get("label") or report.get("preset") or pathlib.Path(path).stem)
+    stem = pathlib.Path(path).stem.removesuffix(f"-{report.get('protocol')}")
+    return str(report.get("label") or report.get("preset") or stem)
 
 
-def pareto_points(path):
-    """[(label, bits, kl)] of a perplexity report, an ablation or a tuning study."""
+def pareto_points(path, protocol):
+    """[(label, bits, kl)] of a perplexity report, an ablation or a tuning study; the dense cache is
+    no point, its bits are no scheme's."""
     report = read(path)
+    if isinstance(report, dict) and "tasks" in report:
+        report = {**task_of(report, path, "perplexity"), "config": report.get("config")}
+    check_protocol(report, protocol, path)
     if isinstance(report, dict) and "trials" in report:
         return [(f"trial {t['number']}", t["bits"], t["kl"]) for t in report["trials"]
                 if t.get("state") == "complete"]
     rows = report.get("rows", [report]) if isinstance(report, dict) else report
     points = []
     for row in rows:
-        if row.get("error"):  # An ablation keeps rows that failed.
+        if row.get("error") or is_dense(row):  # An ablation keeps rows that failed.
             continue
         result = row.get("result", row)
         points.append((label_of(row, path), need(result, "kv_bits_sealed.total", path),
@@ -116,8 +141,8 @@ def spread_labels(axis, labels, markers, gap=11):
 
 
 def draw_needle(plt, args):
-    report = read(args.files[0])
     path = args.files[0]
+    report = task_of(read(path), path, "needle")
     lengths, depths = need(report, "lengths", path), need(report, "depths", path)
     cells = {(c["length"], c["depth"]): c for c in need(report, "cells", path)}
     has_baseline = any(c.get("baseline") for c in cells.values())
@@ -166,17 +191,18 @@ def draw_needle(plt, args):
 def draw_pareto(plt, args):
     figure, axes = styled_axes(plt, size=(7.2, 4.8))
     axis = axes.flat[0]
-    labels = []
+    labels, every = [], []
     for path in args.files:
-        points = pareto_points(path)
+        points = pareto_points(path, args.protocol)
+        every += points
         if not points:
-            raise PlotError(f"{path}: expected at least one finished result")
+            raise PlotError(f"{path}: expected at least one finished result that is not dense")
         many = len(points) > 12
         axis.scatter([p[1] for p in points], [p[2] for p in points], s=16 if many else 36,
                      color=OURS, alpha=0.35 if many else 1.0, zorder=3, linewidth=0)
         if not many:
             labels += [(name, bits, kl, OURS) for name, bits, kl in points]
-    ours = front_of([p for path in args.files for p in pareto_points(path)])
+    ours = front_of(every)
     axis.plot([p[1] for p in ours], [p[2] for p in ours], color=OURS, linewidth=1.2, zorder=2,
               label="RillKV")
     key = f"kl_{args.protocol}"
@@ -184,7 +210,7 @@ def draw_pareto(plt, args):
     axis.scatter([s["bits"] for s in others], [s[key] for s in others], s=36, marker="D",
                  color=OTHERS, zorder=3, linewidth=0, label="other schemes")
     labels += [(s["name"], s["bits"], s[key], INK) for s in others]
-    markers = [p[1:] for path in args.files for p in pareto_points(path)]
+    markers = [p[1:] for p in every]
     markers += [(s["bits"], s[key]) for s in others]
     axis.set_yscale("log")
     axis.margins(x=0.12, y=0.08)
@@ -262,7 +288,10 @@ def draw_speed(plt, args):
 
 def draw_layers(plt, args):
     path = args.files[0]
-    layers = need(read(path), "layers", path)
+    report = task_of(read(path), path, "perplexity", "needle", "longbench")
+    if isinstance(report, dict) and "layers" not in report and "performance" in report:
+        report = need(report, "performance.compressed", path)
+    layers = need(report, "layers", path)
     if not layers:
         raise PlotError(f"{path}: expected at least one layer")
     figure, axes = styled_axes(plt, 2, 2, (9.2, 5.6))
@@ -318,7 +347,8 @@ def main(argv=None):
         try:
             import matplotlib
         except ImportError:
-            raise PlotError("needs the package matplotlib: pip install matplotlib") from None
+            raise PlotError("needs the package matplotlib: scripts/setup.sh installs it, "
+                            ".venv-tools/bin/python has it") from None
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
         figure = draw(plt, args)

@@ -215,7 +215,7 @@ class Layer:
         widths = np.stack([water_filling(s, c["key_bits_mean"], c["bit_classes"]) for s in scores])
         widths = np.concatenate([widths, widths], -1)
         # A range in fp16 and half a byte for the width, each channel.
-        bits = widths.mean() + (16 + 16 + 4) / c["block_size"]
+        bits = float(widths.mean()) + (16 + 16 + 4) / c["block_size"]
         return affine(keys, lo[:, None], hi[:, None], widths[:, None]), bits
 
     def adaptive_values(self, values):
@@ -234,7 +234,7 @@ class Layer:
         outlier = np.logical_or.reduce(fed)[:, None]
         y = np.where(outlier, symmetric(x, absmax, wide), symmetric(x, absmax, normal))
         widths = np.where(outlier, wide, normal)
-        return y, widths.mean() + (16 + 4) / c["block_size"]
+        return y, float(widths.mean()) + (16 + 4) / c["block_size"]
 
 
 # -------------------------------------------------------------------------------------- a model

@@ -4,7 +4,7 @@
 LongBench scores its Chinese question answering and summaries on words found by `jieba`. This adds
 "pred_words" (a list) and "answers_words" (a list of lists) to each record of a predictions file;
 `evaluate longbench-score` then scores it. Records that have them already are left alone.
-Needs: pip install jieba
+Needs jieba (.venv-tools/bin/python has it).
 
 usage: segment_chinese.py FILE.jsonl [FILE.jsonl ...]
 """
@@ -50,7 +50,7 @@ def main():
     try:
         import jieba
     except ImportError:
-        fail("needs the package jieba: pip install jieba")
+        fail("needs the package jieba: scripts/setup.sh installs it, .venv-tools/bin/python has it")
     jieba.setLogLevel(logging.ERROR)
     for path in args.files:
         if not path.is_file():

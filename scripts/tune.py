@@ -13,12 +13,13 @@ The search space is JSON:
                   "ema_decay": {"type": "float", "low": 0.5, "high": 0.999, "log": false},
                   "bit_classes": {"type": "categorical", "choices": [[2, 4, 6, 8], [4, 8]]}}}
 
-Needs: pip install optuna
-example: tune.py --space configs/experiments/tune_adaptive.json --model models/M --text t.txt \\
+Needs optuna, which scripts/setup.sh installs into .venv-tools.
+example: .venv-tools/bin/python scripts/tune.py --space configs/experiments/tune_adaptive.json --model models/M --text t.txt \\
                  --trials 40 --workers 2 --max-bits 4.6 --preset results/tuned.json
 """
 import argparse
 import concurrent.futures
+import hashlib
 import json
 import math
 import os
@@ -60,6 +61,10 @@ def check_parameter(name, spec, where):
     if kind == "categorical":
         if not isinstance(spec.get("choices"), list) or len(spec["choices"]) == 0:
             bad("a non-empty list of choices")
+        if any(isinstance(choice, dict) for choice in spec["choices"]):
+            bad("choices that are values or lists")
+        if len({json.dumps(choice) for choice in spec["choices"]}) < len(spec["choices"]):
+            bad("choices that differ")
         return
     for key in ("low", "high"):
         value = spec.get(key)
@@ -67,6 +72,15 @@ def check_parameter(name, spec, where):
             bad(f"a number {key}")
         if kind == "int" and value != int(value):
             bad(f"a whole number {key}")
+        if not math.isfinite(value):
+            bad(f"a finite {key}")
+    if not isinstance(spec.get("log", False), bool):
+        bad("log true or false")
+    step = spec.get("step")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, (int, float))):
+        bad("a number step")
+    if step is not None and kind == "int" and step != int(step):
+        bad("a whole number step")
     if spec["low"] > spec["high"]:
         bad("low <= high")
     if spec.get("log") and spec.get("step") is not None:
@@ -129,10 +143,11 @@ class Runner:
         self.running = set()
         self.lock = threading.Lock()
         self.stopped = False
+        self.commit = None
 
-    def command(self, config, output):
+    def command(self, config, output, model=None):
         a = self.args
-        command = [str(a.evaluate), "perplexity", "--model", str(a.model), "--context",
+        command = [str(a.evaluate), "perplexity", "--model", str(model or a.model), "--context",
                    str(a.context), "--windows", str(a.windows), "--protocol", a.protocol]
         command += ["--text", str(a.text)] if a.text else ["--token-ids", str(a.token_ids)]
         for key, value in config.items():
@@ -140,6 +155,21 @@ class Runner:
         if a.threads:
             command += ["--threads", str(a.threads)]
         return command + ["--json", str(output), *a.extra]
+
+    def check_keys(self, space):
+        """Raises TuneError for a configuration key that the program does not know. It reads the
+        configuration before the model, so a model that does not exist ends it at once."""
+        config = dict(space["fixed"])
+        for name, spec in space["parameters"].items():
+            config[name] = spec["choices"][0] if spec["type"] == "categorical" else spec["low"]
+        with tempfile.TemporaryDirectory() as folder:
+            command = self.command(config, pathlib.Path(folder) / "result.json",
+                                   model=pathlib.Path(folder) / "no-model")
+            errors = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                    text=True, errors="replace", check=False).stderr
+        for line in errors.splitlines():
+            if "unknown" in line:
+                raise TuneError(f"{self.args.space}: {line.split('error: ', 1)[-1]}")
 
     def run(self, config):
         """(bits, kl) of a configuration. Raises TrialError with one line."""
@@ -170,6 +200,7 @@ class Runner:
             try:
                 result = json.loads(output.read_text(encoding="utf-8"))
                 values = (float(result["kv_bits_sealed"]["total"]), float(result["kl_mean"]))
+                self.commit = result.get("commit", self.commit)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise TrialError(f"evaluate wrote no usable result: {error!r}") from None
             if not all(map(math.isfinite, values)):
@@ -219,7 +250,7 @@ def front_of(trials):
     return front
 
 
-def summary(study, space):
+def summary(study, space, args, commit):
     rows = []
     for trial in study.get_trials(deepcopy=False):
         row = {"number": trial.number, "state": trial.state.name.lower(),
@@ -229,8 +260,8 @@ def summary(study, space):
             row["bits"], row["kl"] = trial.values
         rows.append(row)
     complete = [row for row in rows if row["state"] == "complete"]
-    return {"study": study.study_name, "space": space, "trials": rows,
-            "front": front_of(complete)}
+    return {"study": study.study_name, **study.user_attrs["setting"], "space": space,
+            "seed": args.seed, "commit": commit, "trials": rows, "front": front_of(complete)}
 
 
 def write_json(path, value):
@@ -244,13 +275,20 @@ def write_json(path, value):
 def open_study(optuna, args, space):
     storage = pathlib.Path(args.storage)
     storage.parent.mkdir(parents=True, exist_ok=True)
-    sampler = optuna.samplers.TPESampler(seed=args.seed, multivariate=True,
-                                         constant_liar=args.workers > 1)
-    study = optuna.create_study(study_name=args.study, storage=f"sqlite:///{storage}",
-                                directions=["minimize", "minimize"], sampler=sampler,
-                                load_if_exists=True)
+    try:
+        study = optuna.create_study(study_name=args.study, storage=f"sqlite:///{storage}",
+                                    directions=["minimize", "minimize"], load_if_exists=True)
+        begun = len(study.get_trials(deepcopy=False))
+    except Exception as error:  # sqlalchemy's, optuna's: whatever the file does to them.
+        raise TuneError(f"{storage}: not a usable Optuna database: "
+                        f"{str(error).splitlines()[0]}") from None
+    # The same seed again would propose what the first run tried.
+    study.sampler = optuna.samplers.TPESampler(seed=args.seed + begun, multivariate=True,
+                                               constant_liar=args.workers > 1)
     # What decides a trial's result must not change within a study.
-    setting = {"space": space, "model": str(args.model), "text": str(args.text or args.token_ids),
+    text = args.text or args.token_ids
+    setting = {"space": space, "model": str(args.model), "text": str(text),
+               "text_sha256": hashlib.sha256(text.read_bytes()).hexdigest(),
                "context": args.context, "windows": args.windows, "protocol": args.protocol,
                "extra": args.extra}
     before = study.user_attrs.get("setting")
@@ -279,37 +317,44 @@ def search(optuna, study, space, runner, args):
     started = time.monotonic()
     first = done
     pending = {}
-    with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
-        try:
-            while done < args.trials or pending:
-                while len(pending) < args.workers and done + len(pending) < args.trials:
-                    trial = study.ask()
-                    config = {**space["fixed"], **suggest(trial, space["parameters"])}
-                    trial.set_user_attr("config", config)
-                    pending[pool.submit(runner.run, config)] = trial
-                ready, _ = concurrent.futures.wait(
-                    pending, return_when=concurrent.futures.FIRST_COMPLETED)
-                for future in ready:
-                    trial = pending.pop(future)
-                    done += 1
-                    left = (time.monotonic() - started) / (done - first) * (args.trials - done)
-                    head = f"[{done}/{args.trials}, {left / 60:.0f} min left] trial {trial.number}"
-                    try:
-                        bits, kl = future.result()
-                    except (TrialError, OSError) as error:
-                        trial.set_user_attr("error", str(error))
-                        study.tell(trial, state=states.FAIL)
-                        print(f"{head} failed: {error}", file=sys.stderr, flush=True)
-                        continue
-                    study.tell(trial, (bits, kl))
-                    print(f"{head}: {bits:.3f} bits, KL {kl:.5f}", flush=True)
-        except KeyboardInterrupt:
+    # A KeyboardInterrupt in the middle of a transaction would leave the database locked: Ctrl-C
+    # sets a flag that is looked at between two of them.
+    stop = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
+    try:
+        while not stop.is_set() and (done < args.trials or pending):
+            while len(pending) < args.workers and done + len(pending) < args.trials:
+                trial = study.ask()
+                config = {**space["fixed"], **suggest(trial, space["parameters"])}
+                trial.set_user_attr("config", config)
+                pending[pool.submit(runner.run, config)] = trial
+            ready, _ = concurrent.futures.wait(pending, timeout=0.2,
+                                               return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in ready:
+                trial = pending.pop(future)
+                done += 1
+                left = (time.monotonic() - started) / (done - first) * (args.trials - done)
+                head = f"[{done}/{args.trials}, {left / 60:.0f} min left] trial {trial.number}"
+                try:
+                    bits, kl = future.result()
+                except (TrialError, OSError) as error:
+                    trial.set_user_attr("error", str(error))
+                    study.tell(trial, state=states.FAIL)
+                    print(f"{head} failed: {error}", file=sys.stderr, flush=True)
+                    continue
+                study.tell(trial, (bits, kl))
+                print(f"{head}: {bits:.3f} bits, KL {kl:.5f}", flush=True)
+        if stop.is_set():
             runner.stop()
             for trial in pending.values():
                 trial.set_user_attr("error", "interrupted")
                 study.tell(trial, state=states.FAIL)
-            return False
-    return True
+        return not stop.is_set()
+    finally:
+        runner.stop()
+        pool.shutdown()
+        signal.signal(signal.SIGINT, before)
 
 
 def parse(argv):
@@ -342,6 +387,8 @@ def parse(argv):
     for name in ("trials", "workers", "context", "windows"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}: expected at least 1, got {getattr(args, name)}")
+    if not args.threads and args.workers > 1:  # Or each would take every core.
+        args.threads = max(1, (os.cpu_count() or 1) // args.workers)
     return args
 
 
@@ -352,10 +399,17 @@ def main(argv=None):
         if not os.access(args.evaluate, os.X_OK) or not args.evaluate.is_file():
             raise TuneError(f"no such program: {args.evaluate}")
         args.evaluate = args.evaluate.resolve()  # "evaluate" alone would be sought on the PATH.
+        if not args.model.is_dir():
+            raise TuneError(f"no such model folder: {args.model}")
+        if not (args.text or args.token_ids).is_file():
+            raise TuneError(f"no such file: {args.text or args.token_ids}")
+        runner = Runner(args)
+        runner.check_keys(space)
         try:
             import optuna
         except ImportError:
-            raise TuneError("needs the package optuna: pip install optuna") from None
+            raise TuneError("needs the package optuna: scripts/setup.sh installs it, "
+                            ".venv-tools/bin/python has it") from None
         import warnings
         warnings.filterwarnings("ignore", module="optuna")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -363,10 +417,15 @@ def main(argv=None):
     except TuneError as error:
         print(f"tune: {error}", file=sys.stderr)
         return 2
-    whole = search(optuna, study, space, Runner(args), args)
-    report = summary(study, space)
+    whole = search(optuna, study, space, runner, args)
+    report = summary(study, space, args, runner.commit)
     report_path = args.storage.with_suffix(".json")
     write_json(report_path, report)
+    best = choose(report["front"], args) if report["front"] else None
+    if best is not None:
+        write_json(args.preset, best["config"])
+        print(f"{args.preset}: trial {best['number']}, {best['bits']:.3f} bits, "
+              f"KL {best['kl']:.5f}; all trials in {report_path}")
     if not whole:
         print(f"tune: interrupted; finished trials are in {args.storage}, the same command goes on",
               file=sys.stderr)
@@ -374,13 +433,9 @@ def main(argv=None):
     if not report["front"]:
         print("tune: no trial succeeded; the last message above says why", file=sys.stderr)
         return 1
-    best = choose(report["front"], args)
     if best is None:
-        print("tune: no trial within the bound; the front is in " f"{report_path}", file=sys.stderr)
+        print(f"tune: no trial within the bound; the front is in {report_path}", file=sys.stderr)
         return 1
-    write_json(args.preset, best["config"])
-    print(f"{args.preset}: trial {best['number']}, {best['bits']:.3f} bits, KL {best['kl']:.5f}; "
-          f"all trials in {report_path}")
     return 0
 
 

@@ -35,7 +35,13 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_flag("--verbose", o.verbose, "Print details")->excludes(quiet);
 }
 
+void apply_log_level(const ModelOptions& o) {
+  if (o.quiet) set_log_level(LogLevel::kQuiet);
+  if (o.verbose) set_log_level(LogLevel::kDebug);
+}
+
 CompressionConfig make_config(const ModelOptions& o) {
+  apply_log_level(o);
   CompressionConfig config = CompressionConfig::load(o.config.empty() ? "balanced" : o.config);
   const bool named = o.config.empty();
   if (named) config.given_keys.clear();
@@ -48,13 +54,12 @@ CompressionConfig make_config(const ModelOptions& o) {
 CompressionConfig dense_config(const CompressionConfig& config) { return config.baseline(); }
 
 LlamaModel load(const ModelOptions& o) {
-  if (o.quiet) set_log_level(LogLevel::kQuiet);
-  if (o.verbose) set_log_level(LogLevel::kDebug);
-  LoadOptions options;
-  options.device = open_device(o.device);
+  apply_log_level(o);
   if (o.threads && *o.threads < 1) {
     throw UsageError(str_cat("expected --threads >= 1, got ", *o.threads));
   }
+  LoadOptions options;
+  options.device = open_device(o.device);
   if (o.threads) at::set_num_threads(*o.threads);
   options.dtype = parse_dtype(o.dtype, options.device);
   return load_model(o.model, options);

@@ -37,6 +37,9 @@ struct ModelOptions {
 /// --verbose.
 void add_model_options(CLI::App& app, ModelOptions& options);
 
+/// Log level from --quiet and --verbose; whatever logs first calls it.
+void apply_log_level(const ModelOptions& options);
+
 /// The configuration that the options describe. Throws UsageError.
 CompressionConfig make_config(const ModelOptions& options);
 

@@ -23,7 +23,11 @@ void add_perplexity_options(CLI::App& app, PerplexityArguments& arguments, bool 
 void check(const PerplexityArguments& arguments);
 /// The tokens of --text or --token-ids.
 std::vector<int64_t> perplexity_tokens(Session& session, const PerplexityArguments& arguments);
-/// Keeps finished windows in `log` unless it is empty.
+/// What decides the windows of a log.
+nlohmann::json perplexity_fingerprint(const Session& session, const std::vector<int64_t>& tokens,
+                                      const PerplexityArguments& arguments);
+/// Keeps finished windows in `log` unless it is empty. "performance" has the sides "compressed" and
+/// "baseline", the keys of eval::PerformanceSummary each.
 OrderedJson run_perplexity(Session& session, const std::vector<int64_t>& tokens,
                            const PerplexityArguments& arguments, const std::filesystem::path& log,
                            bool restart);
@@ -54,6 +58,10 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& arguments,
 /// Scores prediction files that are there; needs no model.
 OrderedJson score_longbench_folder(const std::filesystem::path& folder,
                                    const std::string& edit_ratio);
+/// Scores one file of records with "pred" and "answers" by the metric of this name; throws
+/// UsageError for an unknown one.
+OrderedJson score_predictions(const std::filesystem::path& file, const std::string& metric,
+                              const std::string& edit_ratio);
 /// One line a task on stdout.
 void print_longbench(const OrderedJson& report);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "rillkv/compression_config.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
 #include "rillkv/files.h"
@@ -77,6 +78,10 @@ std::vector<std::string> expand_experiment_file(const std::vector<std::string>& 
     return std::any_of(rest.begin(), rest.end(),
                        [&](const std::string& a) { return option_name(a) == option; });
   };
+  const json keys = json::parse(CompressionConfig().to_json());
+  const auto as_setting = [](const std::string& key, const json& value) {
+    return "--set=" + key + "=" + value.dump();
+  };
   std::vector<std::string> expanded;
   for (const auto& item : file.items()) {
     if (item.key() == "about") continue;
@@ -85,8 +90,14 @@ std::vector<std::string> expand_experiment_file(const std::vector<std::string>& 
         throw UsageError(path + ": set: expected an object of configuration keys");
       }
       for (const auto& setting : item.value().items()) {
-        expanded.push_back("--set=" + setting.key() + "=" + setting.value().dump());
+        expanded.push_back(as_setting(setting.key(), setting.value()));
       }
+      continue;
+    }
+    std::string key = item.key();
+    std::replace(key.begin(), key.end(), '-', '_');
+    if (keys.contains(key)) {
+      expanded.push_back(as_setting(key, item.value()));
       continue;
     }
     std::vector<std::string> option;

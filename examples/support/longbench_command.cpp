@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/content_hash.h"
 #include "rillkv/eval/performance.h"
 #include "rillkv/eval/result_log.h"
 #include "support/commands.h"
@@ -21,7 +23,10 @@ std::vector<const LongBenchTask*> tasks_of(const LongBenchArguments& a) {
   if (a.tasks.empty()) {
     for (const LongBenchTask& task : eval::longbench_tasks()) tasks.push_back(&task);
   }
-  for (const std::string& name : a.tasks) tasks.push_back(&eval::find_longbench_task(name));
+  for (const std::string& name : a.tasks) {
+    const LongBenchTask* task = &eval::find_longbench_task(name);
+    if (std::find(tasks.begin(), tasks.end(), task) == tasks.end()) tasks.push_back(task);
+  }
   return tasks;
 }
 
@@ -48,10 +53,16 @@ OrderedJson average(const OrderedJson& tasks, const char* side) {
   return count > 0 ? OrderedJson(sum / static_cast<double>(count)) : OrderedJson();
 }
 
-struct SideRun {
-  OrderedJson score;
-  bool complete = true;
-};
+/// Predictions of an earlier run count only if they answer the same examples.
+void check_same_data(const eval::ResultLog& log,
+                     const std::vector<eval::LongBenchExample>& examples) {
+  for (size_t i = 0; i < examples.size(); ++i) {
+    const json* record = log.find(std::to_string(i));
+    RILLKV_CHECK(record == nullptr || record->value("answers", json()) == json(examples[i].answers),
+                 log.path().string(), ": prediction ", i, " is of other data than ",
+                 examples[i].where, "; restart or choose another folder");
+  }
+}
 
 }  // namespace
 
@@ -74,9 +85,9 @@ void check(const LongBenchArguments& a) {
   if (a.max_length < 0) {
     throw UsageError(str_cat("expected --max-length above 0, got ", a.max_length));
   }
-  eval::LongBenchTables::load(a.data);
+  const eval::LongBenchTables tables = eval::LongBenchTables::load(a.data);
   for (const LongBenchTask* task : tasks_of(a)) {
-    eval::read_longbench(a.data, task->name, a.max_samples);
+    eval::check_longbench(*task, tables, eval::read_longbench(a.data, task->name, a.max_samples));
   }
 }
 
@@ -97,7 +108,7 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
   report["complete"] = true;
   report["max_prompt_tokens"] = options.max_prompt_tokens;
   report["tasks"] = OrderedJson::object();
-  eval::PerformanceSummary ours, theirs;
+  eval::PerformanceSummary ours(session.config), theirs(dense_config(session.config));
   for (const bool dense : {false, true}) {
     if (dense && !a.baseline) continue;
     const std::unique_ptr<eval::ModelBackend> backend = session.backend(dense);
@@ -106,17 +117,27 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
     fingerprint["max_prompt_tokens"] = options.max_prompt_tokens;
     for (const LongBenchTask* task : tasks_of(a)) {
       const auto examples = eval::read_longbench(a.data, task->name, a.max_samples);
+      fingerprint["prompt_hash"] = eval::content_hash(tables.prompts.at(task->name));
+      fingerprint["max_new_tokens"] = tables.max_new_tokens.at(task->name);
       eval::ResultLog log(folder / (dense ? "dense" : "compressed") / (task->name + ".jsonl"),
                           fingerprint, restart);
+      log.stamp(record_stamp());
+      check_same_data(log, examples);
       const bool complete = eval::predict_longbench(
           *task, tables, examples, *backend, options, log,
           bar_progress(task->name + (dense ? ", dense" : ""), session.options.quiet));
       if (!complete) report["complete"] = false;
-      for (const json& record : log.records()) {
-        (dense ? theirs : ours).add(eval::stats_from_json(record.value("stats", json::object())));
+      // An earlier run may have predicted more examples than this one asks for.
+      std::vector<json> records;
+      for (size_t i = 0; i < examples.size(); ++i) {
+        if (const json* record = log.find(std::to_string(i))) records.push_back(*record);
+      }
+      for (const json& record : records) {
+        (dense ? theirs : ours)
+            .add(eval::run_stats_from_json(record.value("stats", json::object())));
       }
       const OrderedJson score =
-          eval::to_json(*task, eval::score_longbench(*task, log.records(), scoring));
+          eval::to_json(*task, eval::score_longbench(*task, records, scoring));
       OrderedJson& entry = report["tasks"][task->name];
       if (dense) {
         entry["baseline"] = score;
@@ -166,6 +187,17 @@ OrderedJson score_longbench_folder(const fs::path& folder, const std::string& ed
   return report;
 }
 
+OrderedJson score_predictions(const fs::path& file, const std::string& metric,
+                              const std::string& edit_ratio) {
+  LongBenchTask task{file.stem(), eval::parse_metric(metric), false, false, false};
+  const std::vector<json> records = eval::read_jsonl(file);
+  RILLKV_CHECK(!records.empty(), file.string(), ": expected at least one prediction, got none");
+  OrderedJson report =
+      eval::to_json(task, eval::score_longbench(task, records, scoring_of(edit_ratio)));
+  report["predictions"] = file.string();
+  return report;
+}
+
 void print_longbench(const OrderedJson& report) {
   const auto number = [](const OrderedJson& score) {
     char text[16] = "-";
@@ -193,10 +225,18 @@ void print_longbench(const OrderedJson& report) {
   std::printf("\n");
   if (unsegmented) {
     const std::string folder = report.value("predictions", std::string("DIR"));
+    std::string files;  // Their names have no pattern: dureader, vcsum and what ends in _zh.
+    for (const auto& item : report["tasks"].items()) {
+      if (!item.value().contains("unsegmented")) continue;
+      for (const char* side : {"", "compressed/", "dense/"}) {
+        const fs::path file = fs::path(folder) / (side + item.key() + ".jsonl");
+        if (fs::exists(file)) files += " " + file.string();
+      }
+    }
     std::printf(
-        "Chinese tasks need word boundaries: scripts/segment_chinese.py %s/*/*_zh.jsonl ..., then "
+        "Chinese tasks need word boundaries: scripts/segment_chinese.py%s, then "
         "evaluate longbench-score --predictions %s\n",
-        folder.c_str(), folder.c_str());
+        files.c_str(), folder.c_str());
   }
 }
 

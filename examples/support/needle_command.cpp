@@ -1,4 +1,5 @@
 #include "rillkv/error.h"
+#include "rillkv/eval/content_hash.h"
 #include "rillkv/eval/result_log.h"
 #include "support/commands.h"
 
@@ -33,24 +34,27 @@ OrderedJson run_needle(Session& session, const NeedleArguments& a, const std::fi
   options.chat = parse_chat_template(session.options.chat) != ChatTemplate::kNone;
   eval::check(options);
   if (!a.haystack.empty()) options.haystack = eval::load_haystack(a.haystack);
+  const std::string_view haystack =
+      options.haystack.empty() ? eval::default_haystack() : std::string_view(options.haystack);
   nlohmann::json fingerprint = session.fingerprint();
   const eval::Needle& n = options.needle;
   // Lengths, depths and samples may grow between runs: their cells are independent.
-  fingerprint["needle"] = {{"haystack", a.haystack},
-                           {"haystack_hash", std::hash<std::string>{}(options.haystack)},
+  fingerprint["needle"] = {{"haystack_hash", eval::content_hash(haystack)},
                            {"needle", {n.fact, n.question, n.lead, n.answer, n.distractor}},
                            {"max_new_tokens", options.max_new_tokens},
                            {"seed", options.seed}};
   eval::ResultLog results(log, fingerprint, restart);
+  results.stamp(record_stamp());
   const std::unique_ptr<eval::ModelBackend> compressed = session.backend(/*dense=*/false);
   const std::unique_ptr<eval::ModelBackend> dense =
       a.baseline ? session.backend(/*dense=*/true) : nullptr;
   eval::run_needle(options, *compressed, dense.get(), results,
                    bar_progress("needle", session.options.quiet));
-  OrderedJson report = eval::needle_report(options, results);
+  OrderedJson report = eval::needle_report(options, results, session.config);
   report.update(provenance(session));
   report["seed"] = options.seed;
   report["haystack"] = a.haystack.empty() ? "default" : a.haystack;
+  report["haystack_hash"] = eval::content_hash(haystack);
   return report;
 }
 

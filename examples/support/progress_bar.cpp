@@ -24,9 +24,10 @@ std::string duration(double seconds) {
 
 }  // namespace
 
-ProgressBar::ProgressBar(std::string label, int64_t total, bool quiet)
+ProgressBar::ProgressBar(std::string label, int64_t total, bool quiet, int64_t before)
     : label_(std::move(label)),
       total_(total),
+      before_(before),
       quiet_(quiet),
       terminal_(isatty(STDERR_FILENO) != 0),
       start_(std::chrono::steady_clock::now()),
@@ -47,7 +48,10 @@ void ProgressBar::update(int64_t done) {
 
 void ProgressBar::draw(int64_t done, double seconds) {
   const double share = static_cast<double>(done) / static_cast<double>(total_);
-  const std::string left = share > 0 ? duration(seconds / share - seconds) : "?";
+  const int64_t now = done - before_;
+  const std::string left =
+      now > 0 ? duration(seconds / static_cast<double>(now) * static_cast<double>(total_ - done))
+              : "?";
   if (terminal_) {
     std::string bar(kWidth, '.');
     for (int i = 0; i < static_cast<int>(share * kWidth); ++i) bar[i] = '#';

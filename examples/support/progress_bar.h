@@ -10,8 +10,9 @@ namespace rillkv::cli {
 /// Draws on stderr, so that results on stdout can be piped. Not thread-safe.
 class ProgressBar {
  public:
-  /// `quiet` draws nothing.
-  ProgressBar(std::string label, int64_t total, bool quiet);
+  /// `quiet` draws nothing. `before`: units that were done before this run, which say nothing about
+  /// the time left.
+  ProgressBar(std::string label, int64_t total, bool quiet, int64_t before = 0);
   ~ProgressBar();
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
@@ -22,7 +23,7 @@ class ProgressBar {
   void draw(int64_t done, double seconds);
 
   std::string label_;
-  int64_t total_;
+  int64_t total_, before_;
   bool quiet_, terminal_;
   bool drawn_ = false;
   std::chrono::steady_clock::time_point start_, last_;

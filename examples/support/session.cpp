@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/content_hash.h"
 #include "rillkv/version.h"
 #include "rillkv_commit.h"
 
@@ -86,22 +87,17 @@ OrderedJson provenance(const Session& session) {
   return json;
 }
 
-OrderedJson layers_json(const CacheReport& report) {
-  OrderedJson layers = OrderedJson::array();
-  for (const LayerReport& layer : report.layers) {
-    layers.push_back({{"key_widths", layer.key_widths},
-                      {"value_widths", layer.value_widths},
-                      {"key_outlier_rate", layer.key_outlier_rate},
-                      {"value_outlier_rate", layer.value_outlier_rate},
-                      {"sealed_blocks", layer.sealed_blocks}});
-  }
-  return layers;
+nlohmann::json record_stamp() { return {{"commit", RILLKV_COMMIT}}; }
+
+std::string tokens_hash(const std::vector<int64_t>& tokens) {
+  return eval::content_hash(
+      {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t)});
 }
 
 eval::Progress bar_progress(std::string label, bool quiet) {
   auto bar = std::make_shared<std::unique_ptr<ProgressBar>>();
   return [=](int64_t done, int64_t total, const std::string&) {
-    if (!*bar) *bar = std::make_unique<ProgressBar>(label, total, quiet);
+    if (!*bar) *bar = std::make_unique<ProgressBar>(label, total, quiet, done);
     (*bar)->update(done);
     if (done == total) bar->reset();
   };

@@ -5,6 +5,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "rillkv/eval/model_backend.h"
 #include "rillkv/eval/progress.h"
@@ -36,8 +37,11 @@ Session open_session(const ModelOptions& options);
 /// all it takes to run the same again.
 OrderedJson provenance(const Session& session);
 
-/// Widths and outliers of every layer, as scripts/plot.py reads them.
-OrderedJson layers_json(const CacheReport& report);
+/// What each record of a log says about its making beyond the log's fingerprint.
+nlohmann::json record_stamp();
+
+/// eval::content_hash of token ids.
+std::string tokens_hash(const std::vector<int64_t>& tokens);
 
 /// A progress callback that draws one bar over all calls.
 eval::Progress bar_progress(std::string label, bool quiet);

@@ -10,6 +10,8 @@
 
 namespace rillkv {
 
+class WeightArena;
+
 /// Whether this CPU multiplies bfloat16 matrices natively.
 bool multiplies_bfloat16();
 
@@ -31,8 +33,8 @@ class LinearImpl : public InferenceModule {
 
   /// Packs where that pays: bfloat16 on the CPU, an even number of inputs, a CPU that multiplies
   /// bfloat16. Afterwards `weight` is undefined, and `save` and `load` throw Error. Returns whether
-  /// it packed.
-  bool pack();
+  /// it packed. `arena`: where the panels go, the allocator's memory if null.
+  bool pack(WeightArena* arena = nullptr);
 
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;

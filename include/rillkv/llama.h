@@ -69,10 +69,14 @@ class LlamaModelImpl : public InferenceModule {
   QuantizedKvCache make_cache(const CompressionConfig& config,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
 
-  /// See LinearImpl::pack: for good, weights can neither be saved nor loaded afterwards.
-  /// `embedding`, if given, is the embedding table where it may stay (a memory-mapped checkpoint),
-  /// so that a tied table is not kept a second time beside its packed copy.
-  void pack(const at::Tensor& embedding = {});
+  /// See LinearImpl::pack: for good, weights can neither be saved nor loaded afterwards. A tied
+  /// table stays as it is: packing it would keep it twice.
+  void pack();
+  /// Every weight from a checkpoint, packed as `pack` does. A tied table is packed, too, where that
+  /// is possible, and the embedding stays in the memory-mapped file. Peak memory is that of the
+  /// weights and the largest of them once more.
+  /// Throws Error as load_weights does.
+  void read(const Checkpoint& checkpoint);
   /// Whether `pack` has taken any weight.
   bool packed() const;
 
@@ -81,6 +85,9 @@ class LlamaModelImpl : public InferenceModule {
   at::Device device() const { return device_; }
 
  private:
+  void copy_weights(const std::function<at::Tensor(const std::string&)>& source,
+                    const std::function<void(const std::string&)>& done);
+
   ModelConfig config_;
   at::ScalarType dtype_;
   at::Device device_;

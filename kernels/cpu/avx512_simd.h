@@ -228,16 +228,17 @@ struct Bf16 : Simd {
   static constexpr int kPack = 2;
   static constexpr bool kStreams = true;  // see avx512_decode.h
   static constexpr int kTileTokens = 512;
-  using Row = RowState;
-  static bool streams_blocks(const AttentionParams& params) {
-    return avx512::streams_blocks(params);
+  using Rows = avx512::Rows;
+  static constexpr int kMaxStreamedRows = avx512::kMaxStreamedRows;
+  static size_t streaming_bytes(const AttentionParams& params) {
+    return avx512::streaming_bytes(params);
   }
-  static void start_streaming(const AttentionParams& params, float* scratch) {
+  static void start_streaming(const AttentionParams& params, void* scratch) {
     avx512::start_streaming(params, scratch);
   }
-  static void add_block_streaming(const AttentionParams& params, int n, int64_t entry,
-                                  int64_t ahead, const RowState& row) {
-    avx512::add_block_streaming(params, n, entry, ahead, row);
+  static bool add_block_streaming(const AttentionParams& params, int n, int64_t entry,
+                                  int64_t ahead, const Rows& rows) {
+    return avx512::add_block_streaming(params, n, entry, ahead, rows);
   }
 
   /// (a, b) of each lane as one dword, a in the low half.

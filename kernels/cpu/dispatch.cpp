@@ -24,6 +24,7 @@ constexpr KernelTable kScalar = {
     .hadamard = scalar::hadamard,
     .rms_norm = scalar::rms_norm,
     .gate = scalar::gate,
+    .rope = scalar::rope,
     .pack_linear = nullptr,
     .linear = nullptr,
 };
@@ -44,6 +45,7 @@ constexpr KernelTable kAvx2 = {
     .hadamard = avx2::hadamard,
     .rms_norm = avx2::rms_norm,
     .gate = avx2::gate,
+    .rope = avx2::rope,
     .pack_linear = nullptr,
     .linear = nullptr,
 };
@@ -62,6 +64,7 @@ constexpr KernelTable kAvx512 = {
     .hadamard = avx512::hadamard,
     .rms_norm = avx512::rms_norm,
     .gate = avx512::gate,
+    .rope = avx512::rope,
     .pack_linear = avx512::pack_linear,
     .linear = avx512::linear,
 };

@@ -1,5 +1,5 @@
-// RMSNorm with the residual connection before it, and the SiLU gate: one body in portable C++ that
-// each instruction set's file compiles with its own flags.
+// RMSNorm with the residual connection before it, the SiLU gate and RoPE: one body in portable C++
+// that each instruction set's file compiles with its own flags.
 //
 //   y_i = x_i / sqrt(mean(x^2) + epsilon) * w_i             z_i = g_i / (1 + exp(-g_i)) * u_i
 //
@@ -95,6 +95,37 @@ inline void gate_rows(const GateParams& p, int64_t begin, int64_t end) {
       const float g = E::load(gate[i]);
       out[i] = E::store(g / (1.0f + exponential(-g)) * E::load(up[i]));
     }
+  }
+}
+
+template <Dtype kDtype>
+inline void rope_tokens(const RopeParams& p, int64_t begin, int64_t end) {
+  using E = Element<kDtype>;
+  using T = typename E::Type;
+  const int64_t half = p.head_dim / 2;
+  for (int64_t t = begin; t < end; ++t) {
+    const float *cosines = p.cos + t * half, *sines = p.sin + t * half;
+    for (int64_t h = 0; h < p.heads; ++h) {
+      const T* x = static_cast<const T*>(row_of(p.x, kDtype, t, h));
+      T* out = static_cast<T*>(row_of(p.out, kDtype, t, h));
+#pragma GCC ivdep
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = E::load(x[i]), b = E::load(x[half + i]);
+        out[i] = E::store(a * cosines[i] - b * sines[i]);
+        out[half + i] = E::store(b * cosines[i] + a * sines[i]);
+      }
+    }
+  }
+}
+
+inline void rope_any(const RopeParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case Dtype::kFloat32:
+      return rope_tokens<Dtype::kFloat32>(p, begin, end);
+    case Dtype::kBFloat16:
+      return rope_tokens<Dtype::kBFloat16>(p, begin, end);
+    case Dtype::kFloat16:
+      return rope_tokens<Dtype::kFloat16>(p, begin, end);
   }
 }
 

@@ -21,7 +21,8 @@
                              uint8_t* out);                                               \
   void hadamard(const PackParams& params, MutableActivation out);                         \
   void rms_norm(const NormParams& params, int64_t begin, int64_t end);                    \
-  void gate(const GateParams& params, int64_t begin, int64_t end);
+  void gate(const GateParams& params, int64_t begin, int64_t end);                        \
+  void rope(const RopeParams& params, int64_t begin, int64_t end);
 
 namespace rillkv::kernels::cpu {
 

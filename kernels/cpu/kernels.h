@@ -64,6 +64,8 @@ struct KernelTable {
   // ---- between the linear layers; rows [begin, end) ----
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
   void (*gate)(const GateParams&, int64_t begin, int64_t end);
+  /// Tokens [begin, end).
+  void (*rope)(const RopeParams&, int64_t begin, int64_t end);
 
   // ---- linear layers in bf16; null where the instruction set has no bf16 dot product ----
   /// W [out_features, in_features] bf16 into panels [begin, end).

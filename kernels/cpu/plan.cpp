@@ -42,7 +42,8 @@ AttentionPlan::AttentionPlan(const AttentionParams& params, int threads) {
   query_tokens = divide_up(count, ranges);
 
   const int whole = params.kv_heads * ranges;
-  if (whole < kTasksPerThread * threads && whole % threads != 0) {
+  // A decode call is so short that one busy core would stall it for a share's whole length.
+  if (whole < kTasksPerThread * threads && (whole % threads != 0 || count == 1)) {
     parts = divide_up(kTasksPerThread * threads, whole);
   } else if (whole < threads) {
     parts = divide_up(threads, whole);

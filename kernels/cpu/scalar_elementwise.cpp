@@ -11,4 +11,6 @@ void rms_norm(const NormParams& params, int64_t begin, int64_t end) {
 
 void gate(const GateParams& params, int64_t begin, int64_t end) { gate_any(params, begin, end); }
 
+void rope(const RopeParams& params, int64_t begin, int64_t end) { rope_any(params, begin, end); }
+
 }  // namespace rillkv::kernels::cpu::scalar

@@ -40,11 +40,17 @@ void run_attention(const kernels::AttentionParams& params) {
   parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
     kernel.attend(params, plan.tasks[static_cast<size_t>(i)], thread_workspace(bytes));
   });
-  parallel_tasks(static_cast<int64_t>(plan.merges.size()), [&](int64_t i) {
-    const auto& merge = plan.merges[static_cast<size_t>(i)];
-    kernels::cpu::merge_partials(params, merge.kv_head, merge.query_begin, merge.query_end,
-                                 merge.partials, plan.parts);
-  });
+  const auto merge = [&](int64_t i) {
+    const auto& m = plan.merges[static_cast<size_t>(i)];
+    kernels::cpu::merge_partials(params, m.kv_head, m.query_begin, m.query_end, m.partials,
+                                 plan.parts);
+  };
+  const auto merges = static_cast<int64_t>(plan.merges.size());
+  if (params.query_count == 1) {  // a few rows: not worth waking a thread
+    for (int64_t i = 0; i < merges; ++i) merge(i);
+  } else {
+    parallel_tasks(merges, merge);
+  }
 }
 
 }  // namespace rillkv

@@ -1,11 +1,15 @@
 // One layer of the uncompressed baseline: post-RoPE keys and values in the model's dtype.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
+#include "core/kernel_views.h"
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
+#include "kernels/cpu/kernels.h"
 
 namespace rillkv {
 namespace {
@@ -13,25 +17,28 @@ namespace {
 class DenseLayerCache final : public LayerCache {
  public:
   DenseLayerCache(const CacheGeometry& geometry, at::ScalarType dtype, RotationTable& rotations,
-                  at::Device device)
+                  at::Device device, std::shared_ptr<ChunkMask> mask)
       : geometry_(geometry),
         options_(at::TensorOptions().dtype(dtype).device(device)),
-        rotations_(rotations) {}
+        rotations_(rotations),
+        mask_(std::move(mask)) {}
 
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
     const int64_t tokens = q.size(0), past = length_, end = past + tokens;
     reserve(end);
     const auto rows = rotations_.rows(past, tokens);
-    keys_.slice(1, past, end).copy_(rotate(k, rows).transpose(0, 1));
+    at::Tensor keys = keys_.slice(1, past, end).transpose(0, 1);
+    rotate(k, rows, keys);
     values_.slice(1, past, end).copy_(v.transpose(0, 1));
     length_ = end;
-    const at::Tensor query = rotate(q, rows).to(options_.dtype().toScalarType()).transpose(0, 1);
+    const at::Tensor query = at::empty({q.size(1), tokens, q.size(2)}, options_);
+    at::Tensor by_token = query.transpose(0, 1);
+    rotate(q, rows, by_token);
 
     if (tokens == 1) return attend_one(query, keys_.slice(1, 0, end), values_.slice(1, 0, end));
 
     std::optional<at::Tensor> mask;
-    if (tokens > 1 && past > 0)
-      mask = at::ones({tokens, end}, options_.dtype(at::kBool)).tril(past);
+    if (past > 0) mask = additive_mask(past, tokens);
     const at::Tensor out =
         at::scaled_dot_product_attention(query.unsqueeze(0), keys_.slice(1, 0, end).unsqueeze(0),
                                          values_.slice(1, 0, end).unsqueeze(0), mask, 0.0,
@@ -85,21 +92,45 @@ class DenseLayerCache final : public LayerCache {
     }
   }
 
-  /// RoPE in f32: x [tokens, heads, head_dim] -> the same shape, f32.
-  at::Tensor rotate(const at::Tensor& x, const RotationTable::Rows& rows) const {
-    const int64_t half = geometry_.head_dim / 2;
+  /// RoPE in f32, rounded once: x to `out`, both [tokens, heads, head_dim].
+  void rotate(const at::Tensor& x, const RotationTable::Rows& rows, at::Tensor& out) const {
+    const int64_t half = geometry_.head_dim / 2, tokens = x.size(0);
+    if (x.is_cpu() && x.scalar_type() == out.scalar_type()) {
+      kernels::RopeParams params;
+      params.x = activation(x);
+      params.out = mutable_activation(out);
+      params.cos = rows.cos;
+      params.sin = rows.sin;
+      params.heads = static_cast<int32_t>(x.size(1));
+      params.head_dim = static_cast<int32_t>(geometry_.head_dim);
+      params.dtype = kernel_dtype(x.scalar_type());
+      at::parallel_for(0, tokens, 16, [&](int64_t begin, int64_t end) {
+        kernels::cpu::kernels().rope(params, begin, end);
+      });
+      return;
+    }
     const auto table = [&](const float* data) {
-      return at::from_blob(const_cast<float*>(data), {x.size(0), 1, half},
-                           options_.dtype(at::kFloat));
+      return at::from_blob(const_cast<float*>(data), {tokens, 1, half}, options_.dtype(at::kFloat));
     };
     const at::Tensor cos = table(rows.cos), sin = table(rows.sin), wide = x.to(at::kFloat);
     const at::Tensor low = wide.slice(2, 0, half), high = wide.slice(2, half);
-    return at::cat({low * cos - high * sin, high * cos + low * sin}, 2);
+    out.copy_(at::cat({low * cos - high * sin, high * cos + low * sin}, 2));
+  }
+
+  /// 0 where a query of the chunk sees the key, -infinity elsewhere: [tokens, past + tokens].
+  at::Tensor additive_mask(int64_t past, int64_t tokens) const {
+    if (mask_->past != past || mask_->additive.size(0) != tokens) {
+      const float hidden = -std::numeric_limits<float>::infinity();
+      mask_->additive = at::full({tokens, past + tokens}, hidden, options_).triu_(past + 1);
+      mask_->past = past;
+    }
+    return mask_->additive;
   }
 
   const CacheGeometry geometry_;
   at::TensorOptions options_;
   RotationTable& rotations_;
+  std::shared_ptr<ChunkMask> mask_;
   int64_t length_ = 0;
   at::Tensor keys_, values_;  // [kv_heads, capacity, head_dim]
 };
@@ -107,8 +138,9 @@ class DenseLayerCache final : public LayerCache {
 }  // namespace
 
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
-                                             RotationTable& rotations, at::Device device) {
-  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations, device);
+                                             RotationTable& rotations, at::Device device,
+                                             std::shared_ptr<ChunkMask> mask) {
+  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations, device, std::move(mask));
 }
 
 }  // namespace rillkv

@@ -73,9 +73,10 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
                                   " bits in the mean (", config_.key_bits_mean, " asked for), ",
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));
   }
+  const auto mask = std::make_shared<ChunkMask>();
   for (int64_t i = 0; i < geometry.layers; ++i) {
     if (dense) {
-      layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_));
+      layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_, mask));
     } else if (backend_ == nullptr) {
       layers_.push_back(make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_));
     } else {

@@ -45,7 +45,14 @@ std::unique_ptr<LayerCache> make_cpu_layer(const CacheGeometry& geometry, Quanti
 std::unique_ptr<LayerCache> make_cuda_layer(const CacheGeometry& geometry, Quantizer quantizer,
                                             at::ScalarType dtype, CacheProtocol protocol,
                                             RotationTable& rotations, CudaBackend& backend);
+/// The causal mask of the chunk at hand, made by the first layer that asks for it and shared by the
+/// others.
+struct ChunkMask {
+  int64_t past = -1;
+  at::Tensor additive;  // [tokens, past + tokens], 0 or -infinity
+};
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
-                                             RotationTable& rotations, at::Device device);
+                                             RotationTable& rotations, at::Device device,
+                                             std::shared_ptr<ChunkMask> mask);
 
 }  // namespace rillkv

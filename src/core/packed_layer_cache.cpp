@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/kernel_views.h"
 #include "kernels/packed_format.h"
@@ -206,6 +207,28 @@ at::Tensor PackedLayerCache::attend_stressed(const at::Tensor& q, int64_t first)
   return out;
 }
 
+namespace {
+
+/// Tokens [begin, end) of `from` to rows `row` and following of `to`. On the CPU without a
+/// dispatch, which for the one token of a decode step costs more than the copy.
+void copy_tokens(const at::Tensor& from, int64_t begin, int64_t end, at::Tensor& to, int64_t row) {
+  if (!from.is_cpu() || from.scalar_type() != to.scalar_type() || from.stride(2) != 1 ||
+      from.stride(1) != from.size(2)) {
+    to.slice(0, row, row + end - begin).copy_(from.slice(0, begin, end));
+    return;
+  }
+  const size_t bytes = static_cast<size_t>(from.size(1) * from.size(2)) * from.element_size();
+  const size_t stride = static_cast<size_t>(from.stride(0)) * from.element_size();
+  const auto* source = static_cast<const uint8_t*>(from.const_data_ptr());
+  auto* target = static_cast<uint8_t*>(to.mutable_data_ptr());
+  for (int64_t t = 0; t < end - begin; ++t) {
+    std::memcpy(target + static_cast<size_t>(row + t) * bytes,
+                source + static_cast<size_t>(begin + t) * stride, bytes);
+  }
+}
+
+}  // namespace
+
 void PackedLayerCache::append(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const int64_t tokens = q.size(0);
   const Span sinks = sink_span(tokens);
@@ -217,9 +240,9 @@ void PackedLayerCache::append(const at::Tensor& q, const at::Tensor& k, const at
   if (ema_ && !spans.empty()) update_statistics(k.slice(0, sinks.end), v.slice(0, sinks.end));
   for (const Span& span : spans) {
     const int64_t end = tail_count_ + span.count();
-    tail_keys_.slice(0, tail_count_, end).copy_(k.slice(0, span.begin, span.end));
-    tail_values_.slice(0, tail_count_, end).copy_(v.slice(0, span.begin, span.end));
-    if (!ema_) add_energy(q.slice(0, span.begin, span.end));
+    copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
+    copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
+    if (!ema_) add_energy(span.count() == tokens ? q : q.slice(0, span.begin, span.end));
     tail_count_ = end;
     if (tail_count_ == config_.block_size) {
       blocks_.push_back(seal(tail_count_, /*keep=*/true));

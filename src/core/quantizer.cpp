@@ -174,8 +174,7 @@ void QuantizerImpl::check_representable(const at::Tensor& x, const char* what) c
   if (x.size(0) == 0) return;
   const int64_t heads = x.size(1), dim = x.size(2);
   std::vector<float> largest(heads);
-  const auto check = [&](int64_t head) {
-    std::vector<float> absmax(dim);
+  const auto check = [&](int64_t head, std::vector<float>& absmax) {
     kernels::cpu::kernels().absmax(pack_params(x, head, x.size(0)), absmax.data());
     float most = 0;
     for (float value : absmax) {
@@ -185,9 +184,13 @@ void QuantizerImpl::check_representable(const at::Tensor& x, const char* what) c
     largest[head] = most;
   };
   if (x.size(0) == 1) {
-    for (int64_t head = 0; head < heads; ++head) check(head);
+    std::vector<float> absmax(dim);
+    for (int64_t head = 0; head < heads; ++head) check(head, absmax);
   } else {
-    parallel_tasks(heads, check);
+    parallel_tasks(heads, [&](int64_t head) {
+      std::vector<float> absmax(dim);
+      check(head, absmax);
+    });
   }
   check_magnitudes(largest, what);
 }

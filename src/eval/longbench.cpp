@@ -45,6 +45,7 @@ LongBenchExample parse_example(const std::string& line, const std::string& where
   }
   RILLKV_CHECK(record.is_object(), where, ": expected a JSON object, got ", record.type_name());
   LongBenchExample example;
+  example.where = where;
   for (const auto& item : record.items()) {
     if (item.value().is_string()) example.fields[item.key()] = item.value();
   }
@@ -63,6 +64,16 @@ LongBenchExample parse_example(const std::string& line, const std::string& where
   return example;
 }
 
+/// The task's prompt format; its number of new tokens is there, too.
+const std::string& prompt_of(const LongBenchTask& task, const LongBenchTables& tables) {
+  const auto prompt = tables.prompts.find(task.name);
+  RILLKV_CHECK(prompt != tables.prompts.end(), "dataset2prompt.json: no prompt for task ",
+               task.name);
+  RILLKV_CHECK(tables.max_new_tokens.count(task.name) == 1,
+               "dataset2maxlen.json: no length for task ", task.name);
+  return prompt->second;
+}
+
 bool is_chinese(LongBenchMetric metric) {
   return metric == LongBenchMetric::kF1Chinese || metric == LongBenchMetric::kRougeLChinese;
 }
@@ -74,6 +85,7 @@ std::string first_line(const std::string& text) {
 
 struct ExampleScore {
   double best = 0;
+  bool exact = false;
   bool recursion_exceeded = false;
 };
 
@@ -109,6 +121,7 @@ ExampleScore score_record(const LongBenchTask& task, const Json& record, const s
     switch (task.metric) {
       case LongBenchMetric::kF1:
         score = token_f1(pred, truth);
+        result.exact |= exact_match(pred, truth) == 1;
         break;
       case LongBenchMetric::kF1Chinese:
         score = token_f1_words(pred_words, words());
@@ -136,6 +149,9 @@ ExampleScore score_record(const LongBenchTask& task, const Json& record, const s
         break;
       case LongBenchMetric::kCodeSimilarity:
         score = code_similarity(pred, truth, scoring.edit_ratio);
+        break;
+      case LongBenchMetric::kExactMatch:
+        score = exact_match(pred, truth);
         break;
     }
     result.best = std::max(result.best, score);
@@ -165,8 +181,20 @@ std::string_view to_string(LongBenchMetric metric) {
       return "count";
     case LongBenchMetric::kCodeSimilarity:
       return "code_similarity";
+    case LongBenchMetric::kExactMatch:
+      return "exact_match";
   }
   return "unknown";
+}
+
+LongBenchMetric parse_metric(std::string_view name) {
+  std::string known;
+  for (int i = 0; i <= static_cast<int>(LongBenchMetric::kExactMatch); ++i) {
+    const auto metric = static_cast<LongBenchMetric>(i);
+    if (to_string(metric) == name) return metric;
+    known += (known.empty() ? "" : ", ") + std::string(to_string(metric));
+  }
+  throw UsageError(str_cat("unknown metric ", quoted(name), ": expected one of ", known));
 }
 
 const std::vector<LongBenchTask>& longbench_tasks() {
@@ -250,6 +278,25 @@ std::vector<LongBenchExample> read_longbench(const fs::path& folder, const std::
   return examples;
 }
 
+void check_longbench(const LongBenchTask& task, const LongBenchTables& tables,
+                     const std::vector<LongBenchExample>& examples) {
+  const std::string& prompt = prompt_of(task, tables);
+  for (const LongBenchExample& example : examples) {
+    try {
+      fill_prompt(prompt, example);
+      // What the metric demands of an answer it only says when it meets one.
+      for (const std::string& answer : example.answers) {
+        if (task.metric == LongBenchMetric::kRetrieval) retrieval_score("", answer);
+        if (task.metric == LongBenchMetric::kRetrievalChinese) retrieval_score_chinese("", answer);
+      }
+      RILLKV_CHECK(task.metric != LongBenchMetric::kClassification || !example.classes.empty(),
+                   "expected a list \"all_classes\" with the classes of task ", task.name);
+    } catch (const Error& error) {
+      throw Error(str_cat(example.where, ": ", error.what()));
+    }
+  }
+}
+
 std::string fill_prompt(std::string_view format, const LongBenchExample& example) {
   std::string out;
   for (size_t i = 0; i < format.size(); ++i) {
@@ -287,12 +334,7 @@ std::string truncate_middle(const GenerationBackend& backend, const std::string&
 bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
                        const std::vector<LongBenchExample>& examples, GenerationBackend& backend,
                        const LongBenchOptions& options, ResultLog& log, const Progress& progress) {
-  const auto prompt = tables.prompts.find(task.name);
-  const auto max_new = tables.max_new_tokens.find(task.name);
-  RILLKV_CHECK(prompt != tables.prompts.end(), "dataset2prompt.json: no prompt for task ",
-               task.name);
-  RILLKV_CHECK(max_new != tables.max_new_tokens.end(), "dataset2maxlen.json: no length for task ",
-               task.name);
+  const std::string& prompt = prompt_of(task, tables);
   const auto total = static_cast<int64_t>(examples.size());
   for (int64_t i = 0; i < total; ++i) {
     const std::string key = std::to_string(i);
@@ -300,10 +342,10 @@ bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
       if (interrupted()) return false;
       const LongBenchExample& example = examples[static_cast<size_t>(i)];
       const std::string text =
-          truncate_middle(backend, fill_prompt(prompt->second, example), options.max_prompt_tokens);
+          truncate_middle(backend, fill_prompt(prompt, example), options.max_prompt_tokens);
       GenerationRequest request;
       request.prompt = backend.encode_prompt(text, options.chat && task.chat_template);
-      request.max_new_tokens = max_new->second;
+      request.max_new_tokens = tables.max_new_tokens.at(task.name);
       request.stop_at_newline = task.stop_at_newline;
       const Generation generation = backend.run(request);
       log.append(key, {{"pred", generation.text},
@@ -311,8 +353,8 @@ bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
                        {"all_classes", example.classes.empty() ? Json() : Json(example.classes)},
                        {"length", example.length},
                        {"stats", to_json(generation.stats)}});
+      if (progress) progress(i + 1, total, task.name);
     }
-    if (progress) progress(i + 1, total, task.name);
   }
   return true;
 }
@@ -320,7 +362,7 @@ bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
 LongBenchScore score_longbench(const LongBenchTask& task, const std::vector<Json>& records,
                                const LongBenchScoring& scoring) {
   LongBenchScore result;
-  double sum = 0;
+  double sum = 0, exact = 0;
   std::map<std::string, std::pair<double, int64_t>> buckets;
   for (size_t i = 0; i < records.size(); ++i) {
     const Json& record = records[i];
@@ -335,6 +377,7 @@ LongBenchScore score_longbench(const LongBenchTask& task, const std::vector<Json
     }
     const ExampleScore scored = score_record(task, record, where, scoring);
     sum += scored.best;
+    exact += scored.exact;
     result.recursion_zeros += scored.recursion_exceeded && scored.best == 0;
     if (record.contains("length") && record["length"].is_number_integer()) {
       const int64_t length = record["length"];
@@ -344,10 +387,11 @@ LongBenchScore score_longbench(const LongBenchTask& task, const std::vector<Json
     }
   }
   if (result.examples == 0 || result.unsegmented > 0) {
-    result.score = std::numeric_limits<double>::quiet_NaN();
+    result.score = result.exact_match = std::numeric_limits<double>::quiet_NaN();
     return result;
   }
   result.score = 100 * sum / static_cast<double>(result.examples);
+  result.exact_match = 100 * exact / static_cast<double>(result.examples);
   for (const auto& [name, bucket] : buckets) {
     result.by_length[name] = 100 * bucket.first / static_cast<double>(bucket.second);
   }
@@ -359,6 +403,9 @@ Json to_json(const LongBenchTask& task, const LongBenchScore& score) {
                {"examples", score.examples},
                {"score", std::isfinite(score.score) ? Json(score.score) : Json()},
                {"by_length", score.by_length}};
+  if (task.metric == LongBenchMetric::kF1) {
+    json["exact_match"] = std::isfinite(score.exact_match) ? Json(score.exact_match) : Json();
+  }
   if (score.unsegmented > 0) json["unsegmented"] = score.unsegmented;
   if (score.recursion_zeros > 0) json["recursion_zeros"] = score.recursion_zeros;
   return json;

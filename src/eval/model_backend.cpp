@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/memory_sampler.h"
 #include "rillkv/generation.h"
 
 namespace rillkv::eval {
@@ -41,12 +42,14 @@ class Sequence {
   const at::Tensor& logits() const { return logits_; }
   double ttft_s() const { return ttft_s_; }
   double decode_s() const { return decode_s_; }
+  int64_t decode_steps() const { return decode_steps_; }
   const QuantizedKvCache& cache() const { return cache_; }
 
   void feed(int64_t token) {
     const Clock::time_point start = Clock::now();
     logits_ = model_->forward(one_token(token), cache_, Logits::kLast)[0];
     decode_s_ += seconds_since(start);
+    ++decode_steps_;
   }
 
  private:
@@ -54,6 +57,7 @@ class Sequence {
   QuantizedKvCache cache_;
   at::Tensor logits_;
   double ttft_s_ = 0, decode_s_ = 0;
+  int64_t decode_steps_ = 0;
 };
 
 /// The most likely token; `banned` ones count as impossible.
@@ -126,19 +130,13 @@ void measure(const at::Tensor& logits, const GenerationRequest& request, size_t 
 }
 
 void fill_stats(const Sequence& sequence, size_t prompt_tokens, size_t new_tokens,
-                GenerationStats& stats) {
-  const CacheReport report = sequence.cache().report();
+                RunStats& stats) {
   stats.prompt_tokens = static_cast<int64_t>(prompt_tokens);
   stats.new_tokens = static_cast<int64_t>(new_tokens);
   stats.ttft_s = sequence.ttft_s();
+  stats.decode_steps = sequence.decode_steps();
   stats.decode_s = sequence.decode_s();
-  stats.kv_bytes = report.kv_bytes;
-  stats.kv_bytes_bf16 = report.kv_bytes_bf16;
-  stats.kv_bits_per_element = report.kv_bits_per_element.total;
-  stats.kv_bits_sealed = report.kv_bits_sealed.total;
-  stats.outlier_rate_key = report.outlier_rate.key;
-  stats.outlier_rate_value = report.outlier_rate.value;
-  stats.sink_tokens = report.sink_tokens;
+  stats.cache = sequence.cache().report();
 }
 
 }  // namespace
@@ -186,6 +184,8 @@ Generation ModelBackend::run(const GenerationRequest& request) {
     if (!newline.empty()) stop_ids.push_back(newline.back());
   }
   Generation generation;
+  release_free_memory();  // What the other side left is not this one's.
+  MemorySampler memory;
   auto sequence = std::make_unique<Sequence>(model_, options_.config, request.prompt);
   auto greedy = std::make_unique<GreedyRun>(*sequence, request, stop_ids, !request.stop_at_newline);
 
@@ -203,6 +203,8 @@ Generation ModelBackend::run(const GenerationRequest& request) {
     if (!last || (!diverged && !greedy->done())) sequence->feed(request.answer[i]);
   }
   if (diverged) {
+    greedy.reset();
+    sequence.reset();  // Two caches at a time would count as this run's memory.
     sequence = std::make_unique<Sequence>(model_, options_.config, request.prompt);
     greedy = std::make_unique<GreedyRun>(*sequence, request, stop_ids, !request.stop_at_newline);
   }
@@ -210,6 +212,7 @@ Generation ModelBackend::run(const GenerationRequest& request) {
   generation.tokens = greedy->tokens();
   generation.text = decode(generation.tokens);
   fill_stats(*sequence, request.prompt.size(), generation.tokens.size(), generation.stats);
+  generation.stats.memory = memory.stop();
   return generation;
 }
 

@@ -143,7 +143,7 @@ CellSide collect(const ResultLog& log, const char* side, int64_t length, double 
       cell.prompt_tokens = record->at("prompt_tokens");
       cell.text = record->at("text");
     }
-    performance.add(stats_from_json(record->value("stats", Json::object())), false);
+    performance.add(run_stats_from_json(record->value("stats", Json::object())));
   }
   return cell;
 }
@@ -298,9 +298,11 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
       for (int64_t sample = 0; sample < options.samples; ++sample) {
         const int64_t length = options.lengths[l];
         const double depth = options.depths[d];
-        // Both sides of a cell see the same needle, every cell another one.
+        // Both sides of a cell see the same needle, every cell another one, whatever the grid
+        // around it.
         const uint64_t seed = options.seed + 1000003 * static_cast<uint64_t>(length) +
-                              10007 * static_cast<uint64_t>(d) + static_cast<uint64_t>(sample);
+                              10007 * static_cast<uint64_t>(std::llround(100 * depth)) +
+                              static_cast<uint64_t>(sample);
         Needle storage;
         const Needle& needle = pick(options, seed, storage);
         for (const Side& side : sides) {
@@ -308,8 +310,11 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
           if (log.find(key) == nullptr) {
             if (interrupted()) return false;
             log.append(key, run_cell(*side.backend, options, needle, length, depth));
+            if (progress) {
+              progress(done + 1, total, str_cat(length, " tokens, depth ", depth, " %"));
+            }
           }
-          if (progress) progress(++done, total, str_cat(length, " tokens, depth ", depth, " %"));
+          ++done;
         }
       }
     }
@@ -317,8 +322,11 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
   return true;
 }
 
-Json needle_report(const NeedleOptions& options, const ResultLog& log) {
-  PerformanceSummary compressed_performance, dense_performance;
+Json needle_report(const NeedleOptions& options, const ResultLog& log,
+                   const CompressionConfig& config) {
+  CompressionConfig dense_config = config;
+  dense_config.policy = Policy::kDense;
+  PerformanceSummary compressed_performance(config), dense_performance(dense_config);
   Mean all, solvable_cells, dense_all;
   bool complete = true, any_dense = false;
   Json cells = Json::array(), unsolvable = Json::array();

@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <optional>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/memory_sampler.h"
 
 namespace rillkv::eval {
 namespace {
@@ -54,9 +57,9 @@ class WindowRun {
       const int64_t end = std::min(begin + chunk, context);
       const at::Tensor ids =
           at::from_blob(const_cast<int64_t*>(tokens + begin), {end - begin}, at::kLong);
-      const at::Tensor seen = model_->forward(ids, cache_, Logits::kAll);
+      const at::Tensor seen = forward(ids, cache_, result.compressed);
       at::Tensor reference;
-      if (dense_) reference = model_->forward(ids, *dense_, Logits::kAll);
+      if (dense_) reference = forward(ids, *dense_, result.dense);
       score(tokens, begin, first_scored, seen, reference, result);
       step();
     }
@@ -64,12 +67,23 @@ class WindowRun {
     result.nll_baseline /= static_cast<double>(result.scored);
     result.kl /= static_cast<double>(context);
     result.top1 /= static_cast<double>(context);
+    result.compressed.cache = cache_.report();
+    if (dense_) result.dense.cache = dense_->report();
     return result;
   }
 
-  CacheReport report() const { return cache_.report(); }
-
  private:
+  /// All logits of a chunk; adds its time and memory to the side's.
+  at::Tensor forward(const at::Tensor& ids, QuantizedKvCache& cache, RunStats& side) {
+    MemorySampler memory;
+    const auto start = std::chrono::steady_clock::now();
+    at::Tensor logits = model_->forward(ids, cache, Logits::kAll);
+    side.ttft_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    side.prompt_tokens += ids.size(0);
+    side.memory.add(memory.stop());
+    return logits;
+  }
+
   void score(const int64_t* tokens, int64_t begin, int64_t first_scored, const at::Tensor& seen,
              const at::Tensor& reference, WindowResult& result) {
     const int64_t vocab = seen.size(1);
@@ -120,10 +134,11 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
                  ", got ", id);
   }
   const int64_t finished = static_cast<int64_t>(options.finished.size());
-  RILLKV_CHECK(finished < windows, "perplexity: expected fewer than ", windows,
+  RILLKV_CHECK(finished <= windows, "perplexity: expected at most ", windows,
                " finished windows, got ", finished);
   PerplexityResult result;
   result.windows = options.finished;
+  result.windows_total = windows;
   const int64_t chunk = options.config.chunk_size;
   const int64_t steps_a_window = (options.context + chunk - 1) / chunk;
   int64_t done = finished * steps_a_window;
@@ -134,7 +149,6 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
       ++done;
       if (options.on_progress) options.on_progress(done, windows * steps_a_window);
     }));
-    result.cache = run.report();
     if (options.on_window && !options.on_window(result.windows.back())) break;
   }
   const double count_done = static_cast<double>(result.windows.size());

@@ -97,6 +97,11 @@ ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
   RILLKV_CHECK(out_, "cannot write ", path_.string());
 }
 
+bool ResultLog::made_with(const fs::path& path, const Json& fingerprint) {
+  const fs::path run_file = path.string() + ".run.json";
+  return fs::exists(run_file) && read_json(run_file) == Json::parse(fingerprint.dump());
+}
+
 void ResultLog::load() {
   if (!fs::exists(path_)) return;
   const std::string text = read_file(path_.string());
@@ -132,6 +137,7 @@ const Json* ResultLog::find(const std::string& key) const {
 void ResultLog::append(const std::string& key, Json record) {
   RILLKV_CHECK(find(key) == nullptr, path_.string(), ": key \"", key, "\" is already there");
   record["key"] = key;
+  record.update(stamp_);
   out_ << record.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
   out_.flush();
   RILLKV_CHECK(out_, "cannot write ", path_.string());

@@ -56,11 +56,11 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
   return o_proj->forward(out.reshape({tokens, heads_ * head_dim_}));
 }
 
-void ChunkedLlamaAttentionImpl::pack() {
-  if (qkv_->pack()) {
+void ChunkedLlamaAttentionImpl::pack(WeightArena* arena) {
+  if (qkv_->pack(arena)) {
     for (Linear* view : {&q_proj, &k_proj, &v_proj}) (*view)->drop_weight();
   }
-  o_proj->pack();
+  o_proj->pack(arena);
 }
 
 }  // namespace rillkv

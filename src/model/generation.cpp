@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "rillkv/error.h"
@@ -27,13 +28,28 @@ at::Tensor token_tensor(const int64_t* tokens, int64_t count) {
   return at::from_blob(const_cast<int64_t*>(tokens), {count}, at::kLong);
 }
 
+/// Index of the first largest of count > 0 numbers, in lanes that a compiler can vectorise.
+int64_t first_largest(const float* x, int64_t count) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes];
+  std::fill(lanes, lanes + kLanes, -std::numeric_limits<float>::infinity());
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
+  }
+  float most = *std::max_element(lanes, lanes + kLanes);
+  for (int64_t i = whole; i < count; ++i) most = std::max(most, x[i]);
+  const float* found = std::find(x, x + count, most);
+  return found == x + count ? 0 : found - x;
+}
+
 }  // namespace
 
 int64_t choose_token(const at::Tensor& logits, double temperature, double uniform) {
   const at::Tensor row = logits.contiguous();
   const float* data = row.const_data_ptr<float>();
   const int64_t vocab = row.numel();
-  const int64_t best = std::max_element(data, data + vocab) - data;
+  const int64_t best = first_largest(data, vocab);
   if (temperature <= 0) return best;
   // exp relative to the largest logit: no overflow, and the best token has weight 1.
   std::vector<double> weights(vocab);

@@ -3,9 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
+#include "model/weight_arena.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -59,7 +61,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   return out;
 }
 
-bool LinearImpl::pack() {
+bool LinearImpl::pack(WeightArena* arena) {
   if (!weight.defined() || !weight.is_cpu() || weight.scalar_type() != at::kBFloat16 ||
       weight.size(1) % 2 != 0 || !multiplies_bfloat16()) {
     return false;
@@ -68,7 +70,9 @@ bool LinearImpl::pack() {
   in_features_ = weight.size(1);
   const at::Tensor rows = weight.contiguous();
   const int64_t panels = panels_of(out_features_);
-  packed_ = at::empty({panels, in_features_ / 2, kernels::kLinearPanel, 2}, weight.options());
+  const std::vector<int64_t> shape = {panels, in_features_ / 2, kernels::kLinearPanel, 2};
+  packed_ =
+      arena != nullptr ? arena->take(shape, at::kBFloat16) : at::empty(shape, weight.options());
   parallel_tasks(panels, [&](int64_t panel) {
     kernels::cpu::kernels().pack_linear(rows.const_data_ptr(), out_features_, in_features_, panel,
                                         panel + 1, packed_.mutable_data_ptr());

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
+#include "model/weight_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 
@@ -33,9 +34,16 @@ LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, 
 
 void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::string&)>& source,
                                   const std::function<void(const std::string&)>& done) {
-  at::NoGradGuard no_grad;
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
+  copy_weights(source, done);
+}
+
+void LlamaModelImpl::copy_weights(const std::function<at::Tensor(const std::string&)>& source,
+                                  const std::function<void(const std::string&)>& done) {
+  at::NoGradGuard no_grad;
+  const bool table_is_kept = config_.tie_word_embeddings && !lm_head_->weight.defined();
   for (auto& item : named_parameters()) {
+    if (table_is_kept && item.key() == "embed_tokens.weight") continue;
     const std::string name = item.key() == "lm_head.weight" ? item.key() : "model." + item.key();
     const at::Tensor tensor = source(name);
     RILLKV_CHECK(tensor.sizes() == item.value().sizes(), "weight '", name, "': expected shape ",
@@ -132,12 +140,37 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
   return QuantizedKvCache(geometry, config, dtype_, protocol, device_);
 }
 
-void LlamaModelImpl::pack(const at::Tensor& embedding) {
-  for (auto& layer : layers_) layer->pack();
-  if (!config_.tie_word_embeddings) {
-    lm_head_->pack();
-  } else if (embedding.defined() && lm_head_->pack()) {
-    embed_tokens_->replace(embedding);  // of the file's pages only rows that occur become resident
+void LlamaModelImpl::pack() {
+  WeightArena arena;  // its regions live on in the layers' tensors
+  for (auto& layer : layers_) layer->pack(&arena);
+  if (!config_.tie_word_embeddings) lm_head_->pack(&arena);
+}
+
+void LlamaModelImpl::read(const Checkpoint& checkpoint) {
+  RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
+  const std::string name = "model.embed_tokens.weight";
+  const at::Tensor table = checkpoint.tensor(name);
+  RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
+               "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
+  WeightArena arena;
+  const bool share_table = config_.tie_word_embeddings && device_.is_cpu();
+  if (share_table && table.scalar_type() == dtype_) {
+    // Before anything else is resident, since packing makes all of the table's pages resident;
+    // later only those of rows that occur are.
+    Linear head(table, at::Tensor());
+    if (head->pack(&arena)) {
+      checkpoint.release(name);
+      embed_tokens_->replace(table);
+      lm_head_ = head;
+    }
+  }
+  copy_weights([&](const std::string& weight) { return checkpoint.tensor(weight); },
+               [&](const std::string& weight) { checkpoint.release(weight); });
+  if (!device_.is_cpu()) return;
+  pack();
+  // A table of another dtype: packed from the converted copy.
+  if (share_table && lm_head_->weight.defined() && lm_head_->pack(&arena)) {
+    embed_tokens_->replace(table);
   }
 }
 
@@ -178,9 +211,7 @@ LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
                  at::IntArrayRef(shape), ", the file has ", at::IntArrayRef(found));
   });
   LlamaModel model(config, options.dtype, options.device);
-  model->load_weights([&](const std::string& name) { return checkpoint.tensor(name); },
-                      [&](const std::string& name) { checkpoint.release(name); });
-  if (options.device.is_cpu()) model->pack(checkpoint.tensor("model.embed_tokens.weight"));
+  model->read(checkpoint);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   log(LogLevel::kDebug,
       str_cat("loaded ", folder, " as ", options.dtype, " in ", seconds.count(), " s, weights ",

@@ -91,12 +91,12 @@ at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
   return down_proj_->forward(gate(gate_up_->forward(x)));
 }
 
-void LlamaMlpImpl::pack() {
-  if (gate_up_->pack()) {
+void LlamaMlpImpl::pack(WeightArena* arena) {
+  if (gate_up_->pack(arena)) {
     gate_proj_->drop_weight();
     up_proj_->drop_weight();
   }
-  down_proj_->pack();
+  down_proj_->pack(arena);
 }
 
 LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
@@ -118,9 +118,9 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
   return mlp_->forward(add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_));
 }
 
-void LlamaLayerImpl::pack() {
-  attention_->pack();
-  mlp_->pack();
+void LlamaLayerImpl::pack(WeightArena* arena) {
+  attention_->pack(arena);
+  mlp_->pack(arena);
 }
 
 }  // namespace rillkv

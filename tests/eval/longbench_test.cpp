@@ -235,6 +235,54 @@ TEST(LongBench, BadDataFilesAreNamedWithTheLine) {
               HasSubstr("at least one record"));
 }
 
+TEST(LongBench, WhatCannotBePredictedOrScoredIsFoundUpFront) {
+  TemporaryFolder folder;
+  const std::string good =
+      R"({"context": "C", "input": "I", "answers": ["Paragraph 1 段落1"], "all_classes": ["Date"]})";
+  const auto error_for = [&](const char* task, const std::string& line) {
+    folder.write(std::string(task) + ".jsonl", good + "\n" + line + "\n");
+    return error_of([&] {
+      check_longbench(find_longbench_task(task), tables_for(task, "{context} {input}"),
+                      read_longbench(folder.path(), task));
+    });
+  };
+  for (const char* task : {"trec", "passage_retrieval_en", "passage_retrieval_zh", "qasper"}) {
+    EXPECT_EQ(error_for(task, good), "") << task;
+    EXPECT_THAT(error_for(task, R"({"context": "C", "answers": ["Paragraph 1 段落1"]})"),
+                AllOf(HasSubstr(std::string(task) + ".jsonl:2: "), HasSubstr("\"input\"")));
+  }
+  const std::string plain = R"({"context": "C", "input": "I", "answers": ["A"]})";
+  EXPECT_EQ(error_for("qasper", plain), "");
+  EXPECT_THAT(error_for("trec", plain),
+              AllOf(HasSubstr("trec.jsonl:2: "), HasSubstr("all_classes")));
+  EXPECT_THAT(error_for("passage_retrieval_en", plain),
+              AllOf(HasSubstr("passage_retrieval_en.jsonl:2: "), HasSubstr("Paragraph N")));
+  EXPECT_THAT(error_for("passage_retrieval_zh", plain),
+              AllOf(HasSubstr("passage_retrieval_zh.jsonl:2: "), HasSubstr("段落")));
+  EXPECT_THAT(
+      error_of([&] { check_longbench(find_longbench_task("lcc"), tables_for("qasper", "x"), {}); }),
+      AllOf(HasSubstr("dataset2prompt.json"), HasSubstr("lcc")));
+}
+
+TEST(LongBench, MetricsHaveNames) {
+  for (const LongBenchTask& task : longbench_tasks()) {
+    EXPECT_EQ(parse_metric(to_string(task.metric)), task.metric);
+  }
+  EXPECT_EQ(parse_metric("exact_match"), LongBenchMetric::kExactMatch);
+  EXPECT_THROW(parse_metric("bleu"), UsageError);
+  EXPECT_THAT(error_of([] { parse_metric("bleu"); }),
+              AllOf(HasSubstr("bleu"), HasSubstr("f1, f1_zh, rouge_l")));
+}
+
+TEST(LongBench, ExactMatchesStandBesideF1) {
+  const LongBenchTask& task = find_longbench_task("qasper");
+  const auto score = score_longbench(
+      task, {record("The red fox.", {"blue", "red fox"}), record("a red fox", {"fox"})});
+  EXPECT_DOUBLE_EQ(score.exact_match, 50);
+  EXPECT_EQ(to_json(task, score).at("exact_match"), 50);
+  EXPECT_FALSE(to_json(find_longbench_task("lcc"), score).contains("exact_match"));
+}
+
 TEST(LongBench, BadPredictionIsNamed) {
   const LongBenchTask& task = find_longbench_task("qasper");
   EXPECT_THAT(error_of([&] {

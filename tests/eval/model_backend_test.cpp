@@ -81,9 +81,12 @@ TEST_F(ModelBackendTest, GreedyTextEqualsGenerate) {
   EXPECT_EQ(got.text, tokenizer_->decode(want.tokens));
   EXPECT_EQ(got.stats.prompt_tokens, 200);
   EXPECT_EQ(got.stats.new_tokens, static_cast<int64_t>(want.tokens.size()));
-  EXPECT_GT(got.stats.kv_bytes, 0);
-  EXPECT_GT(got.stats.kv_bits_sealed, 4);
+  EXPECT_GT(got.stats.cache.kv_bytes, 0);
+  EXPECT_GT(got.stats.cache.kv_bits_sealed.total, 4);
   EXPECT_GT(got.stats.ttft_s, 0);
+  EXPECT_EQ(got.stats.cache.layers.size(), 2u);
+  EXPECT_GT(got.stats.memory.mean_bytes, 0);
+  EXPECT_GE(got.stats.memory.peak_bytes, got.stats.memory.mean_bytes);
 }
 
 TEST_F(ModelBackendTest, MarginIsTheSumOverTheAnswersPositions) {

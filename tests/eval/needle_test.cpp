@@ -134,6 +134,21 @@ TEST(Needle, GridReportsBothSidesAndMarksUnsolvableLengths) {
                    3.5);
 }
 
+TEST(Needle, ACellIsTheSameInEveryGrid) {
+  TemporaryFolder folder;
+  NeedleOptions few, many;
+  few.lengths = many.lengths = {120};
+  few.depths = {50};
+  many.depths = {0, 12.5, 50};
+  FakeBackend one(find_number), other(find_number);
+  ResultLog first(folder / "a.jsonl", {}), second(folder / "b.jsonl", {});
+  run_needle(few, one, nullptr, first);
+  run_needle(many, other, nullptr, second);
+  const std::string key = "compressed length=120 depth=50 sample=0";
+  ASSERT_NE(first.find(key), nullptr);
+  EXPECT_EQ(*first.find(key), *second.find(key));
+}
+
 TEST(Needle, BothSidesOfACellSeeTheSamePrompt) {
   TemporaryFolder folder;
   NeedleOptions options;

@@ -73,6 +73,33 @@ class EvaluationPrograms : public ::testing::Test {
             "--depths", "0,100",   "--quiet", "--json",    json};
   }
 
+  /// The keys every report has for each side.
+  static void expect_performance(const Json& side) {
+    for (const char* key :
+         {"ttft_s", "prefill_tokens_per_s", "kv_bytes", "kv_bytes_bf16", "compression_ratio",
+          "measured_memory_savings", "peak_rss_bytes", "mean_rss_bytes"}) {
+      EXPECT_TRUE(side.at(key).is_number()) << key << " of " << side;
+    }
+    for (const char* key :
+         {"decode_tokens_per_s", "estimated_memory_savings", "estimated_bits", "kv_bits_sealed",
+          "outlier_rate", "clip_rate", "sinks", "device_peak_bytes"}) {
+      EXPECT_TRUE(side.contains(key)) << key;
+    }
+    EXPECT_EQ(side.at("layers").size(), 2u);
+    EXPECT_LE(side.at("mean_rss_bytes").get<double>(), side.at("peak_rss_bytes").get<double>());
+  }
+
+  /// Runs until `log` has a record, then interrupts. There must be far more work than one record,
+  /// so that the signal comes before the end.
+  ProgramResult interrupt(const std::string& program, const Words& words,
+                          const std::string& log) const {
+    ProgramResult stopped = run_program(program, words, log);
+    EXPECT_EQ(stopped.exit_code, 1) << stopped.err;
+    EXPECT_THAT(stopped.err, HasSubstr("interrupted"));
+    EXPECT_GE(eval::read_jsonl(log).size(), 1u);
+    return stopped;
+  }
+
   static TemporaryFolder* shared_;
   TemporaryFolder folder_;
 };
@@ -86,7 +113,12 @@ TEST_F(EvaluationPrograms, PerplexityReportsAndLeavesNoLog) {
   EXPECT_EQ(report.at("windows"), 2);
   EXPECT_EQ(report.at("layers").size(), 2u);
   EXPECT_GT(report.at("kl_mean").get<double>(), 0);
-  EXPECT_GT(report.at("performance").at("kv_bytes").get<int64_t>(), 0);
+  for (const char* side : {"compressed", "baseline"}) {
+    expect_performance(report.at("performance").at(side));
+  }
+  EXPECT_LT(report["performance"]["compressed"]["kv_bytes"],
+            report["performance"]["baseline"]["kv_bytes"]);
+  EXPECT_TRUE(report["performance"]["compressed"]["estimated_memory_savings"].is_number());
   EXPECT_FALSE(report.at("commit").get<std::string>().empty());
   EXPECT_FALSE(std::filesystem::exists(out("p.windows.jsonl")));
 }
@@ -94,23 +126,49 @@ TEST_F(EvaluationPrograms, PerplexityReportsAndLeavesNoLog) {
 TEST_F(EvaluationPrograms, InterruptedPerplexityGoesOnToTheSameResult) {
   Words whole = perplexity(out("whole.json")), cut = perplexity(out("cut.json"));
   for (Words* words : {&whole, &cut}) {
-    (*words)[8] = "20";  // windows
+    (*words)[8] = "0";  // windows: the whole text
     (*words)[6] = "128";
   }
   run("evaluate", whole, 0);
-  const ProgramResult stopped = run_program("evaluate", cut, out("cut.windows.jsonl"));
-  if (stopped.exit_code != 0) {  // Unless it was done before the signal came.
-    EXPECT_EQ(stopped.exit_code, 1);
-    EXPECT_THAT(stopped.err, HasSubstr("interrupted"));
-    const Json partial = eval::read_json(out("cut.json"));
-    EXPECT_EQ(partial.at("complete"), false);
-    EXPECT_LT(partial.at("windows").get<int>(), 20);
-    run("evaluate", cut, 0);
-  }
+  const int all = eval::read_json(out("whole.json")).at("windows");
+  EXPECT_GT(all, 20);
+  interrupt("evaluate", cut, out("cut.windows.jsonl"));
+  const Json partial = eval::read_json(out("cut.json"));
+  EXPECT_EQ(partial.at("complete"), false);
+  EXPECT_LT(partial.at("windows").get<int>(), all);
+  run("evaluate", cut, 0);
   const Json a = eval::read_json(out("whole.json")), b = eval::read_json(out("cut.json"));
   EXPECT_EQ(a.at("kl_mean"), b.at("kl_mean"));
   EXPECT_EQ(a.at("perplexity"), b.at("perplexity"));
   EXPECT_EQ(a.at("kv_bits_sealed"), b.at("kv_bits_sealed"));
+}
+
+TEST_F(EvaluationPrograms, FinishedWindowsHoldAllTheReportNeeds) {
+  // As after an interruption between the last window and the report: the log is whole.
+  for (const char* windows : {"0", "2"}) {
+    const Words words = {"--model",
+                         model(),
+                         "--text",
+                         text(),
+                         "--context",
+                         "400",
+                         "--tasks",
+                         "perplexity",
+                         "--windows",
+                         windows,
+                         "--quiet",
+                         "--output-dir",
+                         out("r"),
+                         "--experiment-name",
+                         std::string("w") + windows};
+    run("experiment", words, 0);
+    const std::string folder = out("r") + "/w" + windows;
+    const Json first = eval::read_json(folder + "/results.json");
+    std::filesystem::remove(folder + "/results.json");
+    run("experiment", words, 0);
+    const Json again = eval::read_json(folder + "/results.json");
+    EXPECT_EQ(again.at("tasks"), first.at("tasks"));
+  }
 }
 
 TEST_F(EvaluationPrograms, LeftoverOfAnotherSetUpIsRefused) {
@@ -138,15 +196,15 @@ TEST_F(EvaluationPrograms, NeedleReportsTheGridBesideTheDenseCache) {
 }
 
 TEST_F(EvaluationPrograms, InterruptedNeedleKeepsFinishedCells) {
-  const ProgramResult stopped =
-      run_program("evaluate", needle(out("n.json")), out("n.cells.jsonl"));
-  if (stopped.exit_code == 0) GTEST_SKIP() << "done before the signal came";
-  EXPECT_EQ(stopped.exit_code, 1);
-  const size_t kept = eval::read_jsonl(out("n.cells.jsonl")).size();
-  EXPECT_GE(kept, 1u);
+  Words words = needle(out("n.json"));
+  words[6] = "0,10,20,30,40,50,60,70,80,90,100";
+  interrupt("evaluate", words, out("n.cells.jsonl"));
   EXPECT_EQ(eval::read_json(out("n.json")).at("complete"), false);
-  run("evaluate", needle(out("n.json")), 0);
-  EXPECT_EQ(eval::read_json(out("n.json")).at("cells").size(), 4u);
+  run("evaluate", words, 0);
+  const Json report = eval::read_json(out("n.json"));
+  EXPECT_EQ(report.at("cells").size(), 22u);
+  expect_performance(report.at("performance").at("compressed"));
+  EXPECT_EQ(report["performance"]["baseline"]["runs"], 22);
 }
 
 TEST_F(EvaluationPrograms, LongBenchPredictsScoresAndResumes) {
@@ -163,6 +221,55 @@ TEST_F(EvaluationPrograms, LongBenchPredictsScoresAndResumes) {
   run("evaluate",
       {"longbench-score", "--predictions", out("lb_predictions"), "--json", out("score.json")}, 0);
   EXPECT_EQ(eval::read_json(out("score.json")).at("average"), report.at("average"));
+}
+
+TEST_F(EvaluationPrograms, InterruptedLongBenchKeepsPredictions) {
+  std::string records;
+  for (int i = 0; i < 60; ++i) {
+    records += R"({"input": "What?", "context": "Some context here.", "answers": [")" +
+               std::to_string(i) + "\"]}\n";
+  }
+  folder_.write("many/qasper.jsonl", records);
+  folder_.write("many/dataset2prompt.json", R"({"qasper": "{context} {input}"})");
+  folder_.write("many/dataset2maxlen.json", R"({"qasper": 24})");
+  Words words = {"longbench", "--model",       model(),   "--data", out("many"),
+                 "--tasks",   "qasper,qasper", "--quiet", "--json", out("lb.json")};
+  interrupt("evaluate", words, out("lb_predictions/compressed/qasper.jsonl"));
+  EXPECT_EQ(eval::read_json(out("lb.json")).at("complete"), false);
+  run("evaluate", words, 0);
+  const Json report = eval::read_json(out("lb.json"));
+  EXPECT_EQ(report["tasks"]["qasper"]["examples"], 60);
+  EXPECT_TRUE(report["tasks"]["qasper"]["exact_match"].is_number());
+  expect_performance(report.at("performance").at("compressed"));
+  const Json record = eval::read_jsonl(out("lb_predictions/compressed/qasper.jsonl")).at(0);
+  EXPECT_TRUE(record.at("commit").is_string());
+  // Fewer examples than there are predictions: only theirs count.
+  words.insert(words.end(), {"--max-samples", "7"});
+  run("evaluate", words, 0);
+  EXPECT_EQ(eval::read_json(out("lb.json"))["tasks"]["qasper"]["examples"], 7);
+  EXPECT_EQ(eval::read_json(out("lb.json"))["performance"]["compressed"]["runs"], 7);
+}
+
+TEST_F(EvaluationPrograms, ScoresAFileByAnyMetric) {
+  folder_.write("p.jsonl", R"({"pred": "The red fox.", "answers": ["red fox"]})"
+                           "\n"
+                           R"({"pred": "a blue fox", "answers": ["fox"]})"
+                           "\n");
+  const auto score = [&](const std::string& metric) {
+    run("evaluate",
+        {"score", "--metric", metric, "--predictions", out("p.jsonl"), "--json", out("s.json")}, 0);
+    return eval::read_json(out("s.json"));
+  };
+  const Json f1 = score("f1");
+  // 1, and P = 1/2, R = 1, F = 2/3.
+  EXPECT_DOUBLE_EQ(f1.at("score").get<double>(), 250.0 / 3);
+  EXPECT_EQ(f1.at("exact_match"), 50);
+  EXPECT_EQ(score("exact_match").at("score"), 50);
+  run("evaluate", {"score", "--metric", "bleu", "--predictions", out("p.jsonl")}, 2,
+      "expected one of f1, f1_zh, rouge_l");
+  run("evaluate", {"score", "--metric", "f1", "--predictions", out("none.jsonl")}, 1, "none.jsonl");
+  run("evaluate", {"score", "--metric", "f1_zh", "--predictions", out("p.jsonl")}, 1,
+      "segment_chinese.py");
 }
 
 TEST_F(EvaluationPrograms, ChineseTasksAskForWords) {
@@ -225,19 +332,37 @@ TEST_F(EvaluationPrograms, AblateResumes) {
   const Words words = {"--model",   model(),
                        "--text",    text(),
                        "--context", "160",
-                       "--windows", "1",
+                       "--windows", "3",
                        "--vary",    "attention_sink_size=0,1,2,3,4,5,6,7",
                        "--vary",    "policy=ema,adaptive",
                        "--json",    out("a.json"),
                        "--quiet"};
-  const ProgramResult stopped = run_program("ablate", words, out("a.rows.jsonl"));
-  if (stopped.exit_code == 0) GTEST_SKIP() << "done before the signal came";
-  EXPECT_EQ(stopped.exit_code, 1);
-  EXPECT_THAT(stopped.err, HasSubstr("interrupted"));
-  EXPECT_GE(eval::read_jsonl(out("a.rows.jsonl")).size(), 1u);
+  interrupt("ablate", words, out("a.rows.jsonl"));
   EXPECT_EQ(eval::read_json(out("a.json")).at("complete"), false);
+  EXPECT_TRUE(std::filesystem::exists(out("a.csv")));
   run("ablate", words, 0);
-  EXPECT_EQ(eval::read_json(out("a.json")).at("rows").size(), 16u);
+  const Json report = eval::read_json(out("a.json"));
+  ASSERT_EQ(report.at("rows").size(), 16u);
+  expect_performance(report["rows"][0]["result"]["performance"]["compressed"]);
+  EXPECT_FALSE(std::filesystem::exists(out("a.windows.jsonl")));
+}
+
+TEST_F(EvaluationPrograms, AblateFailuresPoisonNothing) {
+  // Windows of another set-up, a row that fails, and a second run that tries only that one again.
+  { eval::ResultLog(out("a.windows.jsonl"), {{"model", "another"}}); }
+  const Words words = {"--model", model(),       "--text", text(),   "--context",
+                       "160",     "--windows",   "1",      "--vary", "block_size=48,32,64",
+                       "--json",  out("a.json"), "--quiet"};
+  run("ablate", words, 1, "some rows failed");
+  const Json first = eval::read_json(out("a.json"));
+  EXPECT_EQ(first.at("complete"), true);
+  EXPECT_TRUE(first["rows"][0].contains("error"));
+  EXPECT_TRUE(first["rows"][1].contains("result"));
+  run("ablate", words, 1, "some rows failed");
+  EXPECT_EQ(eval::read_json(out("a.json"))["rows"][2], first["rows"][2]);
+  Words again = words;
+  again.push_back("--restart");
+  run("ablate", again, 1, "some rows failed");
 }
 
 TEST_F(EvaluationPrograms, AblateRejectsBadGrids) {
@@ -312,6 +437,96 @@ TEST_F(EvaluationPrograms, ExperimentTakesTheOriginalsNamesAndRepeatsFromItsFile
   EXPECT_EQ(again.at("config"), report.at("config"));
   EXPECT_EQ(again["tasks"]["perplexity"]["kl_mean"], report["tasks"]["perplexity"]["kl_mean"]);
   EXPECT_EQ(again["tasks"]["needle"]["margin"], report["tasks"]["needle"]["margin"]);
+}
+
+TEST_F(EvaluationPrograms, TheOriginalsExampleRuns) {
+  folder_.write("bench/narrativeqa.jsonl", R"({"input": "Q", "context": "C", "answers": ["A"]})");
+  folder_.write("bench/qasper.jsonl", R"({"input": "Q", "context": "C", "answers": ["A"]})");
+  folder_.write("bench/dataset2prompt.json",
+                R"({"narrativeqa": "{context} {input}", "qasper": "{context} {input}"})");
+  folder_.write("bench/dataset2maxlen.json", R"({"narrativeqa": 4, "qasper": 4})");
+  const ProgramResult result = run("experiment",
+                                   {"--model_name",
+                                    model(),
+                                    "--device",
+                                    "cpu",
+                                    "--max_length",
+                                    "4096",
+                                    "--chunk_size",
+                                    "256",
+                                    "--key_bits_normal",
+                                    "4",
+                                    "--value_bits_normal",
+                                    "4",
+                                    "--attention_sink_size",
+                                    "8",
+                                    "--ema_decay",
+                                    "0.99",
+                                    "--tasks",
+                                    "narrativeqa",
+                                    "qasper",
+                                    "--max_samples",
+                                    "10",
+                                    "--output_dir",
+                                    out("results"),
+                                    "--experiment_name",
+                                    "streaming_quant_test",
+                                    "--baseline",
+                                    "--data",
+                                    out("bench")},
+                                   0);
+  EXPECT_THAT(result.err, HasSubstr("preset seed"));
+  const Json report = eval::read_json(out("results/streaming_quant_test/results.json"));
+  EXPECT_EQ(report["config"]["policy"], "ema");
+  EXPECT_EQ(report["config"]["ema_decay"], 0.99);
+  const Json& tasks = report["tasks"]["longbench"];
+  EXPECT_EQ(tasks["tasks"].size(), 2u);
+  EXPECT_TRUE(tasks["tasks"]["qasper"]["baseline"]["score"].is_number());
+  for (const char* side : {"compressed", "baseline"}) {
+    expect_performance(tasks.at("performance").at(side));
+  }
+}
+
+TEST_F(EvaluationPrograms, ExperimentFilesTakeEveryValueAndTheCommandLineWins) {
+  folder_.write("e.json", R"({"value_rotation": false, "bit_classes": [2, 4, 6, 8],
+    "outlier_threshold_abs": null, "attention_sink_size": 4, "block_size": 64,
+    "set": {"value_bits": 5}, "tasks": ["perplexity"], "context": 160, "windows": 1,
+    "baseline": false, "threads": null})");
+  const ProgramResult result = run(
+      "experiment",
+      {"--experiment", out("e.json"), "--model", model(), "--text", text(), "--attention-sink-size",
+       "2", "--set", "block_size=32", "--output-dir", out("r"), "--quiet"},
+      0);
+  EXPECT_EQ(result.err, "");  // Not even of the key without effect.
+  const Json config = eval::read_json(out("r/experiment/results.json")).at("config");
+  EXPECT_EQ(config.at("value_rotation"), false);
+  EXPECT_EQ(config.at("bit_classes"), Json({2, 4, 6, 8}));
+  EXPECT_TRUE(config.at("outlier_threshold_abs").is_null());
+  EXPECT_EQ(config.at("attention_sink_size"), 2);
+  EXPECT_EQ(config.at("block_size"), 32);
+  EXPECT_EQ(config.at("value_bits"), 5);
+}
+
+TEST_F(EvaluationPrograms, InterruptedExperimentGoesOn) {
+  const Words words = {"--model",   model(),
+                       "--text",    text(),
+                       "--context", "400",
+                       "--windows", "0",
+                       "--tasks",   "perplexity,needle",
+                       "--lengths", "300",
+                       "--depths",  "0,10,20,30,40,50,60,70,80,90,100",
+                       "--samples", "2",
+                       "--quiet",   "--output-dir",
+                       out("r")};
+  interrupt("experiment", words, out("r/experiment/needle.cells.jsonl"));
+  const Json partial = eval::read_json(out("r/experiment/results.json"));
+  EXPECT_EQ(partial.at("complete"), false);
+  run("experiment", words, 0);
+  const Json whole = eval::read_json(out("r/experiment/results.json"));
+  EXPECT_EQ(whole.at("complete"), true);
+  EXPECT_EQ(whole["tasks"]["perplexity"], partial["tasks"]["perplexity"]);
+  // The dense cache stands beside every cell without being asked for.
+  EXPECT_EQ(whole["tasks"]["needle"]["performance"]["baseline"]["runs"], 22);
 }
 
 TEST_F(EvaluationPrograms, ExperimentRejectsBadInput) {

@@ -38,7 +38,7 @@ class TokenizerGolden : public ::testing::TestWithParam<const char*> {
     const std::string name = GetParam();
     const std::string folder = name == "smollm2" ? RILLKV_SOURCE_DIR "/models/smollm2-135m-instruct"
                                                  : RILLKV_TEST_DATA_DIR "/tokenizers/" + name;
-    if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no " << folder;
+    if (name == "smollm2" && !std::filesystem::exists(folder)) GTEST_SKIP() << "no " << folder;
     tokenizer_ = Tokenizer::load(folder);
   }
   std::unique_ptr<Tokenizer> tokenizer_;

@@ -15,7 +15,8 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
              << " value_bits " << s.value_bits << " groups " << s.value_groups << " rotate "
              << s.rotate_output << " sinks " << s.sinks << "/" << s.sink_capacity << " bits "
              << s.sink_bits << " blocks " << s.blocks << " tail " << s.tail << " queries "
-             << s.queries << " provisional " << s.provisional << " seed " << s.seed;
+             << s.queries << " provisional " << s.provisional << " key offset " << s.key_offset
+             << " query deviation " << s.query_deviation << " seed " << s.seed;
 }
 
 Scenario::Scenario(const Shape& shape)
@@ -50,7 +51,11 @@ Scenario::Scenario(const Shape& shape)
     first_query_index_ = prefix + shape.tail;
     add_dense(chunk_, shape.queries, first_query_index_);
   }
-  queries_.fill_normal(shape.seed + 1000, 1.5);
+  if (shape.query_deviation > 0) {
+    queries_.fill_normal(shape.seed + 1000, shape.query_deviation);
+  } else {
+    queries_.fill([](int, int, int) { return 0.0; });
+  }
   for (int t = 0; t < shape.queries; ++t) {
     add_rotation(first_query_index_ + t + shape.position_shift, query_cosines_, query_sines_);
   }
@@ -117,11 +122,17 @@ void Scenario::add_block(int n, int kv_head) {
     for (size_t p = 0; p < D / 2; ++p) {
       widths[p] = shape_.key_widths[pick(random_)];
       // Policy "ema" widens single channels, "adaptive" pairs.
-      widths[p + D / 2] = shape_.ema ? shape_.key_widths[pick(random_)] : widths[p];
+      widths[p + D / 2] =
+          shape_.ema || shape_.mixed_pairs ? shape_.key_widths[pick(random_)] : widths[p];
     }
     return widths;
   };
-  const PackedBlock keys = random_block(D, B, D, shape_.ema, random_widths());
+  PackedBlock keys = random_block(D, B, D, shape_.ema, random_widths());
+  for (size_t c = 0; c < keys.lo.size() && shape_.key_offset != 0; ++c) {
+    const double moved =
+        reference::half_value(keys.lo[c]) + (c % 2 == 0 ? 1 : -1) * shape_.key_offset;
+    keys.lo[c] = reference::half_round(moved, reference::Direction::kNearest);
+  }
   const auto key_values = reference::channel_block_values(keys, shape_.ema);
   keys_.push_back(reference::write_channel_block(keys, shape_.block_size, shape_.ema));
   std::vector<std::vector<double>> values;

@@ -23,6 +23,7 @@ struct Shape {
   Dtype dtype = Dtype::kFloat32;
   bool ema = false;  // symmetric keys, channel-major symmetric values
   std::vector<int> key_widths = {1, 2, 3, 4, 5, 6, 7, 8};  // drawn from per channel pair
+  bool mixed_pairs = false;  // under ema always: widths drawn per channel
   int value_bits = 4;
   int value_groups = 1;
   bool rotate_output = false;
@@ -36,6 +37,8 @@ struct Shape {
   // it is noise that no query may see, and the queries are the last tokens. 0: off.
   int provisional = 0;
   int64_t position_shift = 0;  // position = index + shift
+  double key_offset = 0;       // added to lo of every other channel of a key block, or taken off
+  double query_deviation = 1.5;
   uint32_t seed = 1;
 };
 

@@ -33,7 +33,7 @@ class AttentionTest : public EveryIsa {
 };
 
 TEST_P(AttentionTest, HeadDims) {
-  for (int head_dim : {2, 6, 8, 64, 80, 96, 128}) {
+  for (int head_dim : {2, 6, 8, 62, 64, 66, 80, 96, 126, 128, 130, 256}) {
     check_every_dtype({.head_dim = head_dim, .seed = 10});
   }
 }
@@ -47,6 +47,16 @@ TEST_P(AttentionTest, GroupsAndChunkLengths) {
                          .tail = 40,
                          .queries = queries,
                          .seed = 20});
+    }
+  }
+}
+
+// More heads a kv head than any fixed-size buffer is likely to be made for.
+TEST_P(AttentionTest, LargeGroups) {
+  for (int group : {25, 32, 71}) {
+    for (int queries : {1, 9}) {
+      check_every_dtype(
+          {.heads = group, .kv_heads = 1, .blocks = 1, .tail = 9, .queries = queries, .seed = 27});
     }
   }
 }

@@ -163,6 +163,47 @@ TEST_P(Elementwise, GateEqualsDoublePrecision) {
   }
 }
 
+TEST_P(Elementwise, RopeEqualsDoublePrecision) {
+  const Dtype dtype = GetParam().dtype;
+  constexpr int64_t kTokens = 5, kHeads = 3;
+  const size_t bytes = dtype == Dtype::kFloat32 ? 4 : 2;
+  for (int64_t dim : {2, 6, 64, 80, 128}) {
+    const int64_t count = kTokens * kHeads * dim;
+    const Numbers x = random_numbers(count, dtype, 3, dim);
+    const Numbers cos = random_numbers(kTokens * dim / 2, Dtype::kFloat32, 1, dim + 1);
+    const Numbers sin = random_numbers(kTokens * dim / 2, Dtype::kFloat32, 1, dim + 2);
+    std::vector<unsigned char> out(count * bytes, 0xff);
+    RopeParams p;
+    p.x = {x.bytes.data(), kHeads * dim, dim};
+    p.out = {out.data(), dim, kTokens * dim};  // head-major, as the dense cache keeps keys
+    p.cos = reinterpret_cast<const float*>(cos.bytes.data());
+    p.sin = reinterpret_cast<const float*>(sin.bytes.data());
+    p.heads = kHeads;
+    p.head_dim = static_cast<int32_t>(dim);
+    p.dtype = dtype;
+    table().rope(p, 0, 2);
+    table().rope(p, 2, kTokens);
+    for (int64_t t = 0; t < kTokens; ++t) {
+      for (int64_t h = 0; h < kHeads; ++h) {
+        for (int64_t i = 0; i < dim; ++i) {
+          const int64_t half = dim / 2, pair = i % half;
+          const double* row = x.exact.data() + (t * kHeads + h) * dim;
+          const double c = cos.exact[t * half + pair], s = sin.exact[t * half + pair];
+          const double one = row[i] * c, other = row[(i + half) % dim] * s;
+          const double expected = i < half ? one - other : one + other;
+          // Two products and a sum in fp32, then one rounding to the format.
+          const double tolerance = (std::abs(one) + std::abs(other)) * 3 * 0x1p-24 +
+                                   std::abs(expected) * spacing(dtype) / 2 + 0x1p-24;
+          const double actual = load(out, (h * kTokens + t) * dim + i, dtype);
+          ASSERT_TRUE(std::abs(actual - expected) <= tolerance)
+              << GetParam().isa << " dim " << dim << " token " << t << " head " << h << " at " << i
+              << ": " << actual << ", " << expected;
+        }
+      }
+    }
+  }
+}
+
 class ElementwiseExtremes : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(ElementwiseExtremes, GateOfHugeInputsIsFiniteAndNaNStays) {

@@ -45,6 +45,8 @@ class EveryIsa : public testing::TestWithParam<const char*> {
     if (table_ == nullptr) GTEST_SKIP() << "this machine or build lacks " << GetParam();
   }
   const KernelTable& isa() const { return *table_; }
+  /// Another table for what follows: one that was broken on purpose.
+  void use(const KernelTable& table) { table_ = &table; }
 
  private:
   const KernelTable* table_ = nullptr;

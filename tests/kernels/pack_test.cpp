@@ -1,5 +1,7 @@
 // Packers of every instruction set: the bytes of the reference quantiser, the format's own reading
 // of them, and how far values are from what went in.
+#include <gtest/gtest-spi.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -12,6 +14,7 @@
 namespace rillkv::test {
 namespace {
 
+using kernels::PackParams;
 using reference::PackedBlock;
 using reference::QuantizedRow;
 
@@ -90,6 +93,9 @@ class PackTest : public EveryIsa {
     }
   }
 
+  /// Bytes, values and steps of pack_channels_affine.
+  void check_channels_affine(int head_dim);
+
   void expect_bytes(const GuardedBuffer& out, const std::vector<uint8_t>& expected) {
     ASSERT_TRUE(out.intact()) << "wrote outside the block";
     ASSERT_EQ(first_difference(out.bytes(), expected), -1) << "first differing byte";
@@ -103,60 +109,62 @@ double affine_tolerance(double step, double lo, double hi) {
   return step / 2 + std::ldexp(hi - lo, -22);
 }
 
-TEST_P(PackTest, ChannelsAffine) {
-  for (int head_dim : kHeadDims) {
-    for_every_input(head_dim, [&](ActivationBuffer& x, int block_size, uint32_t seed) {
-      const std::vector<int> widths = random_widths(head_dim, 1, seed);
-      PackedBlock block;
-      block.widths = widths;
-      std::vector<float> lo, hi;
-      for (int c = 0; c < head_dim; ++c) {
-        const auto channel = x.channel(kHead, c);
-        lo.push_back(*std::min_element(channel.begin(), channel.end()));
-        hi.push_back(*std::max_element(channel.begin(), channel.end()));
-        QuantizedRow row = reference::quantize_affine(channel, widths[size_t(c)]);
-        ASSERT_EQ(row.clipped, 0);
-        pad_codes(row, size_t(block_size));
-        block.lo.push_back(row.lo);
-        block.step.push_back(row.step);
-        block.codes.push_back(row.codes);
-      }
-      GuardedBuffer out(
-          static_cast<size_t>(reference::channel_block_size(block_size, widths, false)));
-      ASSERT_EQ(format::channel_block_bytes(head_dim, block_size, false,
-                                            std::accumulate(widths.begin(), widths.end(), 0)),
-                out.size());
-      const auto stored = stored_widths(widths);
-      isa().pack_channels_affine(x.pack_params(kHead, block_size), lo.data(), hi.data(),
-                                 stored.data(), out.data());
-      expect_bytes(out, reference::write_channel_block(block, block_size, false));
-      if (HasFatalFailure()) return;
+void PackTest::check_channels_affine(int head_dim) {
+  for_every_input(head_dim, [&](ActivationBuffer& x, int block_size, uint32_t seed) {
+    const std::vector<int> widths = random_widths(head_dim, 1, seed);
+    PackedBlock block;
+    block.widths = widths;
+    std::vector<float> lo, hi;
+    for (int c = 0; c < head_dim; ++c) {
+      const auto channel = x.channel(kHead, c);
+      lo.push_back(*std::min_element(channel.begin(), channel.end()));
+      hi.push_back(*std::max_element(channel.begin(), channel.end()));
+      QuantizedRow row = reference::quantize_affine(channel, widths[size_t(c)]);
+      ASSERT_EQ(row.clipped, 0);
+      pad_codes(row, size_t(block_size));
+      block.lo.push_back(row.lo);
+      block.step.push_back(row.step);
+      block.codes.push_back(row.codes);
+    }
+    GuardedBuffer out(
+        static_cast<size_t>(reference::channel_block_size(block_size, widths, false)));
+    ASSERT_EQ(format::channel_block_bytes(head_dim, block_size, false,
+                                          std::accumulate(widths.begin(), widths.end(), 0)),
+              out.size());
+    const auto stored = stored_widths(widths);
+    isa().pack_channels_affine(x.pack_params(kHead, block_size), lo.data(), hi.data(),
+                               stored.data(), out.data());
+    expect_bytes(out, reference::write_channel_block(block, block_size, false));
+    if (HasFatalFailure()) return;
 
-      const auto values = reference::channel_block_values(
-          reference::read_channel_block(out.data(), block_size, head_dim, false), false);
-      std::vector<float> unpacked(static_cast<size_t>(x.tokens() * head_dim));
-      kernels::cpu::unpack_channels(out.data(), x.tokens(), block_size, head_dim, false,
-                                    unpacked.data());
-      for (int c = 0; c < head_dim; ++c) {
-        const double step = reference::half_value(block.step[size_t(c)]);
-        for (int t = 0; t < x.tokens(); ++t) {
-          const double value = values[size_t(t)][size_t(c)];
-          const double error = std::fabs(value - x.get(t, kHead, c));
-          ASSERT_TRUE(error <= affine_tolerance(step, lo[size_t(c)], hi[size_t(c)]))
-              << "channel " << c << " token " << t << " error " << error << " step " << step;
-          // fp32: one product, one sum.
-          ASSERT_NEAR(unpacked[size_t(t * head_dim + c)], value,
-                      std::ldexp(std::fabs(value) + std::fabs(step) * 255, -23));
-        }
-        // The step is no coarser than needed: two fp16 roundings, of lo and of the step, each at
-        // most 2^-10 relative or 2^-24.
-        const int top = (1 << widths[size_t(c)]) - 1;
-        const double range = double(hi[size_t(c)]) - double(lo[size_t(c)]) +
-                             std::ldexp(std::fabs(lo[size_t(c)]), -10) + std::ldexp(1.0, -24);
-        ASSERT_TRUE(step <= range / top * (1 + std::ldexp(1.0, -9)) + std::ldexp(1.0, -24)) << c;
+    const auto values = reference::channel_block_values(
+        reference::read_channel_block(out.data(), block_size, head_dim, false), false);
+    std::vector<float> unpacked(static_cast<size_t>(x.tokens() * head_dim));
+    kernels::cpu::unpack_channels(out.data(), x.tokens(), block_size, head_dim, false,
+                                  unpacked.data());
+    for (int c = 0; c < head_dim; ++c) {
+      const double step = reference::half_value(block.step[size_t(c)]);
+      for (int t = 0; t < x.tokens(); ++t) {
+        const double value = values[size_t(t)][size_t(c)];
+        const double error = std::fabs(value - x.get(t, kHead, c));
+        ASSERT_TRUE(error <= affine_tolerance(step, lo[size_t(c)], hi[size_t(c)]))
+            << "channel " << c << " token " << t << " error " << error << " step " << step;
+        // fp32: one product, one sum.
+        ASSERT_NEAR(unpacked[size_t(t * head_dim + c)], value,
+                    std::ldexp(std::fabs(value) + std::fabs(step) * 255, -23));
       }
-    });
-  }
+      // The step is no coarser than needed: two fp16 roundings, of lo and of the step, each at
+      // most 2^-10 relative or 2^-24.
+      const int top = (1 << widths[size_t(c)]) - 1;
+      const double range = double(hi[size_t(c)]) - double(lo[size_t(c)]) +
+                           std::ldexp(std::fabs(lo[size_t(c)]), -10) + std::ldexp(1.0, -24);
+      ASSERT_TRUE(step <= range / top * (1 + std::ldexp(1.0, -9)) + std::ldexp(1.0, -24)) << c;
+    }
+  });
+}
+
+TEST_P(PackTest, ChannelsAffine) {
+  for (int head_dim : kHeadDims) check_channels_affine(head_dim);
 }
 
 TEST_P(PackTest, ConstantChannelsThatFp16RepresentsHaveStepAndCodesZero) {
@@ -451,6 +459,67 @@ TEST(PackComparison, OneWrongBitIsSeen) {
   const auto right = reference::write_channel_block(block, 32, false);
   block.codes[7][31] ^= 1;
   EXPECT_NE(first_difference(right, reference::write_channel_block(block, 32, false)), -1);
+}
+
+// Packers broken on purpose, each by a mistake that has been made before, must not pass.
+const KernelTable* original = nullptr;
+
+int width_sum(const PackParams& p, const uint8_t* widths) {
+  int sum = 0;
+  for (int c = 0; c < p.head_dim; ++c) sum += format::channel_width(widths, c, p.head_dim);
+  return sum;
+}
+
+/// lo rounds up: the smallest value lies below the range.
+void lo_rounds_up(const PackParams& p, const float* lo, const float* hi, const uint8_t* widths,
+                  uint8_t* out) {
+  original->pack_channels_affine(p, lo, hi, widths, out);
+  auto* stored = reinterpret_cast<uint16_t*>(out);
+  for (int c = 0; c < p.head_dim; ++c) {
+    if (reference::half_value(stored[c]) < double(lo[c])) {
+      stored[c] = reference::half_round(double(lo[c]), reference::Direction::kUp);
+    }
+  }
+}
+
+void low_planes_missing(const PackParams& p, const float* lo, const float* hi,
+                        const uint8_t* widths, uint8_t* out) {
+  original->pack_channels_affine(p, lo, hi, widths, out);
+  size_t at = format::channel_codes_offset(p.head_dim, false);
+  for (int c = 0; c < p.head_dim; ++c) {
+    at += static_cast<size_t>(format::nibble_planes(format::channel_width(widths, c, p.head_dim))) *
+          format::plane_bytes(p.block_size, 4);
+  }
+  std::fill(
+      out + at,
+      out + format::channel_block_bytes(p.head_dim, p.block_size, false, width_sum(p, widths)),
+      uint8_t{0});
+}
+
+void pair_swapped(const PackParams& p, const float* lo, const float* hi, const uint8_t* widths,
+                  uint8_t* out) {
+  std::vector<uint8_t> swapped(widths, widths + p.head_dim / 2);
+  for (uint8_t& pair : swapped) pair = static_cast<uint8_t>(pair >> 4 | pair << 4);
+  original->pack_channels_affine(p, lo, hi, swapped.data(), out);
+}
+
+TEST_P(PackTest, BrokenPackersAreCaught) {
+  original = &isa();
+  for (auto mutant : {lo_rounds_up, low_planes_missing, pair_swapped}) {
+    KernelTable table = *original;
+    table.pack_channels_affine = mutant;
+    use(table);
+    testing::TestPartResultArray results;
+    {
+      testing::ScopedFakeTestPartResultReporter intercept(
+          testing::ScopedFakeTestPartResultReporter::INTERCEPT_ONLY_CURRENT_THREAD, &results);
+      check_channels_affine(64);
+    }
+    use(*original);
+    EXPECT_GT(results.size(), 0) << (mutant == lo_rounds_up         ? "lo rounds up"
+                                     : mutant == low_planes_missing ? "low planes missing"
+                                                                    : "pair swapped");
+  }
 }
 
 RILLKV_INSTANTIATE_FOR_EVERY_ISA(PackTest);

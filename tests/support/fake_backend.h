@@ -62,9 +62,10 @@ class FakeBackend : public eval::GenerationBackend {
     generation.stats.prompt_tokens = static_cast<int64_t>(request.prompt.size());
     generation.stats.new_tokens = static_cast<int64_t>(generation.tokens.size());
     generation.stats.ttft_s = 0.5;
-    generation.stats.kv_bytes = 100;
-    generation.stats.kv_bytes_bf16 = 350;
-    generation.stats.kv_bits_sealed = 4.5;
+    generation.stats.cache.kv_bytes = 100;
+    generation.stats.cache.kv_bytes_bf16 = 350;
+    generation.stats.cache.kv_bits_sealed.total = 4.5;
+    generation.stats.memory = {1000, 800, 4};
     return generation;
   }
 

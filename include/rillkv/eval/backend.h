@@ -7,23 +7,9 @@
 #include <string_view>
 #include <vector>
 
-namespace rillkv::eval {
+#include "rillkv/eval/run_stats.h"
 
-/// Measurements of one run of a prompt. A back end leaves what it cannot measure at 0.
-struct GenerationStats {
-  int64_t prompt_tokens = 0;
-  int64_t new_tokens = 0;
-  double ttft_s = 0;               ///< Start of the prefill to the first new token.
-  double decode_s = 0;             ///< The new tokens after the first.
-  int64_t kv_bytes = 0;            ///< Allocated by the cache at the end.
-  int64_t kv_bytes_bf16 = 0;       ///< The same tokens' keys and values in bf16.
-  double kv_bits_per_element = 0;  ///< kv_bytes * 8 / elements of all tokens.
-  double kv_bits_sealed = 0;       ///< Of sealed blocks alone: the scheme's own bits.
-  double outlier_rate_key = 0;     ///< Share of channels flagged (policy ema), in [0, 1].
-  double outlier_rate_value = 0;
-  int64_t sink_tokens = 0;
-  int64_t device_peak_bytes = 0;  ///< On an accelerator.
-};
+namespace rillkv::eval {
 
 struct GenerationRequest {
   std::vector<int64_t> prompt;  ///< Token ids, special ones included.
@@ -42,7 +28,7 @@ struct Generation {
   /// The same sum of log p(answer_i) - log p(distractor_i), both after the right answer so far, up
   /// to the shorter of the two. One pass measures both, and a token in which they agree adds 0.
   double margin = 0;
-  GenerationStats stats;
+  RunStats stats;  ///< What the back end can measure.
 };
 
 /// A model with one cache policy. Each run starts from an empty cache, so runs are independent and

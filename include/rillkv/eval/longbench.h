@@ -27,8 +27,11 @@ enum class LongBenchMetric {
   kRetrievalChinese,
   kCount,
   kCodeSimilarity,
+  kExactMatch,  ///< No task's own; reported beside kF1.
 };
 std::string_view to_string(LongBenchMetric metric);
+/// The metric of this name. Throws UsageError that lists the names if there is none.
+LongBenchMetric parse_metric(std::string_view name);
 
 struct LongBenchTask {
   std::string name;
@@ -60,12 +63,19 @@ struct LongBenchExample {
   std::vector<std::string> answers;
   std::vector<std::string> classes;  ///< Empty where the task has none.
   int64_t length = 0;                ///< The benchmark's own count of words; 0 if absent.
+  std::string where{};               ///< "FILE:LINE", for messages.
 };
 
 /// Reads FOLDER/NAME.jsonl or FOLDER/data/NAME.jsonl. `max_samples` < 0: all. Throws Error with
 /// file and line number for a record that is malformed or lacks answers.
 std::vector<LongBenchExample> read_longbench(const std::filesystem::path& folder,
                                              const std::string& name, int64_t max_samples = -1);
+
+/// Checks that every example can be predicted and scored before hours of work begin: the tables
+/// have the task, the prompt's fields are there, so are the classes of a classification task and
+/// the number in the answers of retrieval tasks. Throws Error with file and line.
+void check_longbench(const LongBenchTask& task, const LongBenchTables& tables,
+                     const std::vector<LongBenchExample>& examples);
 
 /// Fills {field} places as Python's str.format does ("{{" and "}}" are braces). Throws Error for an
 /// unknown field or a stray brace.
@@ -99,7 +109,8 @@ struct LongBenchScore {
   int64_t examples = 0;
   /// Mean over the examples times 100; not-a-number without examples or with unsegmented ones.
   double score = 0;
-  /// The same by the benchmark's length classes; a class without examples is absent.
+  double exact_match = 0;  ///< The same of exact matches; for metric kF1 only.
+  /// The score by the benchmark's length classes; a class without examples is absent.
   std::map<std::string, double> by_length;  ///< "0-4k", "4-8k", "8k+"
   /// Chinese records without words: run scripts/segment_chinese.py on the file.
   int64_t unsegmented = 0;
@@ -113,7 +124,8 @@ LongBenchScore score_longbench(const LongBenchTask& task,
                                const std::vector<nlohmann::json>& records,
                                const LongBenchScoring& scoring = {});
 
-/// metric, examples, score (null if not a number), by_length, and the two counts when not 0.
+/// metric, examples, score (null if not a number), exact_match (where the metric is f1), by_length,
+/// and the two counts when not 0.
 nlohmann::json to_json(const LongBenchTask& task, const LongBenchScore& score);
 
 }  // namespace rillkv::eval

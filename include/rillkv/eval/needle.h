@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "rillkv/compression_config.h"
 #include "rillkv/eval/backend.h"
 #include "rillkv/eval/progress.h"
 #include "rillkv/eval/result_log.h"
@@ -79,7 +80,8 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
 /// baseline{score, margin, text}, solvable}], score, margin (means over all finished cells),
 /// score_solvable, margin_solvable (over lengths the dense cache solves), baseline{score, margin},
 /// unsolvable_lengths, performance{compressed, baseline}. Without baseline the keys that need one
-/// are null.
-nlohmann::json needle_report(const NeedleOptions& options, const ResultLog& log);
+/// are null. `config` is the compressed side's, for what PerformanceSummary says of its sinks.
+nlohmann::json needle_report(const NeedleOptions& options, const ResultLog& log,
+                             const CompressionConfig& config = {});
 
 }  // namespace rillkv::eval

@@ -6,30 +6,35 @@
 #include <string>
 #include <vector>
 
+#include "rillkv/eval/run_stats.h"
 #include "rillkv/kv_cache.h"
 #include "rillkv/llama.h"
 
 namespace rillkv::eval {
 
-/// One window's means.
+/// One window's means, and all that a report needs of it.
 struct WindowResult {
   double nll = 0;  ///< mean negative log-likelihood of the scored tokens, nats
   double nll_baseline = 0;
   double kl = 0;       ///< mean KL(dense || compressed) over all positions, nats
   double top1 = 0;     ///< share of positions whose most likely token agrees
   int64_t scored = 0;  ///< tokens whose likelihood counts
+  /// Each side's forward passes timed alone: ttft_s is their sum, the logits of all positions
+  /// included. The two sides run chunk by chunk in turn, so each side's memory includes the cache
+  /// of the other.
+  RunStats compressed, dense;
 };
 
 struct PerplexityOptions {
   int64_t context = 1024;  ///< tokens a window, >= 2
-  int64_t windows = 2;     ///< how many windows; 0: as many as the text has
+  int64_t windows = 2;     ///< how many windows; 0: as many whole ones as the text has
   int64_t stride = 0;      ///< tokens between windows' starts; 0: context, no overlap
   CacheProtocol protocol = CacheProtocol::kPrefill;
   CompressionConfig config;
   bool baseline = true;  ///< also run the dense cache: KL, agreement and its perplexity
   /// After each chunk of each run: chunks done, chunks in total.
   std::function<void(int64_t, int64_t)> on_progress;
-  /// The first windows' results, from a run that was interrupted; fewer than all windows.
+  /// The first windows' results, from a run that was interrupted; at most all windows.
   std::vector<WindowResult> finished;
   /// After each new window; false ends the run, and the result covers the windows so far.
   std::function<bool(const WindowResult&)> on_window;
@@ -40,11 +45,12 @@ struct PerplexityResult {
   double perplexity_baseline = 0;
   double kl_mean = 0;
   double top1_agreement = 0;
-  std::vector<WindowResult> windows;
-  CacheReport cache;  ///< of the last window
+  std::vector<WindowResult> windows;  ///< those finished
+  int64_t windows_total = 0;          ///< those asked for
 };
 
-/// Windows of `context` tokens, each from an empty cache, no BOS added. With a stride below the
+/// Windows of `context` tokens, each from an empty cache, no BOS added; what is left of the text
+/// after the last whole window is not read. With a stride below the
 /// context only the last `stride` tokens of later windows are scored, as the sliding-window
 /// perplexity of Hugging Face does. Log-likelihoods and KL are summed in double. Throws Error if
 /// the text is too short.

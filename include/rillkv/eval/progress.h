@@ -7,7 +7,8 @@
 
 namespace rillkv::eval {
 
-/// Called after each finished unit of work; the caller draws the bar.
+/// Called after each unit of work that this run finished (not for those of an earlier run); the
+/// caller draws the bar.
 using Progress = std::function<void(int64_t done, int64_t total, const std::string& what)>;
 
 /// While one lives, the first SIGINT or SIGTERM only sets a flag, so that the loop in progress can

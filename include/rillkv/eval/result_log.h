@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace rillkv::eval {
@@ -33,6 +34,12 @@ class ResultLog {
   /// Opens or creates. `restart` throws old records away first.
   ResultLog(std::filesystem::path path, const nlohmann::json& fingerprint, bool restart = false);
 
+  /// Whether a log is there whose fingerprint is this one.
+  static bool made_with(const std::filesystem::path& path, const nlohmann::json& fingerprint);
+
+  /// Fields that append() adds to every record from now on, such as the commit.
+  void stamp(nlohmann::json fields) { stamp_ = std::move(fields); }
+
   /// The finished record, or nullptr.
   const nlohmann::json* find(const std::string& key) const;
   /// Stores `record` with its "key". Throws Error if the key exists or the disk is full.
@@ -46,6 +53,7 @@ class ResultLog {
   void add(nlohmann::json record);
 
   std::filesystem::path path_;
+  nlohmann::json stamp_ = nlohmann::json::object();
   std::vector<nlohmann::json> records_;
   std::unordered_map<std::string, size_t> index_;
   std::ofstream out_;

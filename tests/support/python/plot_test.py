@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
 """scripts/plot.py: every kind draws from JSON as the programs write it; bad input is one line."""
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -8,10 +7,12 @@ import sys
 import tempfile
 import unittest
 
+from needs import needs
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
-@unittest.skipUnless(importlib.util.find_spec("matplotlib"), "needs the package matplotlib")
+@needs("matplotlib")
 class PlotTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -50,6 +51,30 @@ class PlotTest(unittest.TestCase):
                 {"number": 1, "state": "fail"}]}),
             self.write("ablation.json", {"rows": [
                 {"label": "a", "result": result}, {"label": "b", "error": "it crashed"}]}))
+
+    def test_pareto_mixes_no_protocols_and_leaves_the_dense_cache_out(self):
+        result = {"kv_bits_sealed": {"total": 4.5}, "kl_mean": 0.01, "protocol": "prefill"}
+        report = self.write("p.json", result)
+        wrong = self.plot("pareto", report)
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("p.json: made by the prefill protocol", wrong.stderr)
+        self.assert_draws("pareto", "--protocol", "prefill", report)
+        dense = self.plot("pareto", "--protocol", "prefill", self.write(
+            "d.json", {**result, "kl_mean": 0, "config": {"policy": "dense"}}))
+        self.assertEqual(dense.returncode, 1)
+        self.assertIn("not dense", dense.stderr)
+
+    def test_results_of_an_experiment(self):
+        layer = {"key_widths": [0, 1, 2, 3, 4, 3, 2, 1, 0], "value_widths": [1] * 9}
+        needle = {"lengths": [512], "depths": [0], "cells": [
+            {"length": 512, "depth": 0, "score": 1, "margin": 2.5}]}
+        path = self.write("e.json", {"tasks": {"needle": {
+            **needle, "performance": {"compressed": {"layers": [layer] * 2}}}}})
+        self.assert_draws("needle", path)
+        self.assert_draws("layers", path)
+        result = self.plot("pareto", path)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("task perplexity", result.stderr)
 
     def test_memory_and_speed(self):
         files = [self.write(f"{n}.json", {

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """scripts/segment_chinese.py on prediction files."""
-import importlib.util
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import unittest
+
+from needs import needs
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -21,7 +22,7 @@ class SegmentTest(unittest.TestCase):
         return subprocess.run([sys.executable, str(ROOT / "scripts/segment_chinese.py"),
                                str(self.path)], capture_output=True, text=True, check=False)
 
-    @unittest.skipUnless(importlib.util.find_spec("jieba"), "needs the package jieba")
+    @needs("jieba")
     def test_adds_words_once(self):
         self.path.write_text(json.dumps({"key": "0", "pred": "我来到北京大学", "answers": ["北京", "大学"]},
                                         ensure_ascii=False) + "\n", encoding="utf-8")
@@ -33,7 +34,7 @@ class SegmentTest(unittest.TestCase):
         self.assertEqual(record["key"], "0")
         self.assertIn("0 records", self.run_script().stdout)
 
-    @unittest.skipUnless(importlib.util.find_spec("jieba"), "needs the package jieba")
+    @needs("jieba")
     def test_malformed_line_is_named_and_the_file_kept(self):
         self.path.write_text('{"pred": "x"}\noops\n')
         result = self.run_script()

@@ -10,6 +10,8 @@ import sys
 import tempfile
 import unittest
 
+from needs import needs
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TUNE = ROOT / "scripts/tune.py"
 
@@ -18,6 +20,7 @@ FAKE = """#!{python}
 import json, sys, time
 args = sys.argv[1:]
 assert args[0] == "perplexity", args
+if any(a.startswith("sinks=") for a in args): sys.exit("evaluate: error: unknown key 'sinks'")
 config = dict(a.split("=", 1) for a, b in zip(args[1:], args) if b == "--set")
 out = args[args.index("--json") + 1]
 v, k = int(config["value_bits"]), float(config["key_bits_mean"])
@@ -27,7 +30,7 @@ if v == 3:
 if v == 5:
     json.dump({{"kv_bits_sealed": {{"total": 5}}, "kl_mean": float("nan")}}, open(out, "w")); sys.exit(0)
 time.sleep({sleep})
-json.dump({{"kv_bits_sealed": {{"total": (v + k) / 2}}, "kl_mean": 4 ** -(v + k) }}, open(out, "w"))
+json.dump({{"commit": "abc", "kv_bits_sealed": {{"total": (v + k) / 2}}, "kl_mean": 4 ** -(v + k) }}, open(out, "w"))
 """
 
 SPACE = {"fixed": {"policy": "adaptive"},
@@ -67,6 +70,10 @@ class SpaceTest(unittest.TestCase):
         self.assertIn("number high", of({"type": "float", "low": 2}))
         self.assertIn("whole number", of({"type": "int", "low": 2.5, "high": 3}))
         self.assertIn("choices", of({"type": "categorical", "choices": []}))
+        self.assertIn("number step", of({"type": "int", "low": 1, "high": 2, "step": "1"}))
+        self.assertIn("log true", of({"type": "float", "low": 1, "high": 2, "log": 1}))
+        self.assertIn("finite", of({"type": "float", "low": 1, "high": float("inf")}))
+        self.assertIn("differ", of({"type": "categorical", "choices": [4, 4]}))
         self.assertIn("'steps'", of({"type": "int", "low": 1, "high": 2, "steps": 1}))
         self.assertIn("low > 0", of({"type": "float", "low": 0, "high": 1, "log": True}))
         self.assertIn("both fixed", self.message(
@@ -89,13 +96,15 @@ class SpaceTest(unittest.TestCase):
         self.assertIsNone(self.tune.choose(front, Args))
 
 
-@unittest.skipUnless(importlib.util.find_spec("optuna"), "needs the package optuna")
+@needs("optuna")
 class StudyTest(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         (self.folder / "space.json").write_text(json.dumps(SPACE))
+        (self.folder / "m").mkdir()
+        (self.folder / "t").write_text("text")
         self.fake(0)
 
     def fake(self, sleep):
@@ -142,6 +151,38 @@ class StudyTest(unittest.TestCase):
         self.assertEqual(other.returncode, 2)
         self.assertIn("another windows", other.stderr)
 
+    def test_the_report_says_how_the_study_was_made(self):
+        self.assertEqual(self.run_tune("--trials", "2", "--seed", "7").returncode, 0)
+        report = self.report()
+        for key, value in (("model", "m"), ("text", "t"), ("windows", 2), ("protocol", "stress"),
+                           ("context", 1024), ("seed", 7), ("commit", "abc")):
+            self.assertEqual(report[key], value, key)
+
+    def test_a_resumed_study_does_not_propose_the_same_again(self):
+        (self.folder / "space.json").write_text(json.dumps(
+            {"fixed": {"policy": "adaptive", "value_bits": 4},
+             "parameters": {"key_bits_mean": {"type": "float", "low": 3, "high": 5}}}))
+        self.run_tune("--trials", "4")
+        self.run_tune("--trials", "8")
+        tried = [t["config"]["key_bits_mean"] for t in self.report()["trials"]]
+        self.assertEqual(len(tried), 8)
+        self.assertEqual(len(set(tried)), 8, tried)
+
+    def test_what_is_wrong_is_found_before_the_study(self):
+        def message(*more):
+            result = self.run_tune(*more)
+            self.assertEqual(result.returncode, 2, result.stderr)
+            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+            self.assertFalse((self.folder / "out/s.json").exists())
+            return result.stderr
+        self.assertIn("no such model folder: nm", message("--model", "nm"))
+        self.assertIn("no such file: nt", message("--text", "nt"))
+        (self.folder / "corrupt.db").write_bytes(b"no database" * 1000)
+        self.assertIn("corrupt.db: not a usable", message("--storage", "corrupt.db"))
+        (self.folder / "space.json").write_text(json.dumps(
+            {"parameters": {"sinks": {"type": "int", "low": 0, "high": 8}}}))
+        self.assertIn("unknown key 'sinks'", message())
+
     def test_interruption_keeps_finished_trials(self):
         self.fake(0.3)
         process = subprocess.Popen(self.command("--trials", "500", "--workers", "2"),
@@ -158,6 +199,7 @@ class StudyTest(unittest.TestCase):
         self.assertNotIn("Traceback", errors)
         states = [t["state"] for t in self.report()["trials"]]
         self.assertGreaterEqual(states.count("complete"), 1)
+        self.assertTrue((self.folder / "out/p.json").exists())  # The best so far.
         self.assertNotIn("running", states)
 
     def test_all_trials_failing_is_an_error(self):

@@ -1,0 +1,84 @@
+// The benchmarks run: their own checks of results hold on a tiny case, and their JSON is whole. No
+// time is asserted.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "rillkv/files.h"
+#include "tests/support/program.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace rillkv::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+TEST(BenchModel, MeasuresEverySideAtEveryDepth) {
+  const TemporaryFolder folder;
+  write_tiny_checkpoint(folder.path());
+  for (const char* preset : {"balanced", "seed"}) {
+    const ProgramResult run =
+        run_program("bench_model", {"--model", folder.path(), "--config", preset, "--depths",
+                                    "0,300", "--prompt", "140", "--generate", "2", "--repetitions",
+                                    "1", "--json", folder.file("out.json")});
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    const Json report = Json::parse(read_file(folder.file("out.json")));
+    EXPECT_FALSE(report.at("context").at("commit").get<std::string>().empty());
+    ASSERT_EQ(report.at("results").size(), 6u);
+    for (const Json& result : report.at("results")) {
+      EXPECT_GT(result.at("prefill_tokens_per_s").get<double>(), 0);
+      EXPECT_GT(result.at("decode_tokens_per_s").get<double>(), 0);
+      EXPECT_GT(result.at("cache_bytes").get<double>(), 0);
+    }
+    EXPECT_GT(report.at("sealing_s").get<double>(), 0);
+    // Our dense cache and the benchmark's own attention are the same computation in fp32.
+    EXPECT_LT(report.at("kl_to_torch").at("dense").get<double>(), 1e-6);
+  }
+}
+
+TEST(BenchModel, BadArgumentsEndInOneLine) {
+  const ProgramResult run = run_program("bench_model", {"--model", "/nonexistent"});
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+}
+
+TEST(BenchAttention, EveryInstructionSetIsRightOnATinyCase) {
+  const TemporaryFolder folder;
+  const ProgramResult run =
+      run_program("bench_attention", {"--smoke", "--json", folder.file("out.json")});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json report = Json::parse(read_file(folder.file("out.json")));
+  EXPECT_GE(report.at("results").size(), 2u);
+  for (const Json& result : report.at("results")) {
+    EXPECT_LT(result.at("relative_error").get<double>(), 1e-4);
+  }
+  EXPECT_EQ(run_program("bench_attention", {"--nonsense"}).exit_code, 2);
+}
+
+// Google Benchmark's JSON on stdout stays JSON.
+TEST(BenchAttention, JsonOnStdoutIsNothingElse) {
+  const ProgramResult run = run_program(
+      "bench_attention", {"--all", "--benchmark_filter=^prefill/9/3/64/1024/fp32/balanced/scalar",
+                          "--benchmark_min_time=0.001", "--benchmark_format=json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json report = Json::parse(run.out);
+  EXPECT_FALSE(report.at("context").at("commit").get<std::string>().empty());
+  ASSERT_EQ(report.at("benchmarks").size(), 1u);
+}
+
+TEST(BenchQuantize, SealsATinyShare) {
+  const ProgramResult run =
+      run_program("bench_quantize", {"--benchmark_filter=^seal.*smollm2.*balanced.*",
+                                     "--benchmark_min_time=0.001", "--benchmark_format=json"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json report = Json::parse(run.out);
+  ASSERT_GE(report.at("benchmarks").size(), 1u);
+  for (const Json& benchmark : report.at("benchmarks")) {
+    EXPECT_FALSE(benchmark.value("error_occurred", false)) << benchmark;
+  }
+}
+
+}  // namespace
+}  // namespace rillkv::testing

@@ -1,0 +1,209 @@
+// Perplexity, KL and agreement against a naive evaluation of the same logits: whole rows of
+// log-probabilities in double, one position at a time.
+#include "rillkv/eval/perplexity.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/error_of.h"
+#include "tests/support/temporary_folder.h"
+#include "tests/support/tiny_checkpoint.h"
+
+namespace rillkv::eval {
+namespace {
+
+using testing::error_of;
+using ::testing::HasSubstr;
+
+// Sums of at most 3 * 192 * 704 terms of size <= 20 in double: 4e5 * 20 * 2^-53 < 1e-9.
+constexpr double kTolerance = 1e-9;
+
+struct Expected {
+  double perplexity = 0, perplexity_dense = 0, kl = 0, top1 = 0;
+  std::vector<int64_t> scored;  // a window
+};
+
+class PerplexityTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new testing::TemporaryFolder();
+    testing::write_tiny_checkpoint(folder_->path());
+    model_ = new LlamaModel(load_model(folder_->path()));
+  }
+  static void TearDownTestSuite() {
+    delete model_;
+    delete folder_;
+  }
+
+  static std::vector<int64_t> text(int64_t length) {
+    std::vector<int64_t> ids;
+    for (int64_t i = 0; i < length; ++i) ids.push_back(10 + (i * 37 + i * i) % 600);
+    return ids;
+  }
+
+  static PerplexityOptions options(int64_t context, int64_t windows, int64_t stride = 0) {
+    PerplexityOptions o;
+    o.config = CompressionConfig::preset("compact");  // Coarse: KL well above rounding.
+    o.config.chunk_size = 64;
+    o.context = context;
+    o.windows = windows;
+    o.stride = stride;
+    return o;
+  }
+
+  /// [context, vocab] log-probabilities, double, of one window's chunks through a fresh cache.
+  static at::Tensor log_probs(const int64_t* ids, const PerplexityOptions& o, bool dense) {
+    CompressionConfig config = o.config;
+    if (dense) config.policy = Policy::kDense;
+    QuantizedKvCache cache =
+        (*model_)->make_cache(config, dense ? CacheProtocol::kPrefill : o.protocol);
+    std::vector<at::Tensor> rows;
+    for (int64_t begin = 0; begin < o.context; begin += config.chunk_size) {
+      const int64_t count = std::min(config.chunk_size, o.context - begin);
+      rows.push_back((*model_)->forward(
+          at::from_blob(const_cast<int64_t*>(ids + begin), {count}, at::kLong).clone(), cache,
+          Logits::kAll));
+    }
+    return at::cat(rows).to(at::kDouble).log_softmax(-1).contiguous();
+  }
+
+  static Expected naive(const std::vector<int64_t>& ids, const PerplexityOptions& o,
+                        int64_t windows) {
+    const int64_t stride = o.stride > 0 ? o.stride : o.context;
+    Expected e;
+    double nll = 0, nll_dense = 0;
+    int64_t all = 0;
+    for (int64_t w = 0; w < windows; ++w) {
+      const int64_t begin = w * stride;
+      const at::Tensor q = log_probs(ids.data() + begin, o, false);
+      const at::Tensor p = log_probs(ids.data() + begin, o, true);
+      const int64_t vocab = q.size(1);
+      // A token counts once: in the first window that holds it and something before it.
+      int64_t scored = 0;
+      for (int64_t at = 1; at < o.context; ++at) {
+        if (w > 0 && begin + at < (w - 1) * stride + o.context) continue;
+        const int64_t id = ids[static_cast<size_t>(begin + at)];
+        nll -= q.const_data_ptr<double>()[(at - 1) * vocab + id];
+        nll_dense -= p.const_data_ptr<double>()[(at - 1) * vocab + id];
+        ++scored;
+      }
+      e.scored.push_back(scored);
+      all += scored;
+      e.kl += (p.exp() * (p - q)).sum(-1).mean().item<double>() / static_cast<double>(windows);
+      e.top1 += p.argmax(-1).eq(q.argmax(-1)).to(at::kDouble).mean().item<double>() /
+                static_cast<double>(windows);
+    }
+    e.perplexity = std::exp(nll / static_cast<double>(all));
+    e.perplexity_dense = std::exp(nll_dense / static_cast<double>(all));
+    return e;
+  }
+
+  static void expect_equal(const PerplexityResult& got, const Expected& want) {
+    // exp() turns an absolute error of the mean into a relative one.
+    const auto near = [](double a, double b) { return std::abs(a - b) <= kTolerance * (1 + b); };
+    EXPECT_TRUE(near(got.perplexity, want.perplexity)) << got.perplexity << " " << want.perplexity;
+    EXPECT_TRUE(near(got.perplexity_baseline, want.perplexity_dense))
+        << got.perplexity_baseline << " " << want.perplexity_dense;
+    EXPECT_TRUE(near(got.kl_mean, want.kl)) << got.kl_mean << " " << want.kl;
+    EXPECT_TRUE(near(got.top1_agreement, want.top1)) << got.top1_agreement << " " << want.top1;
+    ASSERT_EQ(got.windows.size(), want.scored.size());
+    for (size_t w = 0; w < want.scored.size(); ++w) {
+      EXPECT_EQ(got.windows[w].scored, want.scored[w]) << w;
+    }
+  }
+
+  static testing::TemporaryFolder* folder_;
+  static LlamaModel* model_;
+};
+
+testing::TemporaryFolder* PerplexityTest::folder_ = nullptr;
+LlamaModel* PerplexityTest::model_ = nullptr;
+
+TEST_F(PerplexityTest, EqualsTheNaiveEvaluation) {
+  const auto ids = text(400);
+  for (const CacheProtocol protocol : {CacheProtocol::kPrefill, CacheProtocol::kStress}) {
+    PerplexityOptions o = options(192, 2);
+    o.protocol = protocol;
+    const PerplexityResult got = perplexity(*model_, ids, o);
+    const Expected want = naive(ids, o, 2);
+    EXPECT_GT(want.kl, 1e-6);
+    expect_equal(got, want);
+    EXPECT_EQ(got.windows_total, 2);
+  }
+}
+
+TEST_F(PerplexityTest, StrideScoresEveryTokenOnce) {
+  const auto ids = text(420);
+  for (const int64_t stride : {50, 100, 150}) {
+    PerplexityOptions o = options(150, 3, stride);
+    expect_equal(perplexity(*model_, ids, o), naive(ids, o, 3));
+  }
+}
+
+TEST_F(PerplexityTest, NoNumberOfWindowsMeansAllWholeOnes) {
+  const auto ids = text(3 * 100 + 99);  // The last 99 tokens fill no window.
+  PerplexityOptions o = options(100, 0);
+  expect_equal(perplexity(*model_, ids, o), naive(ids, o, 3));
+}
+
+TEST_F(PerplexityTest, ResumedEqualsWhole) {
+  const auto ids = text(400);
+  for (const int64_t asked : {0, 4}) {
+    PerplexityOptions o = options(100, asked);
+    const PerplexityResult whole = perplexity(*model_, ids, o);
+    ASSERT_EQ(whole.windows.size(), 4u);
+    for (size_t kept = 0; kept <= 4; ++kept) {
+      o.finished.assign(whole.windows.begin(), whole.windows.begin() + kept);
+      int64_t ran = 0;
+      o.on_window = [&](const WindowResult&) { return ++ran > 0; };
+      const PerplexityResult resumed = perplexity(*model_, ids, o);
+      EXPECT_EQ(ran, static_cast<int64_t>(4 - kept));
+      EXPECT_EQ(resumed.perplexity, whole.perplexity);
+      EXPECT_EQ(resumed.perplexity_baseline, whole.perplexity_baseline);
+      EXPECT_EQ(resumed.kl_mean, whole.kl_mean);
+      EXPECT_EQ(resumed.top1_agreement, whole.top1_agreement);
+      ASSERT_EQ(resumed.windows.size(), 4u);
+      EXPECT_EQ(resumed.windows[0].compressed.cache.kv_bytes,
+                whole.windows[0].compressed.cache.kv_bytes);
+    }
+    o.finished.assign(5, whole.windows[0]);
+    EXPECT_THAT(error_of([&] { perplexity(*model_, ids, o); }), HasSubstr("got 5"));
+  }
+}
+
+TEST_F(PerplexityTest, StopsAfterTheWindowThatSaysSo) {
+  PerplexityOptions o = options(100, 4);
+  o.on_window = [](const WindowResult&) { return false; };
+  const auto ids = text(400);
+  const PerplexityResult got = perplexity(*model_, ids, o);
+  expect_equal(got, naive(ids, o, 1));
+  EXPECT_EQ(got.windows_total, 4);
+}
+
+TEST_F(PerplexityTest, EachSideIsMeasured) {
+  const PerplexityResult got = perplexity(*model_, text(200), options(200, 1));
+  for (const RunStats* side : {&got.windows[0].compressed, &got.windows[0].dense}) {
+    EXPECT_EQ(side->prompt_tokens, 200);
+    EXPECT_GT(side->ttft_s, 0);
+    EXPECT_EQ(side->cache.tokens, 200);
+    EXPECT_GT(side->memory.samples, 0);
+  }
+  EXPECT_LT(got.windows[0].compressed.cache.kv_bytes, got.windows[0].dense.cache.kv_bytes);
+}
+
+TEST_F(PerplexityTest, WhatDoesNotFitIsNamed) {
+  const auto message = [&](int64_t tokens, const PerplexityOptions& o) {
+    return error_of([&] { perplexity(*model_, text(tokens), o); });
+  };
+  EXPECT_THAT(message(199, options(100, 2)), HasSubstr("at least 200 tokens"));
+  EXPECT_THAT(message(99, options(100, 0)), HasSubstr("got 99"));
+  EXPECT_THAT(message(0, options(100, 0)), HasSubstr("got 0"));
+  EXPECT_THAT(message(99, options(1, 1)), HasSubstr("at least 2 tokens"));
+  EXPECT_THAT(message(400, options(100, 1, 101)), HasSubstr("stride in 1..100"));
+}
+
+}  // namespace
+}  // namespace rillkv::eval
