@@ -349,7 +349,8 @@ int main(int argc, char** argv) try {
   if (mode == "--all") {
     // Google Benchmark may write JSON to stdout: what is said for people goes elsewhere.
     rillkv::bench::print_context(stderr, peak);
-    for (const auto& [key, value] : rillkv::bench::context_json(peak).items()) {
+    const Json context = rillkv::bench::context_json(peak);
+    for (const auto& [key, value] : context.items()) {
       benchmark::AddCustomContext(key, value.is_string() ? value.get<std::string>() : value.dump());
     }
     register_all();
