@@ -82,13 +82,15 @@ ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
   make_parent(path_);
   // Compare what a round trip through the file leaves, or 1 and 1.0 would differ.
   const Json wanted = Json::parse(fingerprint.dump());
-  if (fs::exists(run_file)) {
+  // A run that ended before its first record leaves nothing worth keeping: it binds nobody.
+  const bool recorded = fs::exists(path_) && fs::file_size(path_) > 0;
+  if (recorded && fs::exists(run_file)) {
     const Json before = read_json(run_file);
     RILLKV_CHECK(before == wanted, "results in ", path_.string(),
                  " were made differently: ", first_difference(before, wanted),
                  "; restart or choose another output folder");
   } else {
-    RILLKV_CHECK(!fs::exists(path_), path_.string(), " exists but ", run_file.string(),
+    RILLKV_CHECK(!recorded, path_.string(), " exists but ", run_file.string(),
                  ", which says how it was made, does not; restart or choose another output folder");
     write_json_atomically(run_file, wanted);
   }

@@ -81,6 +81,15 @@ TEST(ResultLog, RefusesAnotherSetUpAndNamesTheDifference) {
   EXPECT_TRUE(log.records().empty());
 }
 
+TEST(ResultLog, WithoutRecordsBindsNobody) {
+  TemporaryFolder folder;
+  const auto path = folder / "results.jsonl";
+  { ResultLog(path, kFingerprint); }
+  const Json other = {{"model", "another"}};
+  { ResultLog(path, other).append("a", {{"x", 1}}); }
+  EXPECT_THAT(error_of([&] { ResultLog(path, kFingerprint); }), HasSubstr("made differently"));
+}
+
 TEST(ResultLog, RefusesRecordsOfUnknownOrigin) {
   TemporaryFolder folder;
   const auto path = folder.write("results.jsonl", "{\"key\":\"a\"}\n");
