@@ -324,7 +324,10 @@ void ablate(const Arguments& a) {
         cli::throw_interrupted(log_file.string());
       }
       // A row that failed is tried again by the next run.
-      if (!row.contains("error")) log.append(key, row);
+      if (!row.contains("error")) {
+        log.append(key, row);
+        row = *log.find(key);  // as a resumed run reads it, stamp included
+      }
     }
     row.erase("key");
     failed = failed || row.contains("error");

@@ -9,4 +9,7 @@ namespace rillkv {
 int64_t current_rss_bytes();
 int64_t peak_rss_bytes();
 
+/// Gives pages that were freed, but that the allocator keeps, back to the system where it can.
+void release_freed_memory();
+
 }  // namespace rillkv

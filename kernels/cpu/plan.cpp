@@ -38,8 +38,8 @@ AttentionPlan::AttentionPlan(const AttentionParams& params, int threads) {
   threads = std::max(1, threads);
   const int rows = count * group;
   const int tiles = params.prefix.block_count + 3;
-  const int ranges = std::min(count, query_ranges(rows, params.kv_heads, threads));
-  query_tokens = divide_up(count, ranges);
+  query_tokens = divide_up(count, std::min(count, query_ranges(rows, params.kv_heads, threads)));
+  const int ranges = divide_up(count, query_tokens);  // rounding up may have made one needless
 
   const int whole = params.kv_heads * ranges;
   // A decode call is so short that one busy core would stall it for a share's whole length.

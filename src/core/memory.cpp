@@ -3,6 +3,10 @@
 #include <cstdio>
 #include <cstring>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 namespace rillkv {
 namespace {
 
@@ -27,5 +31,11 @@ int64_t status_line(const char* name) {
 
 int64_t current_rss_bytes() { return status_line("VmRSS:"); }
 int64_t peak_rss_bytes() { return status_line("VmHWM:"); }
+
+void release_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
 
 }  // namespace rillkv

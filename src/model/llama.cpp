@@ -10,6 +10,7 @@
 #include "model/weight_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
+#include "rillkv/memory.h"
 
 namespace rillkv {
 
@@ -142,7 +143,10 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
 
 void LlamaModelImpl::pack() {
   WeightArena arena;  // its regions live on in the layers' tensors
-  for (auto& layer : layers_) layer->pack(&arena);
+  for (auto& layer : layers_) {
+    layer->pack(&arena);
+    release_freed_memory();  // or packed weights would stand beside what they replace
+  }
   if (!config_.tie_word_embeddings) lm_head_->pack(&arena);
 }
 
@@ -164,6 +168,14 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
       lm_head_ = head;
     }
   }
+  if (!config_.tie_word_embeddings && device_.is_cpu() && dtype_ == at::kBFloat16 &&
+      multiplies_bfloat16()) {
+    at::NoGradGuard no_grad;
+    lm_head_->weight.copy_(checkpoint.tensor("lm_head.weight"));  // the largest: first, too
+    lm_head_->pack(&arena);
+    checkpoint.release("lm_head.weight");
+    release_freed_memory();
+  }
   copy_weights([&](const std::string& weight) { return checkpoint.tensor(weight); },
                [&](const std::string& weight) { checkpoint.release(weight); });
   if (!device_.is_cpu()) return;
@@ -172,6 +184,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   if (share_table && lm_head_->weight.defined() && lm_head_->pack(&arena)) {
     embed_tokens_->replace(table);
   }
+  release_freed_memory();
 }
 
 void for_each_weight(
