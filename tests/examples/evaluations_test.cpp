@@ -174,7 +174,7 @@ TEST_F(EvaluationPrograms, FinishedWindowsHoldAllTheReportNeeds) {
 
 TEST_F(EvaluationPrograms, LeftoverOfAnotherSetUpIsRefused) {
   const std::string json = out("p.json");
-  { eval::ResultLog(out("p.windows.jsonl"), {{"model", "another"}}); }
+  { eval::ResultLog(out("p.windows.jsonl"), {{"model", "another"}}).append("0", Json::object()); }
   run("evaluate", perplexity(json), 1, "made differently");
   Words again = perplexity(json);
   again.push_back("--restart");
@@ -350,7 +350,7 @@ TEST_F(EvaluationPrograms, AblateResumes) {
 
 TEST_F(EvaluationPrograms, AblateFailuresPoisonNothing) {
   // Windows of another set-up, a row that fails, and a second run that tries only that one again.
-  { eval::ResultLog(out("a.windows.jsonl"), {{"model", "another"}}); }
+  { eval::ResultLog(out("a.windows.jsonl"), {{"model", "another"}}).append("0", Json::object()); }
   const Words words = {"--model", model(),       "--text", text(),   "--context",
                        "160",     "--windows",   "1",      "--vary", "block_size=48,32,64",
                        "--json",  out("a.json"), "--quiet"};
