@@ -221,8 +221,8 @@ void prefill(const Options& o) {
   Json json = to_json(config, run);
   std::optional<Run> dense;
   if (o.baseline) {
-    dense = run_once(o, model, prompt, cli::dense_config(config), "prefill, dense");
-    json["baseline"] = to_json(cli::dense_config(config), *dense);
+    dense = run_once(o, model, prompt, config.baseline(), "prefill, dense");
+    json["baseline"] = to_json(config.baseline(), *dense);
     json["kl_last"] = kl_divergence(dense->generation.last_logits, run.generation.last_logits);
     json["top1_agreement"] = agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }

@@ -51,8 +51,6 @@ CompressionConfig make_config(const ModelOptions& o) {
   return config;
 }
 
-CompressionConfig dense_config(const CompressionConfig& config) { return config.baseline(); }
-
 LlamaModel load(const ModelOptions& o) {
   apply_log_level(o);
   if (o.threads && *o.threads < 1) {

@@ -43,9 +43,6 @@ void apply_log_level(const ModelOptions& options);
 /// The configuration that the options describe. Throws UsageError.
 CompressionConfig make_config(const ModelOptions& options);
 
-/// The same configuration with policy "dense".
-CompressionConfig dense_config(const CompressionConfig& config);
-
 /// Sets log level and threads, checks the device, loads the weights.
 LlamaModel load(const ModelOptions& options);
 

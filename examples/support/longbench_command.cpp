@@ -108,7 +108,7 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
   report["complete"] = true;
   report["max_prompt_tokens"] = options.max_prompt_tokens;
   report["tasks"] = OrderedJson::object();
-  eval::PerformanceSummary ours(session.config), theirs(dense_config(session.config));
+  eval::PerformanceSummary ours(session.config), theirs(session.config.baseline());
   for (const bool dense : {false, true}) {
     if (dense && !a.baseline) continue;
     const std::unique_ptr<eval::ModelBackend> backend = session.backend(dense);

@@ -103,7 +103,7 @@ OrderedJson run_perplexity(Session& session, const std::vector<int64_t>& tokens,
   options.on_progress = [&](int64_t step, int64_t total) { bar(step, total, ""); };
   const eval::PerplexityResult result = eval::perplexity(session.model, tokens, options);
 
-  eval::PerformanceSummary ours(session.config), theirs(dense_config(session.config));
+  eval::PerformanceSummary ours(session.config), theirs(session.config.baseline());
   double seconds = 0;
   for (const eval::WindowResult& window : result.windows) {
     ours.add(window.compressed);

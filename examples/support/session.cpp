@@ -46,7 +46,7 @@ const Tokenizer& Session::need_tokenizer() {
 std::unique_ptr<eval::ModelBackend> Session::backend(bool dense) {
   need_tokenizer();
   eval::ModelBackendOptions backend_options;
-  backend_options.config = dense ? dense_config(config) : config;
+  backend_options.config = dense ? config.baseline() : config;
   backend_options.chat = parse_chat_template(options.chat);
   if (backend_options.chat == ChatTemplate::kChatML) {
     backend_options.system = default_system_prompt(options.model);

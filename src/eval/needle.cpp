@@ -324,9 +324,7 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
 
 Json needle_report(const NeedleOptions& options, const ResultLog& log,
                    const CompressionConfig& config) {
-  CompressionConfig dense_config = config;
-  dense_config.policy = Policy::kDense;
-  PerformanceSummary compressed_performance(config), dense_performance(dense_config);
+  PerformanceSummary compressed_performance(config), dense_performance(config.baseline());
   Mean all, solvable_cells, dense_all;
   bool complete = true, any_dense = false;
   Json cells = Json::array(), unsolvable = Json::array();
