@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -38,6 +39,11 @@ struct SealedBlock {
   BlockTally tally;
 };
 
+/// Where the bytes of a block come from: returns u8 [bytes], 64-byte aligned, all zero.
+using BlockAllocator = std::function<at::Tensor(int64_t bytes)>;
+/// An allocation of the CPU's own for every block.
+at::Tensor allocate_zeros(int64_t bytes);
+
 struct QuantizerOptions {
   int64_t kv_heads = 1;
   int64_t head_dim = 64;  ///< even
@@ -60,13 +66,15 @@ class QuantizerImpl : public torch::nn::Module {
   /// block_size, keys before RoPE, values already rotated where `rotates_values`; energy:
   /// [kv_heads, head_dim] f32.
   std::shared_ptr<SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
-                                             const at::Tensor& energy) const;
+                                             const at::Tensor& energy,
+                                             const BlockAllocator& allocate = allocate_zeros) const;
   /// Policy "ema". absmax: [kv_heads, head_dim] f32; outliers: the same shape, bool.
   std::shared_ptr<SealedBlock> seal_ema(const at::Tensor& keys, const at::Tensor& values,
                                         const at::Tensor& key_absmax,
                                         const at::Tensor& key_outliers,
                                         const at::Tensor& value_absmax,
-                                        const at::Tensor& value_outliers) const;
+                                        const at::Tensor& value_outliers,
+                                        const BlockAllocator& allocate = allocate_zeros) const;
 
   struct Dequantized {
     at::Tensor keys;    ///< [tokens, kv_heads, head_dim] f32, before RoPE

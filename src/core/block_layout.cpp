@@ -35,7 +35,24 @@ void count_widths(const uint8_t* stored, const QuantizerOptions& options,
   }
 }
 
+constexpr int64_t kSlabBytes = int64_t{1} << 20, kAlignment = 64;
+
 }  // namespace
+
+at::Tensor allocate_zeros(int64_t bytes) { return at::zeros({bytes}, at::kByte); }
+
+at::Tensor BlockSlabs::operator()(int64_t bytes) {
+  // What would waste much of a slab's end gets memory of its own, of whole pages anyway.
+  if (bytes > kSlabBytes / 8) return allocate_zeros(bytes);
+  if (!slab_.defined() || used_ + bytes > kSlabBytes) {
+    slab_ = at::empty({kSlabBytes}, at::kByte);
+    used_ = 0;
+  }
+  at::Tensor block = slab_.narrow(0, used_, bytes);
+  block.zero_();
+  used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return block;
+}
 
 void check_magnitudes(const std::vector<float>& largest, const char* what) {
   for (size_t head = 0; head < largest.size(); ++head) {
@@ -47,13 +64,12 @@ void check_magnitudes(const std::vector<float>& largest, const char* what) {
 
 std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<size_t>& key_bytes,
                                             const std::vector<size_t>& value_bytes,
-                                            at::Device device) {
+                                            const BlockAllocator& allocate) {
   auto block = std::make_shared<SealedBlock>();
   block->tokens = tokens;
   for (size_t bytes : key_bytes) block->key_bytes += static_cast<int64_t>(bytes);
   for (size_t bytes : value_bytes) block->value_bytes += static_cast<int64_t>(bytes);
-  block->storage = at::zeros({block->key_bytes + block->value_bytes},
-                             at::TensorOptions().dtype(at::kByte).device(device));
+  block->storage = allocate(block->key_bytes + block->value_bytes);
   const uint8_t* at = block->storage.const_data_ptr<uint8_t>();
   for (size_t bytes : key_bytes) {
     block->keys.push_back(at);

@@ -16,10 +16,23 @@ namespace rillkv {
 /// NaN is none.
 void check_magnitudes(const std::vector<float>& largest, const char* what);
 
-/// A block of zeros on a device; bytes of every kv head's keys and values.
+/// A block of zeros from an allocator; bytes of every kv head's keys and values.
 std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<size_t>& key_bytes,
                                             const std::vector<size_t>& value_bytes,
-                                            at::Device device);
+                                            const BlockAllocator& allocate);
+
+/// Carves blocks from slabs of a fixed size, so that the blocks of a layer lie one behind the other
+/// without an allocator's overhead or the holes that a seal's temporaries leave between them. The
+/// system gives a slab its pages as blocks fill it; a slab goes when the last block in it goes.
+class BlockSlabs {
+ public:
+  /// A BlockAllocator.
+  at::Tensor operator()(int64_t bytes);
+
+ private:
+  at::Tensor slab_;  // undefined: none yet
+  int64_t used_ = 0;
+};
 
 /// Widths of one side of a block of policy "ema", as channel blocks store them.
 struct ChannelWidths {

@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "core/attention_runner.h"
+#include "core/block_layout.h"
 #include "core/kernel_views.h"
 #include "core/packed_layer_cache.h"
 #include "kernels/cpu/kernels.h"
@@ -41,15 +42,21 @@ class CpuLayerCache final : public PackedLayerCache {
 
   std::shared_ptr<SealedBlock> seal_adaptive(int64_t index, const at::Tensor& keys,
                                              const at::Tensor& values, const at::Tensor& energy,
-                                             bool) override {
-    return enter(index, quantizer_->seal_adaptive(keys, values, energy));
+                                             bool keep) override {
+    return enter(index, quantizer_->seal_adaptive(keys, values, energy, allocator(keep)));
   }
 
   std::shared_ptr<SealedBlock> seal_ema(int64_t index, const at::Tensor& keys,
                                         const at::Tensor& values, const EmaSide& key_side,
-                                        const EmaSide& value_side, bool) override {
-    return enter(index, quantizer_->seal_ema(keys, values, key_side.absmax, key_side.outliers,
-                                             value_side.absmax, value_side.outliers));
+                                        const EmaSide& value_side, bool keep) override {
+    return enter(index,
+                 quantizer_->seal_ema(keys, values, key_side.absmax, key_side.outliers,
+                                      value_side.absmax, value_side.outliers, allocator(keep)));
+  }
+
+  /// A provisional block is gone soon and would leave a hole in a slab.
+  BlockAllocator allocator(bool keep) {
+    return keep ? BlockAllocator(std::ref(slabs_)) : BlockAllocator(allocate_zeros);
   }
 
   std::shared_ptr<SealedBlock> enter(int64_t index, std::shared_ptr<SealedBlock> block) {
@@ -66,6 +73,7 @@ class CpuLayerCache final : public PackedLayerCache {
   const uint8_t* const* value_table() const override { return value_pointers_.data(); }
   void run(const kernels::AttentionParams& params) override { run_attention(params); }
 
+  BlockSlabs slabs_;
   std::vector<const uint8_t*> key_pointers_, value_pointers_;  // [blocks, kv_heads]
 };
 

@@ -92,6 +92,10 @@ class CudaLayerCache final : public PackedLayerCache {
   at::TensorOptions options(at::ScalarType dtype) const {
     return at::TensorOptions().dtype(dtype).device(backend_.device());
   }
+  /// Torch's caching allocator has slabs of its own.
+  BlockAllocator allocator() const {
+    return [this](int64_t bytes) { return at::zeros({bytes}, options(at::kByte)); };
+  }
   template <typename T>
   at::Tensor upload(const T* data, int64_t count, at::ScalarType dtype) const {
     at::Tensor copy = at::empty({count}, options(dtype));
@@ -242,7 +246,7 @@ class CudaLayerCache final : public PackedLayerCache {
                                              const at::Tensor& values, const at::Tensor& energy,
                                              bool keep) override {
     auto block = allocate_block(keys.size(0), quantizer_->adaptive_key_bytes(),
-                                quantizer_->adaptive_value_bytes(), backend_.device());
+                                quantizer_->adaptive_value_bytes(), allocator());
     enter(index, *block);
     const at::Tensor energies = upload(energy.const_data_ptr<float>(), energy.numel(), at::kFloat);
     cuda::PackChannelsAffineParams k;
@@ -269,8 +273,7 @@ class CudaLayerCache final : public PackedLayerCache {
     const ChannelWidths value_widths =
         ema_widths(value_side.outliers, config_.value_bits_normal, config_.value_bits_sink_outlier,
                    config_.block_size);
-    auto block =
-        allocate_block(keys.size(0), key_widths.bytes, value_widths.bytes, backend_.device());
+    auto block = allocate_block(keys.size(0), key_widths.bytes, value_widths.bytes, allocator());
     enter(index, *block);
     const auto pack = [&](const at::Tensor& x, const EmaSide& side, const ChannelWidths& widths,
                           const DeviceTable& table, unsigned long long* clipped) {

@@ -62,13 +62,14 @@ std::vector<size_t> QuantizerImpl::adaptive_value_bytes() const {
 
 std::shared_ptr<SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys,
                                                           const at::Tensor& values,
-                                                          const at::Tensor& energy) const {
+                                                          const at::Tensor& energy,
+                                                          const BlockAllocator& allocate) const {
   const CompressionConfig& config = options_.config;
   const int64_t heads = options_.kv_heads, dim = options_.head_dim;
   const int idim = static_cast<int>(dim);
   const int block_size = static_cast<int>(config.block_size);
   const int bits = static_cast<int>(config.value_bits), groups = static_cast<int>(value_groups_);
-  auto block = allocate_block(keys.size(0), adaptive_key_bytes(), adaptive_value_bytes(), at::kCPU);
+  auto block = allocate_block(keys.size(0), adaptive_key_bytes(), adaptive_value_bytes(), allocate);
 
   const auto& kernel = kernels::cpu::kernels();
   const at::Tensor energies = energy.contiguous();
@@ -99,12 +100,10 @@ std::shared_ptr<SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys
   return block;
 }
 
-std::shared_ptr<SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& keys,
-                                                     const at::Tensor& values,
-                                                     const at::Tensor& key_absmax,
-                                                     const at::Tensor& key_outliers,
-                                                     const at::Tensor& value_absmax,
-                                                     const at::Tensor& value_outliers) const {
+std::shared_ptr<SealedBlock> QuantizerImpl::seal_ema(
+    const at::Tensor& keys, const at::Tensor& values, const at::Tensor& key_absmax,
+    const at::Tensor& key_outliers, const at::Tensor& value_absmax,
+    const at::Tensor& value_outliers, const BlockAllocator& allocate) const {
   const CompressionConfig& config = options_.config;
   const int64_t heads = options_.kv_heads, dim = options_.head_dim;
   const int64_t block_size = config.block_size;
@@ -122,7 +121,7 @@ std::shared_ptr<SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& keys,
        ema_widths(value_outliers, config.value_bits_normal, config.value_bits_sink_outlier,
                   block_size),
        std::vector<int64_t>(heads)}};
-  auto block = allocate_block(keys.size(0), sides[0].widths.bytes, sides[1].widths.bytes, at::kCPU);
+  auto block = allocate_block(keys.size(0), sides[0].widths.bytes, sides[1].widths.bytes, allocate);
   const auto& kernel = kernels::cpu::kernels();
   parallel_tasks(2 * heads, [&](int64_t task) {
     const int64_t head = task / 2;
