@@ -18,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/attention_direct.h"
 #include "kernels/cpu/attention_steps.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/packed_format.h"
@@ -121,11 +122,14 @@ class Attention {
   void run() {
     load_queries();
     // Few rows: blocks change the queries, so the rest comes first. Many rows: blocks come first,
-    // which keeps them at whole panels.
-    if (few_rows()) {
+    // which keeps them at whole panels. The fewest read the rest directly, and memory fetches it
+    // while they work on the blocks.
+    const bool rest_first = few_rows() && !direct();
+    if (rest_first) {
       add_uncompressed();
       consume();
     }
+    if (direct()) prefetch_tail();
     const int last =
         task_.tile_end - 1 < p_.prefix.block_count ? task_.tile_end - 1 : p_.prefix.block_count;
     start_streaming();
@@ -135,7 +139,7 @@ class Attention {
       add_block(n);
       if (few_rows()) consume();
     }
-    if (!few_rows()) add_uncompressed();
+    if (!rest_first) add_uncompressed();
     consume();
     finish();
   }
@@ -156,6 +160,8 @@ class Attention {
 
   /// With few rows (decode) every block is a group of its own, whose R(t0) goes to the queries.
   bool few_rows() const { return rows_ <= kBlockRows; }
+  /// So few that what is no block is read without a tile (attention_direct.h).
+  bool direct() const { return rows_ <= kDirectRows; }
 
   uint32_t* query(int r) const {
     return w_.queries + static_cast<size_t>(r) * static_cast<size_t>(steps_);
@@ -171,6 +177,7 @@ class Attention {
       const float factor = p_.scale * kLog2E;
       rotate_row<S>(w_.rows, cosines, sines, factor, D_, query(r));
       if (few_rows()) {
+        clear_row(raw_query(r));
         rotate_row<S, false, true>(w_.rows, cosines, sines, factor, D_,
                                    reinterpret_cast<uint32_t*>(raw_query(r)));
       }
@@ -230,6 +237,9 @@ class Attention {
                   const ReadKey& read_key, const ReadValue& read_value) {
     const int64_t visible = p_.first_query_index + task_.query_end - first_index;
     if (visible < count) count = static_cast<int>(visible > 0 ? visible : 0);
+    if (direct()) {
+      return add_tokens_directly(count, first_index, cosines, sines, read_key, read_value);
+    }
     for (int begin = 0; begin < count; begin += L) {
       reserve(1);
       const int here = count - begin < L ? count - begin : L;
@@ -256,11 +266,53 @@ class Attention {
     }
   }
 
+  template <class ReadKey, class ReadValue>
+  void add_tokens_directly(int count, int64_t first_index, const float* cosines, const float* sines,
+                           const ReadKey& read_key, const ReadValue& read_value) {
+    float* keys = reinterpret_cast<float*>(w_.staging);
+    for (int begin = 0; begin < count; begin += L) {
+      const int here = count - begin < L ? count - begin : L;
+      for (int i = 0; i < here; ++i) {
+        float* key = keys + static_cast<size_t>(i) * stride_;
+        const int64_t table = static_cast<int64_t>(begin + i) * (D_ / 2);
+        read_key(begin + i, w_.rows);
+        clear_row(key);
+        rotate_row<S, false, true>(w_.rows, cosines + table, sines + table, 1.0f, D_,
+                                   reinterpret_cast<uint32_t*>(key));
+      }
+      for (int i = 0; i < here; ++i) {
+        read_value(begin + i, w_.rows + static_cast<size_t>(i) * stride_);
+      }
+      const int32_t first = relative(first_index + begin);
+      for (int r = 0; r < rows_; ++r) {
+        const int seen = task_.query_begin + r / group_ - first + 1;
+        if (seen <= 0) continue;
+        attend_tokens<S>(raw_query(r), keys, w_.rows, stride_, D_, seen < here ? seen : here,
+                         w_.row_max[r], w_.row_sum[r], w_.sums + static_cast<size_t>(r) * stride_);
+      }
+    }
+  }
+
+  bool has(int tile) const { return task_.tile_begin <= tile && tile < task_.tile_end; }
+
   void add_uncompressed() {
-    const auto has = [&](int tile) { return task_.tile_begin <= tile && tile < task_.tile_end; };
     if (has(0)) add_sinks();
     if (has(p_.prefix.block_count + 1)) add_dense(p_.tail);
     if (has(p_.prefix.block_count + 2)) add_dense(p_.chunk);
+  }
+
+  /// Rows of a head lie apart, too far for the hardware to guess the next.
+  void prefetch_tail() const {
+    const auto fetch = [&](const Activation& x, int64_t token) {
+      const auto* row = static_cast<const uint8_t*>(row_of(x, token, task_.kv_head));
+      const size_t bytes = static_cast<size_t>(D_) * element_bytes();
+      for (size_t at = 0; at < bytes; at += 64) S::prefetch(row + at);
+    };
+    if (!has(p_.prefix.block_count + 1)) return;
+    for (int64_t t = 0; t < p_.tail.count; ++t) {
+      fetch(p_.tail.keys, t);
+      fetch(p_.tail.values, t);
+    }
   }
 
   void add_sinks() {
@@ -315,7 +367,7 @@ class Attention {
 
   void start_streaming() {
     if constexpr (S::kStreams) {
-      if (streams()) S::start_streaming(p_, w_.streaming);
+      if (streams()) S::start_streaming(p_, rows_, w_.streaming);
     }
   }
 

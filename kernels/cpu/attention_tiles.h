@@ -454,8 +454,31 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
   }
 }
 
-/// Token rows of any head_dim and grouping, by gathers: slow per row, used for sinks, which are
-/// few, and for values where value_tokens_to_tile has no version.
+/// Row of a token block of head_dim kCount, a power of two, whose groups are whole registers.
+/// code = sum of the fields; value = lo + step * (code - zero).
+template <class S, int kCount>
+void read_token_row(const Planes& at, int width, float zero, const uint16_t* lo,
+                    const uint16_t* step, size_t group_stride, int group_size, float* out) {
+  using R = PlaneRegisters<S, kCount>;
+  const typename S::F high_unit = S::set1(high_step(width));
+  for (int h = 0; h < R::kRegisters; ++h) {
+    typename S::I high, low;
+    load_codes<S, kCount>(at, width, h, high, low);
+    for (int k = 0; k < R::kFields; ++k) {
+      const int c = (k * R::kRegisters + h) * S::kLanes;
+      const size_t group = static_cast<size_t>(c / group_size) * group_stride;
+      typename S::F code = S::low_bits(S::shift_right(high, k * R::kSpacing), 15);
+      if (width > 4) {
+        code = S::fma(code, high_unit, S::low_bits(S::shift_right(low, k * R::kSpacing), 15));
+      }
+      S::store(out + c, S::fma(S::sub(code, S::set1(zero)), S::set1(S::half_to_float(step[group])),
+                               S::set1(lo == nullptr ? 0.0f : S::half_to_float(lo[group]))));
+    }
+  }
+}
+
+/// Token rows of any head_dim and grouping: of sinks, and of values where value_tokens_to_tile has
+/// no version. By gathers, slow per row, unless read_token_row can do it.
 template <class S>
 struct RowReader {
   const uint8_t* block;
@@ -481,6 +504,13 @@ struct RowReader {
     const uint8_t* crumbs = codes + all * nibble_row + row * crumb_row;
     const uint8_t* bits = codes + all * (nibble_row + crumb_row) + row * bit_row;
     const float zero_code = symmetric ? static_cast<float>(1 << (width - 1)) : 0.0f;
+    const int group_size = head_dim / groups;
+    if ((head_dim == 64 || head_dim == 128) && group_size * groups == head_dim &&
+        group_size % S::kLanes == 0) {
+      const auto read = head_dim == 64 ? read_token_row<S, 64> : read_token_row<S, 128>;
+      return read({nibbles, crumbs, bits}, width, zero_code, symmetric ? nullptr : lo + row,
+                  step + row, all, group_size, out);
+    }
     int group = 0;
     for (int begin = 0; begin < head_dim; begin += S::kLanes) {
       F code = S::zero();  // sum of the planes, in units of the step

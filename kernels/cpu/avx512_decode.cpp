@@ -1,13 +1,12 @@
 // Decode attention of a few query rows that share a kv head (the heads of its group) over sealed
 // blocks of 128 tokens, D = 64 or 128, in integers, straight from the packed codes.
 //
-// Keys. A pair's channels are looked up as 16-bit integers (lo + step code) in a unit of the pair,
-// rotated within the block by R(j) in 16-bit fixed point, and kept, both channels of a token in one
-// dword, in a tile of the block that all rows share. R(t0) goes to the queries: r = R(-t0) q~,
-// rounded to 16 bits in a unit of the row and block, so that one vpdpwssd adds a pair of 16 tokens.
-// The unit of r bounds sum |r_p| so that no sum leaves 32 bits. Mixed widths would make every pair
-// a chain of unpredictable branches; pairs are visited by width instead, each width's code has its
-// shifts and planes fixed.
+// Keys, of one row: avx512_decode_one_row.h. Of several: a pair's channels are looked up as 16-bit
+// integers (lo + step code) in a unit of the pair, rotated within the block by R(j) in 16-bit fixed
+// point, and kept, both channels of a token in one dword, in a tile of the block that all rows
+// share. R(t0) goes to the queries: r = R(-t0) q~, rounded to 16 bits in a unit of the row and
+// block, so that one vpdpwssd adds a pair of 16 tokens. The unit of r bounds sum |r_p| so that no
+// sum leaves 32 bits.
 //
 // Values: avx512_decode_values.h. Both halves are held to the error of bf16 code (decode_test.cpp).
 //
@@ -15,9 +14,9 @@
 // a few lines at a time; without it cold decode takes twice as long.
 #include "kernels/cpu/avx512_decode.h"
 
-#include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/avx512_decode_one_row.h"
+#include "kernels/cpu/avx512_decode_pairs.h"
 #include "kernels/cpu/avx512_decode_values.h"
-#include "kernels/cpu/avx512_simd.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
@@ -28,14 +27,9 @@ constexpr float kMaxQuery = 32700.0f;     // of one coefficient
 constexpr float kMaxQuerySum = 65000.0f;  // times 2^15 stays below 2^31, roundings included
 constexpr float kFixedOne = 32767.0f;     // 1 in the rotation's fixed point; vpmulhrsw's is 32768
 
-/// Words 2 i and 2 i + 1: lane i of `even` and of `odd`.
-inline I pack_words(I even, I odd) {
-  return _mm512_mask_blend_epi16(0xAAAAAAAA, even, _mm512_slli_epi32(odd, 16));
-}
-
-/// What a task keeps between blocks, and the tiles of the block at hand.
+/// Of several rows: what a task keeps between blocks, and the tiles of the block at hand.
 template <int kD>
-struct alignas(64) Scratch {
+struct alignas(64) SharedTiles {
   static constexpr int kPairs = kD / 2;
   /// R(j) in fixed point: word 2 i of register k is token 16 k + i, word 2 i + 1 token 64 beyond.
   int16_t cosines[kPairs][4][32];
@@ -49,57 +43,21 @@ struct alignas(64) Scratch {
   // Keys of the block: in the pair's unit.
   float lo[kD], step[kD], unit[kPairs];
   int32_t coefficients[kMaxStreamedRows][kPairs];  // (r_p, r_p') as words
+};
+
+template <int kD>
+struct alignas(64) Scratch {
+  union {
+    SharedTiles<kD> shared;
+    OneRowTables<kD> one;
+  };
   float p[kMaxStreamedRows][kTokens];
   ValueWeights weights[kMaxStreamedRows];
 };
 
-/// Pairs of a block as sets of bits, by what planes they have.
-struct PairSets {
-  uint64_t by_width[format::kMaxWidth + 1];
-  uint64_t nibbles, second_nibbles, crumbs, bits;
-};
-
-/// False if the two channels of some pair differ in width.
-template <int kD>
-bool classify(const uint8_t* widths, PairSets& sets) {
-  constexpr __mmask64 kAll = kD == 128 ? ~uint64_t{0} : (uint64_t{1} << (kD / 2)) - 1;
-  const I both = _mm512_maskz_loadu_epi8(kAll, widths), low_bits = _mm512_set1_epi8(15);
-  const I width = _mm512_and_si512(both, low_bits);
-  if (_mm512_cmpneq_epi8_mask(width, _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits)) != 0) {
-    return false;
-  }
-  for (int w = 1; w <= format::kMaxWidth; ++w) {
-    sets.by_width[w] = _mm512_cmpeq_epi8_mask(width, _mm512_set1_epi8(static_cast<char>(w)));
-  }
-  sets.nibbles = _mm512_test_epi8_mask(width, _mm512_set1_epi8(12));
-  sets.second_nibbles = sets.by_width[8];
-  sets.crumbs = _mm512_test_epi8_mask(width, _mm512_set1_epi8(2));
-  sets.bits = _mm512_test_epi8_mask(width, _mm512_set1_epi8(1));
-  return true;
-}
-
-inline int count(uint64_t set) { return __builtin_popcountll(set); }
-
-/// Where the planes begin: of the first channels of the pairs and of the second.
-struct BlockPlanes {
-  tiled::Planes first, second;
-  const uint8_t* end;
-  BlockPlanes(const uint8_t* codes, const PairSets& sets) {
-    const int nibbles = count(sets.nibbles) + count(sets.second_nibbles);
-    const int crumbs = count(sets.crumbs), bits = count(sets.bits);
-    first.nibbles = codes;
-    second.nibbles = first.nibbles + nibbles * (kTokens / 2);
-    first.crumbs = second.nibbles + nibbles * (kTokens / 2);
-    second.crumbs = first.crumbs + crumbs * (kTokens / 4);
-    first.bits = second.crumbs + crumbs * (kTokens / 4);
-    second.bits = first.bits + bits * (kTokens / 8);
-    end = second.bits + bits * (kTokens / 8);
-  }
-};
-
 /// lo and step of all channels, in units that make the pair's largest value kMaxKey.
 template <int kD>
-void prepare_keys(const uint8_t* block, Scratch<kD>& s) {
+void prepare_keys(const uint8_t* block, SharedTiles<kD>& s) {
   constexpr int kPairs = kD / 2;
   const uint16_t* lo = reinterpret_cast<const uint16_t*>(block);
   const uint16_t* step =
@@ -175,30 +133,17 @@ struct WordTable {
 /// Looks up and rotates the pairs of one width: tile of keys.
 template <int kD, int kWidth>
 void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahead,
-                  Scratch<kD>& s) {
-  constexpr float kHighStep =
-      kWidth > 4 ? static_cast<float>(1 << (kWidth > 4 ? kWidth - 4 : 0)) : 1.0f;
-  for (uint64_t left = sets.by_width[kWidth]; left != 0; left &= left - 1) {
-    const int p = __builtin_ctzll(left), q = p + kD / 2;
-    const uint64_t before = (uint64_t{1} << p) - 1;
-    const int nibbles =
-        (count(sets.nibbles & before) + count(sets.second_nibbles & before)) * (kTokens / 2);
-    const int crumbs = count(sets.crumbs & before) * (kTokens / 4);
-    const int bits = count(sets.bits & before) * (kTokens / 8);
-    ahead.step<Simd>();
-    const auto at = [&](const tiled::Planes& of) {
-      return tiled::Planes{of.nibbles + nibbles, of.crumbs + crumbs, of.bits + bits};
-    };
-    I high1, low1, high2, low2;
-    tiled::load_codes<Simd, kTokens>(at(planes.first), kWidth, 0, high1, low1);
-    tiled::load_codes<Simd, kTokens>(at(planes.second), kWidth, 0, high2, low2);
-    const WordTable table1(s.lo[p], s.step[p] * kHighStep), table2(s.lo[q], s.step[q] * kHighStep);
+                  SharedTiles<kD>& s) {
+  for_each_pair<kWidth>(sets, planes, ahead, [&](int p, const PairCodes& codes) {
+    const int q = p + kD / 2;
+    const WordTable table1(s.lo[p], s.step[p] * kHighStep<kWidth>),
+        table2(s.lo[q], s.step[q] * kHighStep<kWidth>);
     const WordTable rest1(0.0f, s.step[p]), rest2(0.0f, s.step[q]);
     const auto add_field = [&]<int kField>() __attribute__((always_inline)) {
-      I x = table1.look_up<kField>(high1), y = table2.look_up<kField>(high2);
+      I x = table1.look_up<kField>(codes.high1), y = table2.look_up<kField>(codes.high2);
       if constexpr (kWidth > 4) {  // value = (lo + step 2^(width - 4) high) + step low
-        x = _mm512_add_epi16(x, rest1.look_up<kField>(low1));
-        y = _mm512_add_epi16(y, rest2.look_up<kField>(low2));
+        x = _mm512_add_epi16(x, rest1.look_up<kField>(codes.low1));
+        y = _mm512_add_epi16(y, rest2.look_up<kField>(codes.low2));
       }
       const I c = _mm512_load_si512(s.cosines[p][kField]);
       const I sine = _mm512_load_si512(s.sines[p][kField]);
@@ -211,7 +156,7 @@ void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahe
     add_field.template operator()<1>();
     add_field.template operator()<2>();
     add_field.template operator()<3>();
-  }
+  });
 }
 
 /// Sums of 32 tokens to scores. Registers 2 k and 2 k + 1 hold the tokens 16 k .. and 64 + 16 k ..
@@ -227,20 +172,20 @@ RILLKV_INLINE void store_scores(I a, I b, F factor, float* scores) {
 }
 
 template <int kD, int R>
-void score_rows(Scratch<kD>& s, int row, const float* units) {
+void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p)[kTokens]) {
   I sum[R][8];
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sum[r][i] = _mm512_setzero_si512();
   }
-  for (int p = 0; p < kD / 2; ++p) {
+  for (int pair = 0; pair < kD / 2; ++pair) {
     I q[R];
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) q[r] = _mm512_set1_epi32(s.coefficients[row + r][p]);
+    for (int r = 0; r < R; ++r) q[r] = _mm512_set1_epi32(s.coefficients[row + r][pair]);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      const I x = _mm512_load_si512(s.keys[p][i]);
+      const I x = _mm512_load_si512(s.keys[pair][i]);
 #pragma GCC unroll 2
       for (int r = 0; r < R; ++r) sum[r][i] = _mm512_dpwssd_epi32(sum[r][i], x, q[r]);
     }
@@ -250,15 +195,16 @@ void score_rows(Scratch<kD>& s, int row, const float* units) {
     const F factor = _mm512_set1_ps(units[row + r] * (32768.0f / kFixedOne));
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) {
-      store_scores(sum[r][2 * k], sum[r][2 * k + 1], factor, s.p[row + r] + 16 * k);
+      store_scores(sum[r][2 * k], sum[r][2 * k + 1], factor, p[row + r] + 16 * k);
     }
   }
 }
 
-/// Scores of all rows to s.p, in log2 units.
+/// Scores of all rows to p, in log2 units.
 template <int kD>
 void score_block(const uint8_t* block, const float* rotation, const PairSets& sets,
-                 const uint8_t* next_block, const Rows& rows, Scratch<kD>& s) {
+                 const uint8_t* next_block, const Rows& rows, SharedTiles<kD>& s,
+                 float (*p)[kTokens]) {
   prepare_keys<kD>(block, s);
   const BlockPlanes planes(block + format::channel_codes_offset(kD, false), sets);
   Prefetch ahead(next_block, static_cast<size_t>(planes.end - block), kD / 2);
@@ -278,9 +224,9 @@ void score_block(const uint8_t* block, const float* rotation, const PairSets& se
   for (int r = 0; r < rows.count; r += kRowsAtOnce) {
     const int here = rows.count - r;
     if (here >= kRowsAtOnce) {
-      score_rows<kD, 2>(s, r, units);
+      score_rows<kD, 2>(s, r, units, p);
     } else {
-      score_rows<kD, 1>(s, r, units);
+      score_rows<kD, 1>(s, r, units, p);
     }
   }
 }
@@ -311,8 +257,12 @@ bool add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahea
   PairSets sets;
   if (!classify<kD>(keys + format::channel_widths_offset(kD, false), sets)) return false;
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
-  score_block<kD>(keys, prefix.rotations[n], sets, ahead < 0 ? nullptr : prefix.keys[ahead], rows,
-                  s);
+  const uint8_t* keys_ahead = ahead < 0 ? nullptr : prefix.keys[ahead];
+  if (rows.count == 1) {
+    score_one_row<kD>(keys, prefix.rotations[n], sets, keys_ahead, rows.queries, s.one, s.p[0]);
+  } else {
+    score_block<kD>(keys, prefix.rotations[n], sets, keys_ahead, rows, s.shared, s.p);
+  }
   float shrink[kMaxStreamedRows];
   for (int r = 0; r < rows.count; ++r) {
     shrink[r] = weigh(s.p[r], rows.max[r], rows.sum[r]);
@@ -322,25 +272,29 @@ bool add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahea
       ahead < 0 ? nullptr : prefix.values[ahead],
       format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits),
       kTokens / 4);
-  unpack_values_of<kD>(prefix.value_bits,
-                       values + format::token_codes_offset(kTokens, prefix.value_groups, false),
-                       values_ahead, s.values);
-  for (int side = 0; side < kD / 64; ++side) {
-    for (int r = 0; r < rows.count; r += kRowsAtOnce) {
-      const int here = rows.count - r;
-      if (here >= kRowsAtOnce) {
-        add_values<kD, 2>(s.weights, s.values, r, side, shrink, rows.sums, rows.stride);
-      } else {
-        add_values<kD, 1>(s.weights, s.values, r, side, shrink, rows.sums, rows.stride);
+  const uint8_t* codes = values + format::token_codes_offset(kTokens, prefix.value_groups, false);
+  with_value_width(prefix.value_bits, [&](auto width) {
+    constexpr int kWidth = width;
+    if (rows.count == 1) {
+      add_values_once<kD, kWidth>(codes, values_ahead, s.weights[0], shrink[0], rows.sums);
+      return;
+    }
+    unpack_values<kD, kWidth>(codes, values_ahead, s.shared.values);
+    for (int side = 0; side < kD / 64; ++side) {
+      const float scale = ValueCodes<kD, kWidth>::kSideScale[side];
+      for (int r = 0; r < rows.count; r += kRowsAtOnce) {
+        const auto add = rows.count - r >= kRowsAtOnce ? add_values<kD, 2> : add_values<kD, 1>;
+        add(s.weights, s.shared.values, scale, r, side, shrink, rows.sums, rows.stride);
       }
     }
-  }
+  });
   return true;
 }
 
 template <int kD>
-void start(const AttentionParams& params, void* scratch) {
+void start(const AttentionParams& params, int rows, void* scratch) {
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(scratch);
+  if (rows == 1) return start_one_row<kD>(params, s.one);
   const F one = _mm512_set1_ps(kFixedOne);
   for (int p = 0; p < kD / 2; ++p) {
     const auto convert = [&](const float* from, int16_t(&to)[4][32]) {
@@ -350,8 +304,8 @@ void start(const AttentionParams& params, void* scratch) {
                                              round_to_int(_mm512_mul_ps(b, one))));
       }
     };
-    convert(params.rotations.in_block_cos + p * kTokens, s.cosines[p]);
-    convert(params.rotations.in_block_sin + p * kTokens, s.sines[p]);
+    convert(params.rotations.in_block_cos + p * kTokens, s.shared.cosines[p]);
+    convert(params.rotations.in_block_sin + p * kTokens, s.shared.sines[p]);
   }
 }
 
@@ -369,8 +323,8 @@ size_t streaming_bytes(const AttentionParams& params) {
   return params.head_dim == 64 ? sizeof(Scratch<64>) : sizeof(Scratch<128>);
 }
 
-void start_streaming(const AttentionParams& params, void* scratch) {
-  params.head_dim == 64 ? start<64>(params, scratch) : start<128>(params, scratch);
+void start_streaming(const AttentionParams& params, int rows, void* scratch) {
+  params.head_dim == 64 ? start<64>(params, rows, scratch) : start<128>(params, rows, scratch);
 }
 
 bool add_block_streaming(const AttentionParams& params, int n, int64_t entry, int64_t ahead,

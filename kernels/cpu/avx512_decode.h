@@ -27,8 +27,8 @@ bool streams_blocks(const AttentionParams& params);
 /// Scratch of a task; 0 if nothing streams.
 size_t streaming_bytes(const AttentionParams& params);
 
-/// Before the first block of a task.
-void start_streaming(const AttentionParams& params, void* scratch);
+/// Before the first block of a task of so many rows.
+void start_streaming(const AttentionParams& params, int rows, void* scratch);
 
 /// Adds block `entry` of the prefix's tables (block `n`), all of whose tokens all rows see; `ahead`
 /// is the entry to prefetch, or -1. Returns false, with nothing done, for a block whose pairs mix

@@ -3,20 +3,14 @@
 // step rather than p wastes no bits on tokens of large step. Codes are unpacked once for all rows.
 #pragma once
 
-#include "kernels/cpu/attention_tiles.h"
-#include "kernels/cpu/avx512_simd.h"
+#include <type_traits>
+
+#include "kernels/cpu/avx512_decode_pairs.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
 
-using tiled::Prefetch;
-using F = __m512;
-using I = __m512i;
-
-constexpr int kTokens = 128;
 constexpr float kMaxWeight = 32600.0f;  // + 128 for the split into bytes stays below 2^15
-
-inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
 
 /// Weights p step of a block as signed bytes (256 high + low), and what the offsets add.
 struct alignas(64) ValueWeights {
@@ -97,35 +91,37 @@ RILLKV_INLINE void interleave(I a, I b, I c, I d, I (&x)[4]) {
   x[3] = _mm512_unpackhi_epi16(ab1, cd1);
 }
 
-/// A value block's codes as bytes, four tokens a dword, one register after the other: registers
-/// [side][token / 4][j], where lane i of x[j] is channel (D / 4) (i % 4) + 4 (i / 4) + j, for D =
-/// 128 and side 1 16 more. (Byte 4 w + r of a row of 128 holds the fields 2 r and 2 r + 1 of word
-/// w, channels 32 r + w and 32 r + 16 + w; of a row of 64, channel 16 r + w.)
+/// The codes of four tokens as bytes, four tokens a dword, by side: lane i of x[side][j] is channel
+/// (D / 4) (i % 4) + 4 (i / 4) + j, for D = 128 and side 1 16 more. (Byte 4 w + r of a row of 128
+/// holds the fields 2 r and 2 r + 1 of word w, channels 32 r + w and 32 r + 16 + w; of a row of 64,
+/// channel 16 r + w.) Up to 4 bits, the codes of side 1 are left times 16, which saves shifts.
 template <int kD, int kWidth>
-void unpack_values(const uint8_t* codes, Prefetch ahead, uint8_t* out) {
+struct ValueCodes {
+  static constexpr int kSides = kD / 64;
+  static constexpr float kSideScale[2] = {1.0f, kWidth <= 4 ? 1.0f / 16 : 1.0f};
+
   tiled::Planes at;
-  at.nibbles = codes;
-  at.crumbs = at.nibbles + kTokens * (kWidth >> 2) * (kD / 2);
-  at.bits = at.crumbs + kTokens * ((kWidth >> 1) & 1) * (kD / 4);
-  constexpr int kSides = kD / 64;
-  const I nibble = _mm512_set1_epi8(15);
-  for (int t = 0; t < kTokens; t += 4, out += 256) {
-    ahead.step<Simd>();
-    I high[4], low[4], x[4];
+  explicit ValueCodes(const uint8_t* codes) {
+    at.nibbles = codes;
+    at.crumbs = at.nibbles + kTokens * (kWidth >> 2) * (kD / 2);
+    at.bits = at.crumbs + kTokens * ((kWidth >> 1) & 1) * (kD / 4);
+  }
+
+  RILLKV_INLINE void next(I (&x)[kSides][4]) {
+    const I nibble = _mm512_set1_epi8(15);
+    I high[4], low[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       tiled::load_codes<Simd, kD>(at, kWidth, 0, high[i], low[i]);
       tiled::advance<kD>(at, kWidth);
     }
     if constexpr (kWidth <= 4) {
-      interleave(high[0], high[1], high[2], high[3], x);
+      I both[4];
+      interleave(high[0], high[1], high[2], high[3], both);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        _mm512_store_si512(out + 64 * j, _mm512_and_si512(x[j], nibble));
-        if constexpr (kSides == 2) {
-          _mm512_store_si512(out + 64 * kTokens + 64 * j,
-                             _mm512_and_si512(_mm512_srli_epi16(x[j], 4), nibble));
-        }
+        x[0][j] = _mm512_and_si512(both[j], nibble);
+        if constexpr (kSides == 2) x[1][j] = _mm512_andnot_si512(nibble, both[j]);
       }
     } else {  // code = high << (width - 4) | low
 #pragma GCC unroll 2
@@ -138,39 +134,66 @@ void unpack_values(const uint8_t* codes, Prefetch ahead, uint8_t* out) {
           bytes[i] =
               _mm512_ternarylogic_epi32(_mm512_slli_epi16(top, kWidth - 4), rest, nibble, 0xF8);
         }
-        interleave(bytes[0], bytes[1], bytes[2], bytes[3], x);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-          _mm512_store_si512(out + side * 64 * kTokens + 64 * j, x[j]);
-        }
+        interleave(bytes[0], bytes[1], bytes[2], bytes[3], x[side]);
       }
+    }
+  }
+};
+
+/// A value block's codes one register after the other: registers [side][token / 4][j].
+template <int kD, int kWidth>
+void unpack_values(const uint8_t* codes, Prefetch ahead, uint8_t* out) {
+  using Codes = ValueCodes<kD, kWidth>;
+  Codes from(codes);
+  for (int t = 0; t < kTokens; t += 4, out += 256) {
+    ahead.step<Simd>();
+    I x[Codes::kSides][4];
+    from.next(x);
+#pragma GCC unroll 2
+    for (int side = 0; side < Codes::kSides; ++side) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j)
+        _mm512_store_si512(out + side * 64 * kTokens + 64 * j, x[side][j]);
     }
   }
 }
 
+/// Four tokens' weights, for the four quarters of the channels, repeated.
+RILLKV_INLINE I weight_bytes(const int8_t* of, int t) {
+  return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(of + 4 * t)));
+}
+
+/// sums = sums * shrink + sum_j p_j v_j of one row and side, whose code sums are given; `scale`: of
+/// the codes in them.
 template <int kD>
-void unpack_values_of(int width, const uint8_t* codes, Prefetch ahead, uint8_t* out) {
-  switch (width) {
-    case 2:
-      return unpack_values<kD, 2>(codes, ahead, out);
-    case 3:
-      return unpack_values<kD, 3>(codes, ahead, out);
-    case 4:
-      return unpack_values<kD, 4>(codes, ahead, out);
-    case 5:
-      return unpack_values<kD, 5>(codes, ahead, out);
-    case 6:
-      return unpack_values<kD, 6>(codes, ahead, out);
-    case 7:
-      return unpack_values<kD, 7>(codes, ahead, out);
-    default:
-      return unpack_values<kD, 8>(codes, ahead, out);
+RILLKV_INLINE void finish_values(const I (&high)[4], const I (&low)[4], float scale,
+                                 const ValueWeights& weights, int side, float shrink, float* sums) {
+  // Channels 4 (i / 4) + j of lanes i of four registers, to natural order: a transpose of 4 x 4
+  // within the lanes' quads, then of the quads.
+  const F unit =
+      _mm512_mul_ps(_mm512_set1_ps(scale), _mm512_broadcast_f32x4(_mm_loadu_ps(weights.unit)));
+  const F offset = _mm512_broadcast_f32x4(_mm_loadu_ps(weights.offset));
+  F y[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const I w = _mm512_add_epi32(_mm512_slli_epi32(high[j], 8), low[j]);
+    y[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(w), unit, offset);
+  }
+  // z[quarter], lane 4 q + j: channel (D / 4) quarter + 16 side + 4 q + j
+  const F a = _mm512_unpacklo_ps(y[0], y[1]), b = _mm512_unpackhi_ps(y[0], y[1]);
+  const F c = _mm512_unpacklo_ps(y[2], y[3]), d = _mm512_unpackhi_ps(y[2], y[3]);
+  const F z[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xEE),
+                  _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xEE)};
+#pragma GCC unroll 4
+  for (int quarter = 0; quarter < 4; ++quarter) {
+    float* to = sums + kD / 4 * quarter + 16 * side;
+    _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(to), _mm512_set1_ps(shrink), z[quarter]));
   }
 }
 
 /// sums = sums * shrink + sum_j p_j v_j of R rows and one side of the channels.
 template <int kD, int R>
-void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int side,
+void add_values(const ValueWeights* weights, const uint8_t* codes, float scale, int row, int side,
                 const float* shrink, float* sums, size_t stride) {
   I high[R][4], low[R][4];
 #pragma GCC unroll 2
@@ -185,10 +208,8 @@ void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int 
     for (int j = 0; j < 4; ++j) x[j] = _mm512_load_si512(codes + 64 * j);
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
-      const auto weight = [&](const int8_t* of) __attribute__((always_inline)) {
-        return _mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(of + 4 * t)));
-      };
-      const I w_high = weight(weights[row + r].high), w_low = weight(weights[row + r].low);
+      const I w_high = weight_bytes(weights[row + r].high, t);
+      const I w_low = weight_bytes(weights[row + r].low, t);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
         high[r][j] = _mm512_dpbusd_epi32(high[r][j], x[j], w_high);
@@ -196,29 +217,63 @@ void add_values(const ValueWeights* weights, const uint8_t* codes, int row, int 
       }
     }
   }
-  // Channels 4 (i / 4) + j of lanes i of four registers, to natural order: a transpose of 4 x 4
-  // within the lanes' quads, then of the quads.
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
-    const F unit = _mm512_broadcast_f32x4(_mm_loadu_ps(weights[row + r].unit));
-    const F offset = _mm512_broadcast_f32x4(_mm_loadu_ps(weights[row + r].offset));
-    F y[4];
+    finish_values<kD>(high[r], low[r], scale, weights[row + r], side, shrink[row + r],
+                      sums + static_cast<size_t>(row + r) * stride);
+  }
+}
+
+/// The same for one row, both sides, straight from the packed codes.
+template <int kD, int kWidth>
+void add_values_once(const uint8_t* codes, Prefetch ahead, const ValueWeights& weights,
+                     float shrink, float* sums) {
+  using Codes = ValueCodes<kD, kWidth>;
+  Codes from(codes);
+  I high[Codes::kSides][4], low[Codes::kSides][4];
+#pragma GCC unroll 2
+  for (int side = 0; side < Codes::kSides; ++side) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const I w = _mm512_add_epi32(_mm512_slli_epi32(high[r][j], 8), low[r][j]);
-      y[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(w), unit, offset);
-    }
-    // z[quarter], lane 4 q + j: channel (D / 4) quarter + 16 side + 4 q + j
-    const F a = _mm512_unpacklo_ps(y[0], y[1]), b = _mm512_unpackhi_ps(y[0], y[1]);
-    const F c = _mm512_unpacklo_ps(y[2], y[3]), d = _mm512_unpackhi_ps(y[2], y[3]);
-    const F z[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xEE),
-                    _mm512_shuffle_ps(b, d, 0x44), _mm512_shuffle_ps(b, d, 0xEE)};
+    for (int j = 0; j < 4; ++j) high[side][j] = low[side][j] = _mm512_setzero_si512();
+  }
+  for (int t = 0; t < kTokens; t += 4) {
+    ahead.step<Simd>();
+    I x[Codes::kSides][4];
+    from.next(x);
+    const I w_high = weight_bytes(weights.high, t), w_low = weight_bytes(weights.low, t);
+#pragma GCC unroll 2
+    for (int side = 0; side < Codes::kSides; ++side) {
 #pragma GCC unroll 4
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      float* to = sums + static_cast<size_t>(row + r) * stride + kD / 4 * quarter + 16 * side;
-      _mm512_storeu_ps(
-          to, _mm512_fmadd_ps(_mm512_loadu_ps(to), _mm512_set1_ps(shrink[row + r]), z[quarter]));
+      for (int j = 0; j < 4; ++j) {
+        high[side][j] = _mm512_dpbusd_epi32(high[side][j], x[side][j], w_high);
+        low[side][j] = _mm512_dpbusd_epi32(low[side][j], x[side][j], w_low);
+      }
     }
+  }
+#pragma GCC unroll 2
+  for (int side = 0; side < Codes::kSides; ++side) {
+    finish_values<kD>(high[side], low[side], Codes::kSideScale[side], weights, side, shrink, sums);
+  }
+}
+
+/// Calls visit with the width as a constant.
+template <class Visit>
+RILLKV_INLINE void with_value_width(int width, const Visit& visit) {
+  switch (width) {
+    case 2:
+      return visit(std::integral_constant<int, 2>());
+    case 3:
+      return visit(std::integral_constant<int, 3>());
+    case 4:
+      return visit(std::integral_constant<int, 4>());
+    case 5:
+      return visit(std::integral_constant<int, 5>());
+    case 6:
+      return visit(std::integral_constant<int, 6>());
+    case 7:
+      return visit(std::integral_constant<int, 7>());
+    default:
+      return visit(std::integral_constant<int, 8>());
   }
 }
 

@@ -233,8 +233,8 @@ struct Bf16 : Simd {
   static size_t streaming_bytes(const AttentionParams& params) {
     return avx512::streaming_bytes(params);
   }
-  static void start_streaming(const AttentionParams& params, void* scratch) {
-    avx512::start_streaming(params, scratch);
+  static void start_streaming(const AttentionParams& params, int rows, void* scratch) {
+    avx512::start_streaming(params, rows, scratch);
   }
   static bool add_block_streaming(const AttentionParams& params, int n, int64_t entry,
                                   int64_t ahead, const Rows& rows) {

@@ -45,6 +45,7 @@ AttentionPlan::AttentionPlan(const AttentionParams& params, int threads) {
   // A decode call is so short that one busy core would stall it for a share's whole length.
   if (whole < kTasksPerThread * threads && (whole % threads != 0 || count == 1)) {
     parts = divide_up(kTasksPerThread * threads, whole);
+    while (whole * parts % threads != 0) ++parts;  // an even share for every thread
   } else if (whole < threads) {
     parts = divide_up(threads, whole);
   }

@@ -1,0 +1,102 @@
+// Channel pairs of a key block by width: where their planes lie, and a loop over those of one
+// width. Mixed widths would make every pair a chain of unpredictable branches; visited by width,
+// each width's code has its shifts and planes fixed.
+#pragma once
+
+#include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/avx512_simd.h"
+
+namespace rillkv::kernels::cpu::avx512 {
+namespace {
+
+using tiled::Prefetch;
+using F = __m512;
+using I = __m512i;
+
+constexpr int kTokens = 128;
+
+inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
+
+/// Words 2 i and 2 i + 1: lane i of `even` and of `odd`.
+inline I pack_words(I even, I odd) {
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, even, _mm512_slli_epi32(odd, 16));
+}
+
+/// Pairs of a block as sets of bits, by what planes they have.
+struct PairSets {
+  uint64_t by_width[format::kMaxWidth + 1];
+  uint64_t nibbles, second_nibbles, crumbs, bits;
+};
+
+/// False if the two channels of some pair differ in width.
+template <int kD>
+bool classify(const uint8_t* widths, PairSets& sets) {
+  constexpr __mmask64 kAll = kD == 128 ? ~uint64_t{0} : (uint64_t{1} << (kD / 2)) - 1;
+  const I both = _mm512_maskz_loadu_epi8(kAll, widths), low_bits = _mm512_set1_epi8(15);
+  const I width = _mm512_and_si512(both, low_bits);
+  if (_mm512_cmpneq_epi8_mask(width, _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits)) != 0) {
+    return false;
+  }
+  for (int w = 1; w <= format::kMaxWidth; ++w) {
+    sets.by_width[w] = _mm512_cmpeq_epi8_mask(width, _mm512_set1_epi8(static_cast<char>(w)));
+  }
+  sets.nibbles = _mm512_test_epi8_mask(width, _mm512_set1_epi8(12));
+  sets.second_nibbles = sets.by_width[8];
+  sets.crumbs = _mm512_test_epi8_mask(width, _mm512_set1_epi8(2));
+  sets.bits = _mm512_test_epi8_mask(width, _mm512_set1_epi8(1));
+  return true;
+}
+
+inline int count(uint64_t set) { return __builtin_popcountll(set); }
+
+/// Where the planes begin: of the first channels of the pairs and of the second.
+struct BlockPlanes {
+  tiled::Planes first, second;
+  const uint8_t* end;
+  BlockPlanes(const uint8_t* codes, const PairSets& sets) {
+    const int nibbles = count(sets.nibbles) + count(sets.second_nibbles);
+    const int crumbs = count(sets.crumbs), bits = count(sets.bits);
+    first.nibbles = codes;
+    second.nibbles = first.nibbles + nibbles * (kTokens / 2);
+    first.crumbs = second.nibbles + nibbles * (kTokens / 2);
+    second.crumbs = first.crumbs + crumbs * (kTokens / 4);
+    first.bits = second.crumbs + crumbs * (kTokens / 4);
+    second.bits = first.bits + bits * (kTokens / 8);
+    end = second.bits + bits * (kTokens / 8);
+  }
+};
+
+/// Codes of a pair's two channels, see tiled::load_codes.
+struct PairCodes {
+  I high1, low1, high2, low2;
+};
+
+/// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
+template <int kWidth, class Visit>
+RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahead,
+                                 const Visit& visit) {
+  for (uint64_t left = sets.by_width[kWidth]; left != 0; left &= left - 1) {
+    const int p = __builtin_ctzll(left);
+    const uint64_t before = (uint64_t{1} << p) - 1;
+    const int nibbles =
+        (count(sets.nibbles & before) + count(sets.second_nibbles & before)) * (kTokens / 2);
+    const int crumbs = count(sets.crumbs & before) * (kTokens / 4);
+    const int bits = count(sets.bits & before) * (kTokens / 8);
+    ahead.step<Simd>();
+    const auto at = [&](const tiled::Planes& of) {
+      return tiled::Planes{of.nibbles + nibbles, of.crumbs + crumbs, of.bits + bits};
+    };
+    PairCodes codes;
+    tiled::load_codes<Simd, kTokens>(at(planes.first), kWidth, 0, codes.high1, codes.low1);
+    tiled::load_codes<Simd, kTokens>(at(planes.second), kWidth, 0, codes.high2, codes.low2);
+    visit(p, codes);
+  }
+}
+
+/// What the high field of a code counts: code = high 2^(width - 4) + low beyond 4 bits.
+template <int kWidth>
+constexpr float kHighStep = kWidth > 4 ? static_cast<float>(1 << (kWidth > 4 ? kWidth - 4 : 0))
+                                       : 1.0f;
+
+}  // namespace
+}  // namespace rillkv::kernels::cpu::avx512
