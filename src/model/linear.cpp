@@ -17,6 +17,16 @@ int64_t panels_of(int64_t out_features) {
   return (out_features + kernels::kLinearPanel - 1) / kernels::kLinearPanel;
 }
 
+/// Into how many runs the panels go: about four a thread even out what the machine's other work
+/// takes away, and runs of one length, as many for every thread, where the panels allow it.
+int64_t count_runs(int64_t panels, int64_t threads) {
+  const int64_t most = std::min(panels, 4 * threads);
+  for (int64_t runs = most; runs >= 2 * threads; --runs) {
+    if (panels % runs == 0 && runs % threads == 0) return runs;
+  }
+  return most;
+}
+
 }  // namespace
 
 bool multiplies_bfloat16() { return kernels::cpu::kernels().linear != nullptr; }
@@ -50,10 +60,9 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   params.rows = x.size(0);
   params.in_features = in_features_;
   params.out_features = out_features_;
-  // A task is a run of panels over all rows: a panel's weights are read once. Four tasks a thread
-  // even out what the machine's other work takes away.
+  // A task is a run of panels over all rows: a panel's weights are read once.
   const int64_t panels = panels_of(out_features_);
-  const int64_t tasks = std::min<int64_t>(panels, 4 * at::get_num_threads());
+  const int64_t tasks = count_runs(panels, at::get_num_threads());
   parallel_tasks(tasks, [&](int64_t task) {
     kernels::cpu::kernels().linear(params, panels * task / tasks, panels * (task + 1) / tasks, 0,
                                    params.rows);
