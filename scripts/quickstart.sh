@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [[ ${1:-} == -h || ${1:-} == --help ]] && sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0
 
 scripts/setup.sh
-scripts/build.sh release
+scripts/build.sh release --target rillkv_programs
 scripts/make_default_model.sh
 
 text=${RILLKV_TEXT:-/usr/share/common-licenses/GPL-3}

@@ -89,9 +89,10 @@ class QuantizedKvCache {
 
   /// Attention of T new tokens over everything before them and themselves (causal), then appends
   /// them. q: [T, heads, head_dim], k, v: [T, kv_heads, head_dim], all before RoPE, of the cache's
-  /// dtype, channels contiguous. Returns [T, heads, head_dim]. Throws Error, before the layer's
-  /// state changes, on wrong shapes and on keys, values or (under "adaptive", where they count)
-  /// queries that are not finite or beyond what the packed format represents; "dense" takes any.
+  /// dtype, channels contiguous. Returns [T, heads, head_dim], without a gradient, an inference
+  /// tensor if the caller is in inference mode. Throws Error, before the layer's state changes, on
+  /// wrong shapes and on keys, values or (under "adaptive", where they count) queries that are not
+  /// finite or beyond what the packed format represents; "dense" takes any.
   ///
   /// A call that throws where other layers have already taken the same tokens leaves the cache
   /// half way: it then refuses every further call with Error until `reset`.

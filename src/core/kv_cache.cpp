@@ -1,6 +1,7 @@
 #include "rillkv/kv_cache.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <mutex>
@@ -116,12 +117,18 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
                "QuantizedKvCache::attend: expected a cache whose layers hold the same tokens, got "
                "one that an earlier error left half way: reset() it");
   if (q.size(0) == 0) return at::empty_like(q);
+  at::Tensor out;
   try {
-    return layers_[layer]->attend(q, k, v);
+    // Torch refuses to write outside inference mode to what was made in it, so all state is written
+    // in it, whatever mode the caller is in from one call to the next.
+    const c10::InferenceMode inference;
+    out = layers_[layer]->attend(q, k, v);
   } catch (...) {
     half_way_ = !in_step();
     throw;
   }
+  // The same for the caller and the result: a clone out of inference mode is a plain tensor.
+  return c10::InferenceMode::is_enabled() ? out : out.clone();
 }
 
 bool QuantizedKvCache::in_step() const {
@@ -137,6 +144,7 @@ std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t
 }
 
 void QuantizedKvCache::reset() {
+  const c10::InferenceMode inference;
   for (auto& layer : layers_) layer->reset();
   half_way_ = false;
 }

@@ -2,6 +2,7 @@
 #include "rillkv/kv_cache.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -133,6 +134,28 @@ TEST(QuantizedKvCache, EightBitsAreCloseToDense) {
       EXPECT_LT(error, 0.05) << text << " chunk " << chunk;
       EXPECT_GT(error, 0);
     }
+  }
+}
+
+// Torch refuses to write outside inference mode to what was made in it: a model's forward is in it,
+// a caller of the cache may not be.
+TEST(QuantizedKvCache, GoesOnOutsideOfInferenceMode) {
+  for (const char* preset : {"balanced", "seed", "dense"}) {
+    const Input in = random_input(700, 64, 21);
+    const auto config = CompressionConfig::preset(preset);
+    QuantizedKvCache plain(geometry(64), config, at::kFloat);
+    const at::Tensor expected = feed(plain, in, 100);
+    std::unique_ptr<QuantizedKvCache> cache;
+    at::Tensor first;
+    {
+      const c10::InferenceMode inference;
+      cache = std::make_unique<QuantizedKvCache>(geometry(64), config, at::kFloat);
+      first = feed(*cache, in.slice(0, 300), 100);
+    }
+    const at::Tensor rest = feed(*cache, in.slice(300, 700), 100);
+    EXPECT_TRUE(at::equal(at::cat({first, rest}), expected)) << preset;
+    cache->reset();
+    EXPECT_TRUE(at::equal(feed(*cache, in, 100), expected)) << preset << " after reset";
   }
 }
 
