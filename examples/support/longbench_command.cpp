@@ -6,6 +6,7 @@
 #include "rillkv/eval/content_hash.h"
 #include "rillkv/eval/performance.h"
 #include "rillkv/eval/result_log.h"
+#include "rillkv/files.h"
 #include "support/commands.h"
 
 namespace rillkv::cli {
@@ -117,6 +118,8 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
     fingerprint["max_prompt_tokens"] = options.max_prompt_tokens;
     for (const LongBenchTask* task : tasks_of(a)) {
       const auto examples = eval::read_longbench(a.data, task->name, a.max_samples);
+      fingerprint["data_hash"] =
+          eval::content_hash(read_file(eval::longbench_file(a.data, task->name).string()));
       fingerprint["prompt_hash"] = eval::content_hash(tables.prompts.at(task->name));
       fingerprint["max_new_tokens"] = tables.max_new_tokens.at(task->name);
       eval::ResultLog log(folder / (dense ? "dense" : "compressed") / (task->name + ".jsonl"),

@@ -260,10 +260,14 @@ LongBenchTables LongBenchTables::load(const fs::path& folder) {
   return tables;
 }
 
+fs::path longbench_file(const fs::path& folder, const std::string& name) {
+  const std::string file_name = name + ".jsonl";
+  return first_existing({folder / file_name, folder / "data" / file_name}, name);
+}
+
 std::vector<LongBenchExample> read_longbench(const fs::path& folder, const std::string& name,
                                              int64_t max_samples) {
-  const std::string file_name = name + ".jsonl";
-  const fs::path path = first_existing({folder / file_name, folder / "data" / file_name}, name);
+  const fs::path path = longbench_file(folder, name);
   std::ifstream in(path, std::ios::binary);
   RILLKV_CHECK(in, "cannot read ", path.string());
   std::vector<LongBenchExample> examples;

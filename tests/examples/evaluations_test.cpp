@@ -249,6 +249,9 @@ TEST_F(EvaluationPrograms, InterruptedLongBenchKeepsPredictions) {
   run("evaluate", words, 0);
   EXPECT_EQ(eval::read_json(out("lb.json"))["tasks"]["qasper"]["examples"], 7);
   EXPECT_EQ(eval::read_json(out("lb.json"))["performance"]["compressed"]["runs"], 7);
+  // Other examples than the predictions were made of.
+  folder_.write("many/qasper.jsonl", records.substr(records.find('\n') + 1));
+  run("evaluate", words, 1, "data_hash");
 }
 
 TEST_F(EvaluationPrograms, ScoresAFileByAnyMetric) {
