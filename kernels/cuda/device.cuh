@@ -45,6 +45,7 @@ struct Pair;
 
 template <>
 struct Pair<__nv_bfloat16> {
+  static constexpr bool kIsHalf = false;
   __device__ static uint32_t pack(float low, float high) {
     uint32_t out;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
@@ -57,6 +58,7 @@ struct Pair<__nv_bfloat16> {
 
 template <>
 struct Pair<__half> {
+  static constexpr bool kIsHalf = true;
   __device__ static uint32_t pack(float low, float high) {
     uint32_t out;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
@@ -75,8 +77,57 @@ __device__ inline float exp2_fast(float x) {
   return y;
 }
 
+/// x, but the compiler cannot see it: what depends on it is computed where it is used instead of
+/// being kept in registers through the loop over tiles, which has none to spare.
+template <typename X>
+__device__ inline X opaque(X x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+__device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
+__device__ inline int warp_id() { return static_cast<int>(threadIdx.x) / 32; }
+
 __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Loads and stores by 32-bit address and constant offset: with pointers into shared memory nvcc
+// computes addresses in 64 bits.
+__device__ inline uint32_t load_shared_byte(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+template <int kOffset = 0>
+__device__ inline uint32_t load_shared(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u32 %0, [%1 + %2];" : "=r"(x) : "r"(address), "n"(kOffset) : "memory");
+  return x;
+}
+__device__ inline uint2 load_shared_8(uint32_t address) {
+  uint2 x;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+  return x;
+}
+template <int kOffset = 0>
+__device__ inline uint4 load_shared_16(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4 + %5];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address), "n"(kOffset)
+               : "memory");
+  return x;
+}
+template <int kOffset = 0>
+__device__ inline void store_shared_16(uint32_t address, uint4 x) {
+  asm volatile("st.shared.v4.u32 [%0 + %5], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y),
+               "r"(x.z), "r"(x.w), "n"(kOffset)
+               : "memory");
+}
+
+/// Byte address of chunk `chunk` of row `row` in a swizzled tile.
+__device__ inline uint32_t swizzled(int row, int chunk, int row_bytes) {
+  return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row & 7)) << 4));
 }
 
 /// Asynchronous 16-byte copy from global to shared memory, past L1.
@@ -107,21 +158,9 @@ __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
                : "memory");
 }
 
-/// d += a b: a 16 x 16 (row-major fragments), b 16 x 8, fp32 accumulation.
-template <typename T>
-__device__ inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-template <>
-__device__ inline void mma_16x8x16<__nv_bfloat16>(float (&d)[4], const uint32_t (&a)[4],
-                                                  uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-template <>
-__device__ inline void mma_16x8x16<__half>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                           uint32_t b1) {
+/// d += a b: a 16 x 16 (row-major fragments), b 16 x 8, fp16 with fp32 accumulation.
+__device__ inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                   uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
