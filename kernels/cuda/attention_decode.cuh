@@ -25,7 +25,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   constexpr int kWarpTokens = kAttentionTile / kFastWarps;
   constexpr int kFragments = D / 8 / kFastWarps;  // this warp's channels, 8 at a time
   const AttentionParams& p = launch.sequences[blockIdx.z];
-  const int kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
   const int group = p.heads / p.kv_heads, rows = p.query_count * group;
@@ -51,20 +51,20 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const auto is_block = [&](int tile) {
     return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
   };
-  const auto key_block = [&](int tile) {
-    return p.prefix.keys[static_cast<int64_t>(tile - visible.sinks) * p.kv_heads + kv_head];
-  };
+  const uint8_t* key_block = nullptr;
   const auto copy_scales = [&](int tile) {
     if (is_block(tile)) {
-      copy_key_scales<D>(packed_keys, start, p, key_block(tile),
-                         p.prefix.rotations[tile - visible.sinks]);
+      const int block = tile - visible.sinks;
+      key_block = p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head];
+      copy_key_scales<D>(packed_keys, start, p, key_block, p.prefix.rotations[block]);
     }
     copy_async_commit();
   };
-  const auto copy_keys = [&](int tile) {
-    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block(tile));
+  const auto copy_keys = [&](int tile) {  // after its scales
+    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block);
     copy_async_commit();
   };
+  const int value_bytes = value_block_size<D>(p);
   const auto prepare = [&](int tile) {
     if (is_block(tile) && threadIdx.x < D / 2) {
       prepare_channels<D, true>(table, packed_keys, p.prefix.keys_symmetric, start);
@@ -73,8 +73,9 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {
       const int block = tile - visible.sinks;
-      copy_value_block<D>(packed_values, p,
-                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head]);
+      copy_value_block<D>(packed_values,
+                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head],
+                          value_bytes);
     }
     copy_async_commit();
   };
@@ -105,7 +106,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     copy_async_wait<1>();  // K(i); V(i) may be under way
     __syncthreads();
     copy_scales(i + 1);
-    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, table);
+    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, table, thread);
     __syncthreads();
     copy_keys(i + 1);
 
@@ -163,7 +164,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
       if (threadIdx.x < D / 2) prepare_channels<D, false>(table, packed_values, true, nullptr);
       __syncthreads();
     }
-    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, table);
+    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, table, thread);
     __syncthreads();
     copy_values(i + 1);
     prepare(i + 1);

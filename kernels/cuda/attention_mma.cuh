@@ -306,13 +306,23 @@ __device__ inline void write_part_sums(const SoftmaxState& state, const float (&
 
 // ---- packed blocks on their way to shared memory ----
 
-/// Copies a packed block asynchronously; all threads of the CTA. bytes: a multiple of 16.
-__device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
-  const uint32_t shared = shared_address(to);
-#pragma unroll 1
-  for (int i = 16 * opaque(static_cast<int>(threadIdx.x)); i < bytes; i += 16 * kFastThreads) {
-    copy_async_16(shared + static_cast<uint32_t>(i), from + i);
+/// Copies what is left of a packed block asynchronously, 16 bytes a thread at a time.
+template <int kAt, int kMost>
+__device__ inline void copy_block_async(uint32_t to, const uint8_t* from, int left) {
+  if constexpr (kAt < kMost) {
+    if (left <= kAt) return;
+    copy_async_16<kAt>(to, from);
+    copy_block_async<kAt + 16 * kFastThreads, kMost>(to, from, left);
   }
+}
+/// All threads of the CTA; `bytes` is a multiple of 16, and of 8 bits an element at most.
+template <int D>
+__device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
+  constexpr auto kMost = static_cast<int>(format::token_block_bytes(
+      kAttentionTile, D, AttentionShared::value_groups_at_most(D), false, 8));
+  const int first = 16 * opaque(static_cast<int>(threadIdx.x));
+  copy_block_async<0, kMost>(shared_address(to) + static_cast<uint32_t>(first), from + first,
+                             bytes - first);
 }
 
 /// Bytes of a channel block: `known`, or by adding its widths up (a warp of lanes each).
@@ -350,17 +360,20 @@ __device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, con
   const int bytes = channel_block_size<D>(block, p.prefix.keys_symmetric,
                                           p.prefix.keys_symmetric ? 0 : p.prefix.key_block_bytes);
   const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
-  copy_block_async(to + scales, block + scales, bytes - scales);
+  copy_block_async<D>(to + scales, block + scales, bytes - scales);
 }
 
+/// Bytes of a value block; 0 for policy "ema", whose blocks differ.
 template <int D>
-__device__ inline void copy_value_block(uint8_t* to, const AttentionParams& p,
-                                        const uint8_t* block) {
-  copy_block_async(to, block,
-                   p.prefix.values_channel_major ? channel_block_size<D>(block, true, 0)
-                                                 : static_cast<int>(format::token_block_bytes(
-                                                       kAttentionTile, D, p.prefix.value_groups,
-                                                       false, p.prefix.value_bits)));
+__device__ inline int value_block_size(const AttentionParams& p) {
+  return p.prefix.values_channel_major
+             ? 0
+             : static_cast<int>(format::token_block_bytes(kAttentionTile, D, p.prefix.value_groups,
+                                                          false, p.prefix.value_bits));
+}
+template <int D>
+__device__ inline void copy_value_block(uint8_t* to, const uint8_t* block, int bytes) {
+  copy_block_async<D>(to, block, channel_block_size<D>(block, true, bytes));
 }
 
 /// The tiles [begin, end) of a split.

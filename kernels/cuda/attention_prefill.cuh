@@ -27,7 +27,7 @@ extern __shared__ __align__(1024) uint8_t attention_shared[];
 template <int D, typename T>
 __device__ void prefill(const AttentionLaunchParams& launch) {
   const AttentionParams& p = launch.sequences[blockIdx.z];
-  const int kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
   const int group = p.heads / p.kv_heads, rows = p.query_count * group;
@@ -86,7 +86,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   };
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {
-      copy_value_block<D>(packed_values, p, static_cast<const uint8_t*>(next[4]));
+      copy_value_block<D>(packed_values, static_cast<const uint8_t*>(next[4]),
+                          value_block_size<D>(p));
     }
   };
   const auto prepare_keys = [&](int tile) {
@@ -136,7 +137,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   __syncthreads();
   copy_scales(begin + 1);
   copy_async_commit();
-  if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, key_table);
+  if (begin < end)
+    fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, key_table, opaque(thread));
   copy_async_wait<0>();
   __syncthreads();
   prepare_values(begin);
@@ -157,7 +159,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
-        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, value_table);
+        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, value_table, opaque(thread));
       } else {
         float s[kAttentionTile / 8][4];
         with_layout(!keys_by_channel(tile), [&](auto layout) {
@@ -207,7 +209,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
         if (i + 1 < end)
-          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, key_table);
+          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, key_table,
+                          opaque(thread));
       } else {
         with_layout(values_by_channel(tile, p), [&](auto layout) {
           constexpr bool by_column = decltype(layout)::by_column;

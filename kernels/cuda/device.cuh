@@ -93,9 +93,9 @@ __device__ inline uint32_t shared_address(const void* pointer) {
 
 // Loads and stores by 32-bit address and constant offset: with pointers into shared memory nvcc
 // computes addresses in 64 bits.
-__device__ inline uint32_t load_shared_byte(uint32_t address) {
+__device__ inline uint32_t load_shared_2(uint32_t address) {
   uint32_t x;
-  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  asm volatile("ld.shared.u16 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
   return x;
 }
 template <int kOffset = 0>
@@ -130,9 +130,22 @@ __device__ inline uint32_t swizzled(int row, int chunk, int row_bytes) {
   return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row & 7)) << 4));
 }
 
+/// 16 bytes that no kernel writes.
+template <int kOffset = 0>
+__device__ inline uint4 load_constant_16(const void* pointer) {
+  uint4 x;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4 + %5];"
+      : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+      : "l"(__cvta_generic_to_global(pointer)), "n"(kOffset));
+  return x;
+}
+
 /// Asynchronous 16-byte copy from global to shared memory, past L1.
+template <int kOffset = 0>
 __device__ inline void copy_async_16(uint32_t shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0 + %2], [%1 + %2], 16;" ::"r"(shared), "l"(global),
+               "n"(kOffset)
+               : "memory");
 }
 /// The same for 8 bytes (a pointer).
 __device__ inline void copy_async_8(uint32_t shared, const void* global) {

@@ -45,16 +45,16 @@ __device__ inline uint32_t twice(float x) { return Pair<__half>::pack(x, x); }
 /// in bits 16..31. `place`: bits 0..15 pair * 256 + (pair & 7) * 16, where the row of the pair is
 /// and what its chunks are swizzled by; bits 16..23 the widths as in the block.
 struct ChannelTable {
-  uint4* first;    // [D/2] u0, v0, ua, ub
-  uint4* second;   // [D/2] va, vb, nibbles, place
-  uint2* third;    // [D/2] crumbs, bits
-  uint8_t* order;  // [D/2] pairs by width
+  uint4* first;     // [D/2] u0, v0, ua, ub
+  uint4* second;    // [D/2] va, vb, nibbles, place
+  uint2* third;     // [D/2] crumbs, bits
+  uint16_t* order;  // [D/2] pairs by width: offsets in `first`
 
   __device__ ChannelTable(uint8_t* base, int pairs)
       : first(reinterpret_cast<uint4*>(base)),
         second(first + pairs),
         third(reinterpret_cast<uint2*>(second + pairs)),
-        order(reinterpret_cast<uint8_t*>(third + pairs)) {}
+        order(reinterpret_cast<uint16_t*>(third + pairs)) {}
 };
 
 /// Called by the first D / 64 warps, a thread a pair. `meta` is the block, up to its codes; `start`
@@ -135,7 +135,7 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
     out.second[pair] = {0, twice(b.unit), nibbles, place};
   }
   out.third[pair] = {a_at.crumbs | b_at.crumbs << 16, a_at.bit_plane | b_at.bit_plane << 16};
-  out.order[rank] = static_cast<uint8_t>(pair);
+  out.order[rank] = static_cast<uint16_t>(pair * sizeof(uint4));
 }
 
 /// A lane's words of a channel's planes: word `word` (0..15) of the nibbles and what belongs to its
@@ -198,24 +198,23 @@ __device__ inline void for_width(uint32_t width, F f) {
   }
 }
 
-/// Called by the CTA. `codes` are the block's; `table` from prepare_channels; `rotations` is
-/// Rotations.in_block_half.
+/// Called by the CTA, `thread` its thread. `codes` are the block's; `table` from prepare_channels;
+/// `rotations` is Rotations.in_block_half.
 template <int D, bool kRotate>
 __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, uint8_t* table,
-                                          const uint16_t* rotations) {
+                                          const uint16_t* rotations, int thread) {
   constexpr int kHalf = D / 2, kMine = kHalf / kFastWarps;  // pairs of a warp
   constexpr int kHalfTile = kHalf * 2 * kAttentionTile;
-  const int thread = opaque(static_cast<int>(threadIdx.x));
   const uint32_t word = thread & 15;
   const WordOfPlanes words(shared_address(codes), word);
   const ExpandConstants constants;
   const ChannelTable pairs(table, kHalf);
   const uint32_t first = shared_address(pairs.first), tile_at = shared_address(tile);
-  uint32_t order =
-      shared_address(pairs.order) + static_cast<uint32_t>(thread / 32 * kMine + (thread >> 4 & 1));
+  uint32_t order = shared_address(pairs.order) +
+                   static_cast<uint32_t>(2 * (thread / 32 * kMine + (thread >> 4 & 1)));
 #pragma unroll 1
-  for (const uint32_t end = order + kMine; order < end; order += 2) {
-    const uint32_t at = first + 16 * load_shared_byte(order);
+  for (const uint32_t end = order + 2 * kMine; order < end; order += 4) {
+    const uint32_t at = first + load_shared_2(order);
     const uint4 second = load_shared_16<16 * kHalf>(at);
     const uint32_t place = second.w, own = place >> 16;
     // Chunk `word` of the row, swizzled.
@@ -223,11 +222,10 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
     uint4 cosine = {}, sine = {};
     if constexpr (kRotate) {
       const auto* angles = reinterpret_cast<const uint8_t*>(rotations) + to;
-      cosine = __ldg(reinterpret_cast<const uint4*>(angles));
-      sine = __ldg(reinterpret_cast<const uint4*>(angles + kHalfTile));
+      cosine = load_constant_16(angles);
+      sine = load_constant_16<kHalfTile>(angles);
     }
     uint32_t za[4], zb[4];
-    const uint32_t width = own & 15, upper_width = own >> 4;
     const auto planes = [&](auto w) {
       return w.value == 4 || w.value == 8 ? uint2{}
                                           : load_shared_8(at + 32 * kHalf - (at - first) / 2);
@@ -248,11 +246,14 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
       both(Width<4>());
     } else if (own == 0x55) {
       both(Width<5>());
-    } else if (width == upper_width) {
-      for_width(width, both);
-    } else {  // policy "ema" widens single channels
-      for_width(width, lower);
-      for_width(upper_width, upper);
+    } else {
+      const uint32_t width = opaque(own) & 15, upper_width = own >> 4;
+      if (width == upper_width) {
+        for_width(width, both);
+      } else {  // policy "ema" widens single channels
+        for_width(width, lower);
+        for_width(upper_width, upper);
+      }
     }
     const uint4 map = load_shared_16(at);
     uint32_t x[4], y[4];

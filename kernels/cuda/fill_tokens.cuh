@@ -101,9 +101,10 @@ struct TokenLane {
 };
 
 template <int D, int kWidth>
-__device__ inline void fill_token_rows(uint8_t* tile, const uint8_t* block, int groups) {
+__device__ inline void fill_token_rows(uint8_t* tile, const uint8_t* block, int groups,
+                                       int thread) {
   constexpr int kPasses = D == 128 ? 2 : 1;  // low halves of words, high halves
-  const TokenLane<D> lane(opaque(static_cast<int>(threadIdx.x)));
+  const TokenLane<D> lane(thread);
   const auto* lo = reinterpret_cast<const uint16_t*>(block);
   const auto* step = lo + groups * kAttentionTile;
   uint32_t centre[kPasses], unit[kPasses];
@@ -162,12 +163,12 @@ __device__ inline void fill_token_rows(uint8_t* tile, const uint8_t* block, int 
   }
 }
 
-/// Called by the CTA.
+/// Called by the CTA, `thread` its thread.
 template <int D>
-__device__ inline void fill_token_block(uint8_t* tile, const uint8_t* block, int groups,
-                                        int width) {
+__device__ inline void fill_token_block(uint8_t* tile, const uint8_t* block, int groups, int width,
+                                        int thread) {
   for_width(static_cast<uint32_t>(width),
-            [&](auto w) { fill_token_rows<D, w.value>(tile, block, groups); });
+            [&](auto w) { fill_token_rows<D, w.value>(tile, block, groups, thread); });
 }
 
 }  // namespace rillkv::kernels::cuda

@@ -72,7 +72,7 @@ inline constexpr int kMaximaRow = 12;
 
 /// Bytes of a ChannelTable (fill_channels.cuh).
 RILLKV_HOST_DEVICE constexpr int channel_table_bytes(int head_dim) {
-  return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 41));
+  return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 42));
 }
 
 /// Shared memory of the fast attention kernels, offsets in bytes, known when compiling. The tiles

@@ -189,14 +189,14 @@ __device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, in
 }
 
 /// Any tile of keys. `packed` holds the block and `table` what prepare_channels made of it, where
-/// the tile is one.
+/// the tile is one. `thread` is the CTA's thread, opaque if what depends on it must not be kept.
 template <int D, typename T>
 __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p, int kv_head,
-                          const uint8_t* packed, uint8_t* table) {
+                          const uint8_t* packed, uint8_t* table, int thread) {
   if (t.kind == TileKind::kBlock) {
     fill_channel_block<D, true>(tile,
                                 packed + format::channel_codes_offset(D, p.prefix.keys_symmetric),
-                                table, p.rotations.in_block_half);
+                                table, p.rotations.in_block_half, thread);
   } else if (t.kind == TileKind::kSinks) {
     fill_sinks<D, true>(tile, p.prefix.sink_keys + kv_head * p.prefix.sink_key_stride,
                         p.prefix.sink_capacity, p.prefix.sink_key_bits, p.prefix.sink_cos,
@@ -210,13 +210,13 @@ __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p
 /// Any tile of values; `table` as above where blocks are channel-major.
 template <int D, typename T>
 __device__ void fill_values(uint8_t* tile, const Tile& t, const AttentionParams& p, int kv_head,
-                            const uint8_t* packed, uint8_t* table) {
+                            const uint8_t* packed, uint8_t* table, int thread) {
   if (t.kind == TileKind::kBlock) {
     if (p.prefix.values_channel_major) {
       fill_channel_block<D, false>(tile, packed + format::channel_codes_offset(D, true), table,
-                                   nullptr);
+                                   nullptr, thread);
     } else {
-      fill_token_block<D>(tile, packed, p.prefix.value_groups, p.prefix.value_bits);
+      fill_token_block<D>(tile, packed, p.prefix.value_groups, p.prefix.value_bits, thread);
     }
   } else if (t.kind == TileKind::kSinks) {
     fill_sinks<D, false>(tile, p.prefix.sink_values + kv_head * p.prefix.sink_value_stride,
