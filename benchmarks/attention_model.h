@@ -38,8 +38,8 @@ inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 2
 /// Warp instructions a CTA issues for a packed tile of 128 tokens, as the executor counts them
 /// (CudaProfileTest checks it).
 inline int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 11408 : 16354;
-  return head_dim == 64 ? 5843 : 8861;
+  if (prefill) return head_dim == 64 ? 10984 : 15491;
+  return head_dim == 64 ? 5795 : 8725;
 }
 
 struct Prediction {

@@ -114,15 +114,15 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     if (my_token < tile.length) {
       with_layout(!keys_by_channel(tile), [&](auto layout) {
         constexpr bool by_column = decltype(layout)::by_column;
-        const OperandTile<by_column, row_bytes<D>(!by_column)> keys(tile_memory);
-#pragma unroll
-        for (int k = 0; k < D; k += 16) {
+        const auto keys =
+            wide_operand<by_column, row_bytes<D>(!by_column)>(tile_memory).from(my_token);
+        unrolled<0, D, 16>([&](auto k) {
           uint32_t a[4], b[4];
-          load_query_fragment(a, query_base, k);
-          keys.load(b, my_token, k);
+          load_query_fragment(a, query_base, k.value);
+          keys.template load<0, k.value>(b);
           mma_16x8x16(s[0], a, b[0], b[1]);
           mma_16x8x16(s[1], a, b[2], b[3]);
-        }
+        });
       });
     }
     int limit[2];
@@ -170,21 +170,20 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     prepare(i + 1);
     with_layout(values_by_channel(tile, p), [&](auto layout) {
       constexpr bool by_column = decltype(layout)::by_column;
-      const NarrowOperandTile<by_column, row_bytes<D>(by_column)> values(tile_memory);
-#pragma unroll
-      for (int k = 0; k < kAttentionTile; k += 32) {
-        if (k >= tile.length) continue;
+      const auto values =
+          narrow_operand<by_column, row_bytes<D>(by_column)>(tile_memory).from(my_channel);
+      unrolled<0, kAttentionTile, 32>([&](auto k) {
+        if (k.value >= tile.length) return;
         uint32_t a0[4], a1[4];
-        load_query_fragment(a0, weight_base, k);
-        load_query_fragment(a1, weight_base, k + 16);
-#pragma unroll
-        for (int n = 0; n < kFragments; ++n) {
+        load_query_fragment(a0, weight_base, k.value);
+        load_query_fragment(a1, weight_base, k.value + 16);
+        unrolled<0, kFragments, 1>([&](auto n) {
           uint32_t b[4];
-          values.load(b, my_channel + 8 * n, k);
-          mma_16x8x16(o[n], a0, b[0], b[1]);
-          mma_16x8x16(o[n], a1, b[2], b[3]);
-        }
-      }
+          values.template load<8 * n.value, k.value>(b);
+          mma_16x8x16(o[n.value], a0, b[0], b[1]);
+          mma_16x8x16(o[n.value], a1, b[2], b[3]);
+        });
+      });
     });
   }
   copy_async_wait<0>();

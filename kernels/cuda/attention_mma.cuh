@@ -15,16 +15,6 @@
 
 namespace rillkv::kernels::cuda {
 
-template <bool kByColumn, int kRowBytes>
-__device__ inline void load_operand(uint32_t (&b)[4], uint32_t base, int n, int k) {
-  if constexpr (kByColumn) {
-    ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * kRowBytes));
-  } else {
-    ldmatrix_x4_trans(
-        b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * kRowBytes));
-  }
-}
-
 /// How a tile holds an operand. by_column: its rows are the columns n of the operand, with the
 /// depth k along the row; otherwise rows are k and ldmatrix transposes.
 template <bool kByColumn>
@@ -41,39 +31,42 @@ __device__ inline void with_layout(bool by_column, F f) {
   }
 }
 
-/// Two B fragments from a swizzled tile: columns n .. n+15, depth k .. k+15.
+/// B operands of a swizzled tile, two fragments a load; `base` is this lane's address at n = k = 0.
 template <bool kByColumn, int kRowBytes>
-struct OperandTile {
-  uint32_t base;  // this lane's address at n = k = 0
-
-  __device__ explicit OperandTile(const uint8_t* tile) {
-    const int lane = opaque(lane_id()), row = lane & 7;
-    // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
-    const int deeper = lane >> 3 & 1, later = lane >> 4;
-    const int r = row + 8 * (kByColumn ? later : deeper);
-    base = shared_address(tile) + swizzled(r, kByColumn ? deeper : later, kRowBytes);
-  }
-  /// n and k are multiples of 16. Chunk numbers are even, so adding one is an exclusive or.
-  __device__ void load(uint32_t (&b)[4], int n, int k) const {
-    load_operand<kByColumn, kRowBytes>(b, base, n, k);
-  }
-};
-
-/// Likewise, 8 columns n .. n+7 and depths k .. k+15 and k+16 .. k+31.
-template <bool kByColumn, int kRowBytes>
-struct NarrowOperandTile {
+struct Operand {
   uint32_t base;
 
-  __device__ explicit NarrowOperandTile(const uint8_t* tile) {
-    const int row = lane_id() & 7, matrix = lane_id() >> 3;
-    base = shared_address(tile) + (kByColumn ? swizzled(row, matrix, kRowBytes)
-                                             : swizzled(8 * matrix + row, 0, kRowBytes));
+  /// From column n on; n is a multiple of a fragment's columns.
+  __device__ Operand from(int n) const {
+    return {kByColumn ? base + static_cast<uint32_t>(n * kRowBytes)
+                      : base ^ static_cast<uint32_t>(n << 1)};
   }
-  /// n is a multiple of 8, k of 32.
-  __device__ void load(uint32_t (&b)[4], int n, int k) const {
-    load_operand<kByColumn, kRowBytes>(b, base, n, k);
+  /// Chunks of a row that the first lacks: adding one is an exclusive or.
+  template <int kN, int kK>
+  __device__ void load(uint32_t (&b)[4]) const {
+    if constexpr (kByColumn) {
+      ldmatrix_x4<kN * kRowBytes>(b, base ^ uint32_t{2 * kK});
+    } else {
+      ldmatrix_x4_trans<kK * kRowBytes>(b, base ^ uint32_t{2 * kN});
+    }
   }
 };
+/// Fragments of columns n .. n+7 and n+8 .. n+15, depth k .. k+15; n and k multiples of 16.
+template <bool kByColumn, int kRowBytes>
+__device__ inline Operand<kByColumn, kRowBytes> wide_operand(const uint8_t* tile) {
+  const int lane = opaque(lane_id()), row = lane & 7;
+  // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
+  const int deeper = lane >> 3 & 1, later = lane >> 4;
+  const int r = row + 8 * (kByColumn ? later : deeper);
+  return {shared_address(tile) + swizzled(r, kByColumn ? deeper : later, kRowBytes)};
+}
+/// Fragments of columns n .. n+7, depths k .. k+15 and k+16 .. k+31; n a multiple of 8, k of 32.
+template <bool kByColumn, int kRowBytes>
+__device__ inline Operand<kByColumn, kRowBytes> narrow_operand(const uint8_t* tile) {
+  const int row = lane_id() & 7, matrix = lane_id() >> 3;
+  return {shared_address(tile) + (kByColumn ? swizzled(row, matrix, kRowBytes)
+                                            : swizzled(8 * matrix + row, 0, kRowBytes))};
+}
 
 /// Whether keys or values lie in shared memory as [channel][token] rows, and the bytes of a row.
 __device__ inline bool keys_by_channel(const Tile& t) { return t.kind == TileKind::kBlock; }
@@ -144,23 +137,19 @@ __device__ inline float softmax_row(const float (&s)[kTokens / 8][4],
   return fade;
 }
 
-/// o += p V for kTokens tokens from `first_token` on; `length` tokens of the tile are filled.
-template <int D, int kTokens, typename Operand>
-__device__ inline void add_values(float (&o)[D / 8][4], const uint32_t (&p)[kTokens / 16][4],
-                                  const Operand& values, int first_token, int length) {
-#pragma unroll
-  for (int j = 0; j < kTokens / 16; ++j) {
-    const int token = first_token + 16 * j;
-    if (token < length) {
-#pragma unroll
-      for (int n = 0; n < D; n += 16) {
-        uint32_t b[4];
-        values.load(b, n, token);
-        mma_16x8x16(o[n / 8], p[j], b[0], b[1]);
-        mma_16x8x16(o[n / 8 + 1], p[j], b[2], b[3]);
-      }
-    }
-  }
+/// o += p V; `length` tokens of the tile are filled.
+template <int D, typename Values>
+__device__ inline void add_values(float (&o)[D / 8][4], const uint32_t (&p)[kAttentionTile / 16][4],
+                                  const Values& values, int length) {
+  unrolled<0, kAttentionTile, 16>([&](auto token) {
+    if (token.value >= length) return;
+    unrolled<0, D, 16>([&](auto n) {
+      uint32_t b[4];
+      values.template load<n.value, token.value>(b);
+      mma_16x8x16(o[n.value / 8], p[token.value / 16], b[0], b[1]);
+      mma_16x8x16(o[n.value / 8 + 1], p[token.value / 16], b[2], b[3]);
+    });
+  });
 }
 
 __device__ inline float quad_sum(float x) {

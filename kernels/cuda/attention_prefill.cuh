@@ -164,21 +164,19 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
         float s[kAttentionTile / 8][4];
         with_layout(!keys_by_channel(tile), [&](auto layout) {
           constexpr bool by_column = decltype(layout)::by_column;
-          const OperandTile<by_column, row_bytes<D>(!by_column)> keys(key_tile);
+          const auto keys = wide_operand<by_column, row_bytes<D>(!by_column)>(key_tile);
+          unrolled<0, kAttentionTile, 16>([&](auto n) {
+            float(&left)[4] = s[n.value / 8], (&right)[4] = s[n.value / 8 + 1];
 #pragma unroll
-          for (int n = 0; n < kAttentionTile; n += 16) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) s[n / 8][e] = s[n / 8 + 1][e] = 0.0f;
-            if (n < tile.length) {
-#pragma unroll
-              for (int k = 0; k < D; k += 16) {
-                uint32_t b[4];
-                keys.load(b, n, k);
-                mma_16x8x16(s[n / 8], q[k / 16], b[0], b[1]);
-                mma_16x8x16(s[n / 8 + 1], q[k / 16], b[2], b[3]);
-              }
-            }
-          }
+            for (int e = 0; e < 4; ++e) left[e] = right[e] = 0.0f;
+            if (n.value >= tile.length) return;
+            unrolled<0, D, 16>([&](auto k) {
+              uint32_t b[4];
+              keys.template load<n.value, k.value>(b);
+              mma_16x8x16(left, q[k.value / 16], b[0], b[1]);
+              mma_16x8x16(right, q[k.value / 16], b[2], b[3]);
+            });
+          });
         });
         int limit[2];
 #pragma unroll
@@ -214,8 +212,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
       } else {
         with_layout(values_by_channel(tile, p), [&](auto layout) {
           constexpr bool by_column = decltype(layout)::by_column;
-          const OperandTile<by_column, row_bytes<D>(by_column)> values(value_tile);
-          add_values<D, kAttentionTile>(o, probabilities, values, 0, tile.length);
+          add_values<D>(o, probabilities,
+                        wide_operand<by_column, row_bytes<D>(by_column)>(value_tile), tile.length);
         });
       }
     }

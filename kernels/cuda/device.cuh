@@ -39,6 +39,19 @@ __device__ inline float half_bits_to_float(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
 }
 
+/// f(Constant<i>()) for i from kFirst to below kEnd: a loop whose variable may be an immediate.
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+template <int kFirst, int kEnd, int kStep, typename F>
+__device__ inline void unrolled(F f) {
+  if constexpr (kFirst < kEnd) {
+    f(Constant<kFirst>());
+    unrolled<kFirst + kStep, kEnd, kStep>(f);
+  }
+}
+
 /// The 16-bit types of the fast paths: pairs packed into one 32-bit register, low element first.
 template <typename T>
 struct Pair;
@@ -158,16 +171,18 @@ __device__ inline void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+template <int kOffset = 0>
 __device__ inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
+template <int kOffset = 0>
 __device__ inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4 + %5];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
+               : "r"(address), "n"(kOffset)
                : "memory");
 }
 

@@ -171,30 +171,26 @@ struct WordOfPlanes {
   }
 };
 
-/// f(width as a constant) for a width of 1 to 8.
-template <int kWidth>
-struct Width {
-  static constexpr int value = kWidth;
-};
+/// f(width as a Constant) for a width of 1 to 8.
 template <typename F>
 __device__ inline void for_width(uint32_t width, F f) {
   switch (width) {
     case 1:
-      return f(Width<1>());
+      return f(Constant<1>());
     case 2:
-      return f(Width<2>());
+      return f(Constant<2>());
     case 3:
-      return f(Width<3>());
+      return f(Constant<3>());
     case 4:
-      return f(Width<4>());
+      return f(Constant<4>());
     case 5:
-      return f(Width<5>());
+      return f(Constant<5>());
     case 6:
-      return f(Width<6>());
+      return f(Constant<6>());
     case 7:
-      return f(Width<7>());
+      return f(Constant<7>());
     default:
-      return f(Width<8>());
+      return f(Constant<8>());
   }
 }
 
@@ -243,9 +239,9 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
       upper(w);
     };
     if (own == 0x44) {
-      both(Width<4>());
+      both(Constant<4>());
     } else if (own == 0x55) {
-      both(Width<5>());
+      both(Constant<5>());
     } else {
       const uint32_t width = opaque(own) & 15, upper_width = own >> 4;
       if (width == upper_width) {
