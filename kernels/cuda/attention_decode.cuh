@@ -96,6 +96,12 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const float scale_log2 = p.scale * kScoreUnit;
   SoftmaxState state;  // max of all warps' tokens, sum of this lane's
   float o[kFragments][4] = {};
+  // Up to 8 rows, the second half of a lane's scores belongs to none: its probabilities stay zero.
+  const int halves = rows - row0 > 8 ? 2 : 1;
+  if (halves == 1) {
+    const uint32_t unused = shared_address(weights) + 8 * 2 * kAttentionTile;
+    if (thread < 128) store_shared_16(unused + 16 * static_cast<uint32_t>(thread), {0, 0, 0, 0});
+  }
   copy_async_wait<2>();
   __syncthreads();
   prepare(begin);
@@ -133,6 +139,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     mask_scores<kWarpTokens>(s, limit, my_token, tile.kind == TileKind::kBlock);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (r >= halves) continue;
       const float most = row_max<kWarpTokens>(s, r);
       if ((lane_id() & 3) == 0) maxima[kMaximaRow * (my_row + 8 * r) + warp_id()] = most;
     }
@@ -142,6 +149,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     uint32_t probabilities[1][4];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (r >= halves) continue;
       const float* theirs = maxima + kMaximaRow * (my_row + 8 * r);
       const auto a = *reinterpret_cast<const float4*>(theirs);
       const auto b = *reinterpret_cast<const float4*>(theirs + 4);

@@ -39,11 +39,11 @@ __device__ inline float half_bits_to_float(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
 }
 
-/// f(Constant<i>()) for i from kFirst to below kEnd: a loop whose variable may be an immediate.
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
+/// f(Constant<i>()) for i from kFirst to below kEnd: a loop whose variable may be an immediate.
 template <int kFirst, int kEnd, int kStep, typename F>
 __device__ inline void unrolled(F f) {
   if constexpr (kFirst < kEnd) {
@@ -143,13 +143,13 @@ __device__ inline uint32_t swizzled(int row, int chunk, int row_bytes) {
   return static_cast<uint32_t>(row * row_bytes + ((chunk ^ (row & 7)) << 4));
 }
 
-/// 16 bytes that no kernel writes.
+/// 16 bytes that no kernel writes, by address in global memory.
 template <int kOffset = 0>
-__device__ inline uint4 load_constant_16(const void* pointer) {
+__device__ inline uint4 load_constant_16(size_t address) {
   uint4 x;
   asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4 + %5];"
       : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-      : "l"(__cvta_generic_to_global(pointer)), "n"(kOffset));
+      : "l"(address), "n"(kOffset));
   return x;
 }
 

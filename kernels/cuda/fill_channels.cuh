@@ -4,8 +4,9 @@
 // Two steps with a barrier between them. prepare_channels: a thread a channel pair finds where its
 // planes are and folds scale, offset and R(t0) into
 //
-//   u = u0 + ua za + ub zb,   v = v0 + va za + vb zb       za, zb: the pair's codes,
-//   expand_codes.cuh
+//   u = u0 + ua za + ub zb,   v = v0 + va za + vb zb
+//
+// where za and zb are the codes of its channels as expand_codes.cuh makes them.
 //
 // fill_channel_block: a half warp takes a pair, a lane one word of each plane: eight tokens of both
 // channels, which it unpacks, maps by that and turns by R(j), two tokens an instruction, and
@@ -203,6 +204,8 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
   constexpr int kHalfTile = kHalf * 2 * kAttentionTile;
   const uint32_t word = thread & 15;
   const WordOfPlanes words(shared_address(codes), word);
+  const uint32_t chunk = opaque(word << 4);
+  const size_t angles = kRotate ? __cvta_generic_to_global(rotations) : 0;
   const ExpandConstants constants;
   const ChannelTable pairs(table, kHalf);
   const uint32_t first = shared_address(pairs.first), tile_at = shared_address(tile);
@@ -214,12 +217,11 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
     const uint4 second = load_shared_16<16 * kHalf>(at);
     const uint32_t place = second.w, own = place >> 16;
     // Chunk `word` of the row, swizzled.
-    const uint32_t to = lop3<0x28>(place, word << 4, 0xffffu);  // (a ^ b) & c
+    const uint32_t to = lop3<0x28>(place, chunk, 0xffffu);  // (a ^ b) & c
     uint4 cosine = {}, sine = {};
     if constexpr (kRotate) {
-      const auto* angles = reinterpret_cast<const uint8_t*>(rotations) + to;
-      cosine = load_constant_16(angles);
-      sine = load_constant_16<kHalfTile>(angles);
+      cosine = load_constant_16(angles + to);
+      sine = load_constant_16<kHalfTile>(angles + to);
     }
     uint32_t za[4], zb[4];
     const auto planes = [&](auto w) {

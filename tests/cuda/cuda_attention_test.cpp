@@ -313,6 +313,24 @@ TEST_P(CudaAttentionTest, LatePositions) {
         "rillkv_prefill_d128_fp16");
 }
 
+// Keys near the largest that the format holds stay finite in tiles of fp16, rotated and on the way.
+TEST_P(CudaAttentionTest, LargestKeys) {
+  for (Dtype dtype : kFastDtypes) {
+    for (int queries : {1, 40}) {
+      check({.heads = 2,
+             .head_dim = 128,
+             .dtype = dtype,
+             .key_widths = {1, 4, 8},
+             .value_groups = 2,
+             .queries = queries,
+             .key_offset = 32700,
+             .query_deviation = 1e-5,
+             .seed = 142},
+            fast_entry(queries == 1 ? "decode" : "prefill", 128, dtype));
+    }
+  }
+}
+
 // A device with less shared memory than the fast path needs takes the generic one.
 TEST_P(CudaAttentionTest, LittleSharedMemory) {
   Scenario scenario(

@@ -1,5 +1,5 @@
 // Bank conflicts and sectors of the fast attention kernels, as the executor counts them: what the
-// layouts in tile_fill.cuh promise.
+// layouts in tile_fill.cuh, fill_channels.cuh and fill_tokens.cuh promise.
 #include "benchmarks/attention_model.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
