@@ -76,7 +76,7 @@ Of others, on their machines and shapes; none was run here.
 A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
 column "dense, memory". By this model our decode takes {wide} of that time at head_dim 128 and {narrow}
 at 64; packed bytes are 3.5 times fewer, so memory alone would be 0.28. It is unpacking that is left: {tile} warp
-instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` 1.6 times `memory` and more. Prefill is bound by `mma` and
+instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` 1.5 times `memory` and more. Prefill is bound by `mma` and
 `issue` about equally; overlapping them, which "expected" does not assume, would gain up to half.
 """
 
