@@ -6,7 +6,8 @@
 namespace rillkv::test {
 namespace {
 
-/// What a kernel with tiles of this dtype may be off by. The generic kernel computes in fp32. fp16
+/// What a kernel with tiles of this dtype may be off by (the fast paths' are fp16 for bf16 models
+/// too, so those stay well inside). The generic kernel computes in fp32. fp16
 /// tiles round to 11 significant bits where bf16 tiles round to 8, so their roundings are an
 /// eighth; a quarter is allowed.
 double device_tolerance(Scenario& scenario, bool generic) {
