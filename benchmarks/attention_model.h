@@ -36,10 +36,10 @@ inline Gpu a100() { return {"A100", 108, 1.41e9, 2.039e12, 2048, 312e12, 163 * 1
 inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 227 * 1024}; }
 
 /// Warp instructions a CTA issues for a packed tile of 128 tokens, as the executor counts them
-/// (CudaProfileTest checks it).
+/// (CudaProfileTest checks it); decode's for up to 8 query rows, as one query has.
 inline int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 19781 : 32839;
-  return head_dim == 64 ? 13585 : 24295;
+  if (prefill) return head_dim == 64 ? 10992 : 15499;
+  return head_dim == 64 ? 5443 : 8293;
 }
 
 struct Prediction {

@@ -17,7 +17,8 @@ set(RILLKV_CUDA_OBJECTS "")
 set(_rillkv_cuda_made "")
 set(RILLKV_CUDA_ARCHITECTURES 80 86 89 90 100 120 CACHE STRING "Architectures to assemble for")
 
-file(GLOB RILLKV_CUDA_PORTABLE CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cuda/*plan.cpp")
+file(GLOB RILLKV_CUDA_PORTABLE CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cuda/*plan.cpp"
+     "${PROJECT_SOURCE_DIR}/kernels/cuda/half_rotations.cpp")
 add_library(rillkv_kernels_cuda OBJECT ${RILLKV_CUDA_PORTABLE})
 rillkv_compile_settings(rillkv_kernels_cuda)
 target_include_directories(rillkv_kernels_cuda PUBLIC "${PROJECT_SOURCE_DIR}")

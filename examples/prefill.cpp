@@ -6,6 +6,7 @@
 #include <iostream>
 #include <optional>
 
+#include "rillkv/device.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/memory_sampler.h"
 #include "rillkv/eval/performance.h"
@@ -36,6 +37,7 @@ struct Run {
   GenerationResult generation;
   CacheReport cache;
   eval::MemoryUse memory;
+  int64_t device_peak_bytes = 0;
   std::string text;
 };
 
@@ -92,6 +94,7 @@ Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
   }
   run.cache = cache.report();
   run.memory = memory.stop();
+  run.device_peak_bytes = device_peak_bytes(cache.device());
   if (prompt.tokenizer != nullptr)
     run.text = prompt.tokenizer->decode_generated(run.generation.tokens);
   return run;
@@ -105,6 +108,7 @@ Json to_json(const CompressionConfig& config, const Run& run) {
   stats.ttft_s = g.ttft_s;
   stats.cache = run.cache;
   stats.memory = run.memory;
+  stats.device_peak_bytes = run.device_peak_bytes;
   Json json;
   json.update(Json(eval::performance_json(config, stats)));
   json.erase("runs");

@@ -28,6 +28,8 @@ struct MutableActivation {
 struct Rotations {
   const float* in_block_cos = nullptr;  // [D/2, block_size], R(j) for j < block_size, pair-major
   const float* in_block_sin = nullptr;  // [D/2, block_size]
+  /// CUDA, blocks of 128: both tables in fp16 (kernels/cuda/tile_order.h).
+  const uint16_t* in_block_half = nullptr;
 };
 
 /// The compressed prefix of one sequence in one layer, in index order: sinks, then sealed blocks.

@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -34,15 +35,18 @@ those of `tests/cuda/resource_budget.txt`.
   128) over the bandwidth. Every byte is counted once: the row tiles of a kv head run side by side and
   meet in the L2 cache.
 - **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
-  at the rate of `mma.sync`, on the busiest SM.
+  at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
 - **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
   One instruction an issue slot, no stalls.
 - **bound** = the largest of the three. **expected** = memory, or mma + issue where that is more: a CTA
   fills a tile and then multiplies it, with a barrier between. Latency, launches and the merge of splits
   (microseconds) are left out, so short decodes will be slower.
 
-Occupancy: the prefill kernels take up to 255 registers a thread and 256 threads: one CTA an SM (12.5 % of
-the warps of an A100). Decode has 128 registers and 71 KB of shared memory at head_dim 128 (38 KB at
+Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others. On A100 and H100
+shifts and logic run at half rate, fp16 arithmetic at the full one; most of unpacking is the latter.
+
+Occupancy: the prefill kernels take up to 248 registers a thread and 256 threads: one CTA an SM (12.5 % of
+the warps of an A100). Decode has 128 registers and 72 KB of shared memory at head_dim 128 (38 KB at
 64): two CTAs an SM with 164 KB and more, one at head_dim 128 on the 100 KB of sm_86, sm_89 and sm_120.
 
 | | SMs | clock | bandwidth | `mma.sync`, bf16 | tensor cores' peak, bf16 |
@@ -70,10 +74,10 @@ Of others, on their machines and shapes; none was run here.
 | FlashAttention-3, prefill, FP16 | up to 740 TFLOP/s on an H100 (75 %) | the same |
 
 A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
-column "dense, memory". **By this model our decode is slower than that everywhere, up to 2.9 times, and
-saves memory rather than time:** packed bytes are 3.5 times fewer, but unpacking them costs 24 thousand
-warp instructions a CTA and tile of 128 tokens at head_dim 128, so `issue` is four times `memory` and more. That,
-not the bytes, is what to work on first; prefill is bound by `issue`, too.
+column "dense, memory". By this model our decode takes {wide} of that time at head_dim 128 and {narrow}
+at 64; packed bytes are 3.5 times fewer, so memory alone would be 0.28. It is unpacking that is left: {tile} warp
+instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` 1.5 times `memory` and more. Prefill is bound by `mma` and
+`issue` about equally; overlapping them, which "expected" does not assume, would gain up to half.
 """
 
 
@@ -107,6 +111,19 @@ def table(rows: list[dict], bandwidth: float) -> str:
     return "\n".join(lines)
 
 
+def share_of_dense(rows: list[dict], bandwidth: dict, dim: str) -> str:
+    """Of decode's expected time, in the time of reading a dense cache: least and most."""
+    shares = [float(r["expected_s"]) * bandwidth[r["gpu"]]
+              / (4 * int(r["kv_heads"]) * int(dim) * int(r["cached"]))
+              for r in rows if r["queries"] == "1" and r["head_dim"] == dim]
+    return f"{min(shares):.2f} to {max(shares):.2f}"
+
+
+def instructions_of_decode() -> str:
+    model = (ROOT / "benchmarks" / "attention_model.h").read_text()
+    return re.search(r"return head_dim == 64 \? \d+ : (\d+);\n}", model).group(1)
+
+
 def page() -> str:
     rows = predictions()
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
@@ -118,7 +135,9 @@ def page() -> str:
                 mine = [r for r in rows if (r["gpu"], r["queries"], r["heads"]) == (gpu, queries, heads)]
                 parts.append(f"\n**{gpu}, {what}, {heads}/{kv_heads}/{dim}**\n\n"
                              + table(mine, bandwidth[gpu]) + "\n")
-    return "".join(parts) + TAIL
+    return "".join(parts) + TAIL.format(
+        wide=share_of_dense(rows, bandwidth, "128"), narrow=share_of_dense(rows, bandwidth, "64"),
+        tile=instructions_of_decode())
 
 
 def main() -> int:

@@ -6,10 +6,11 @@
 // together, each multiplies 16 of its 128 tokens, they exchange row maxima and probabilities
 // through shared memory, fill V together, and each sums D / 8 of the channels over all tokens. Two
 // CTAs an SM overlap their phases, and the packed blocks of the next tile are on their way
-// meanwhile. The result is a part per split; rillkv_merge finishes.
+// meanwhile, its scales first: prepare_channels works on them while others multiply. The result is
+// a part per split; rillkv_merge finishes.
 //
 // Shared memory (AttentionShared): one tile, used for K then V, packed K + R(t0), packed V,
-// queries, probabilities, row maxima.
+// queries, probabilities, row maxima, the table of prepare_channels.
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
@@ -24,7 +25,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   constexpr int kWarpTokens = kAttentionTile / kFastWarps;
   constexpr int kFragments = D / 8 / kFastWarps;  // this warp's channels, 8 at a time
   const AttentionParams& p = launch.sequences[blockIdx.z];
-  const int kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
   const int group = p.heads / p.kv_heads, rows = p.query_count * group;
@@ -42,32 +43,44 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   uint8_t* packed_keys = attention_shared + layout.packed_keys;
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   uint8_t* packed_values = attention_shared + layout.packed_values;
-  auto* pairs = reinterpret_cast<float4*>(attention_shared + layout.pairs);
+  uint8_t* table = attention_shared + layout.key_table;
   uint8_t* queries = attention_shared + layout.queries;
   uint8_t* weights = attention_shared + layout.weights;  // [16][128] 16-bit, swizzled
-  float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);  // [8][16]
+  float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
 
   const auto is_block = [&](int tile) {
     return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
   };
-  const auto copy_keys = [&](int tile) {
+  const uint8_t* key_block = nullptr;
+  const auto copy_scales = [&](int tile) {
     if (is_block(tile)) {
       const int block = tile - visible.sinks;
-      copy_key_block<D>(packed_keys, start, p,
-                        p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head],
-                        p.prefix.rotations[block]);
+      key_block = p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head];
+      copy_key_scales<D>(packed_keys, start, p, key_block, p.prefix.rotations[block]);
     }
     copy_async_commit();
+  };
+  const auto copy_keys = [&](int tile) {  // after its scales
+    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block);
+    copy_async_commit();
+  };
+  const int value_bytes = value_block_size<D>(p);
+  const auto prepare = [&](int tile) {
+    if (is_block(tile) && threadIdx.x < D / 2) {
+      prepare_channels<D, true>(table, packed_keys, p.prefix.keys_symmetric, start);
+    }
   };
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {
       const int block = tile - visible.sinks;
-      copy_value_block<D>(packed_values, p,
-                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head]);
+      copy_value_block<D>(packed_values,
+                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head],
+                          value_bytes);
     }
     copy_async_commit();
   };
 
+  copy_scales(begin);
   copy_keys(begin);
   copy_values(begin);
   if (warp_id() == 0) load_queries<D, T>(queries, p, kv_head, row0, rows);
@@ -80,52 +93,69 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const uint32_t weight_base = query_fragment_base<kAttentionTile>(weights);
   const int my_token = warp_id() * kWarpTokens, my_channel = warp_id() * 8 * kFragments;
   const int my_row = lane_id() / 4;
-  const float scale_log2 = p.scale * kLog2E;
+  const float scale_log2 = p.scale * kScoreUnit;
   SoftmaxState state;  // max of all warps' tokens, sum of this lane's
   float o[kFragments][4] = {};
+  // Up to 8 rows, the second half of a lane's scores belongs to none: its probabilities stay zero.
+  const int halves = rows - row0 > 8 ? 2 : 1;
+  if (halves == 1) {
+    const uint32_t unused = shared_address(weights) + 8 * 2 * kAttentionTile;
+    if (thread < 128) store_shared_16(unused + 16 * static_cast<uint32_t>(thread), {0, 0, 0, 0});
+  }
+  copy_async_wait<2>();
+  __syncthreads();
+  prepare(begin);
 
 #pragma unroll 1
   for (int i = begin; i < end; ++i) {
     const Tile tile = tile_at(p, visible, i, kAttentionTile);
     copy_async_wait<1>();  // K(i); V(i) may be under way
     __syncthreads();
-    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, start, pairs);
+    copy_scales(i + 1);
+    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, table, thread);
     __syncthreads();
     copy_keys(i + 1);
 
     float s[2][4] = {};
     if (my_token < tile.length) {
-      const OperandTile keys = key_operand<D>(tile_memory, tile);
-#pragma unroll
-      for (int k = 0; k < D; k += 16) {
-        uint32_t a[4], b[4];
-        load_query_fragment(a, query_base, k);
-        keys.load(b, my_token, k);
-        mma_16x8x16<T>(s[0], a, b[0], b[1]);
-        mma_16x8x16<T>(s[1], a, b[2], b[3]);
-      }
+      with_layout(!keys_by_channel(tile), [&](auto layout) {
+        constexpr bool by_column = decltype(layout)::by_column;
+        const auto keys =
+            wide_operand<by_column, row_bytes<D>(!by_column)>(tile_memory).from(my_token);
+        unrolled<0, D, 16>([&](auto k) {
+          uint32_t a[4], b[4];
+          load_query_fragment(a, query_base, k.value);
+          keys.template load<0, k.value>(b);
+          mma_16x8x16(s[0], a, b[0], b[1]);
+          mma_16x8x16(s[1], a, b[2], b[3]);
+        });
+      });
     }
     int limit[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
     }
-    mask_scores<kWarpTokens>(s, limit, my_token);
+    mask_scores<kWarpTokens>(s, limit, my_token, tile.kind == TileKind::kBlock);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      if (r >= halves) continue;
       const float most = row_max<kWarpTokens>(s, r);
-      if ((lane_id() & 3) == 0) maxima[16 * warp_id() + my_row + 8 * r] = most;
+      if ((lane_id() & 3) == 0) maxima[kMaximaRow * (my_row + 8 * r) + warp_id()] = most;
     }
-    copy_async_wait<1>();  // V(i); K(i+1) may be under way
+    copy_async_wait<1>();  // V(i), scales of K(i+1); its codes may be under way
     __syncthreads();
 
     uint32_t probabilities[1][4];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float most = -INFINITY;
-#pragma unroll
-      for (int w = 0; w < kFastWarps; ++w) most = fmaxf(most, maxima[16 * w + my_row + 8 * r]);
-      const float fade = softmax_row<kWarpTokens, T>(s, probabilities, state, r, most, scale_log2);
+      if (r >= halves) continue;
+      const float* theirs = maxima + kMaximaRow * (my_row + 8 * r);
+      const auto a = *reinterpret_cast<const float4*>(theirs);
+      const auto b = *reinterpret_cast<const float4*>(theirs + 4);
+      const float most =
+          fmaxf(fmaxf(fmaxf(a.x, a.y), fmaxf(a.z, a.w)), fmaxf(fmaxf(b.x, b.y), fmaxf(b.z, b.w)));
+      const float fade = softmax_row<kWarpTokens>(s, probabilities, state, r, most, scale_log2);
 #pragma unroll
       for (int n = 0; n < kFragments; ++n) {
         o[n][2 * r] *= fade;
@@ -138,24 +168,31 @@ __device__ void decode(const AttentionLaunchParams& launch) {
             4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
       }
     }
-    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, pairs);
+    if (p.prefix.values_channel_major && tile.kind == TileKind::kBlock) {
+      if (threadIdx.x < D / 2) prepare_channels<D, false>(table, packed_values, true, nullptr);
+      __syncthreads();
+    }
+    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, table, thread);
     __syncthreads();
     copy_values(i + 1);
-    const auto values = value_operand<D, NarrowOperandTile>(tile_memory, tile, p);
-#pragma unroll
-    for (int k = 0; k < kAttentionTile; k += 32) {
-      if (k >= tile.length) continue;
-      uint32_t a0[4], a1[4];
-      load_query_fragment(a0, weight_base, k);
-      load_query_fragment(a1, weight_base, k + 16);
-#pragma unroll
-      for (int n = 0; n < kFragments; ++n) {
-        uint32_t b[4];
-        values.load(b, my_channel + 8 * n, k);
-        mma_16x8x16<T>(o[n], a0, b[0], b[1]);
-        mma_16x8x16<T>(o[n], a1, b[2], b[3]);
-      }
-    }
+    prepare(i + 1);
+    with_layout(values_by_channel(tile, p), [&](auto layout) {
+      constexpr bool by_column = decltype(layout)::by_column;
+      const auto values =
+          narrow_operand<by_column, row_bytes<D>(by_column)>(tile_memory).from(my_channel);
+      unrolled<0, kAttentionTile, 32>([&](auto k) {
+        if (k.value >= tile.length) return;
+        uint32_t a0[4], a1[4];
+        load_query_fragment(a0, weight_base, k.value);
+        load_query_fragment(a1, weight_base, k.value + 16);
+        unrolled<0, kFragments, 1>([&](auto n) {
+          uint32_t b[4];
+          values.template load<8 * n.value, k.value>(b);
+          mma_16x8x16(o[n.value], a0, b[0], b[1]);
+          mma_16x8x16(o[n.value], a1, b[2], b[3]);
+        });
+      });
+    });
   }
   copy_async_wait<0>();
   __syncthreads();
@@ -166,7 +203,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = quad_sum(state.sum[r]);
-    if ((lane_id() & 3) == 0) maxima[16 * warp_id() + my_row + 8 * r] = sum;
+    if ((lane_id() & 3) == 0) maxima[kMaximaRow * (my_row + 8 * r) + warp_id()] = sum;
   }
   __syncthreads();
   write_part<D>(o, my_channel, launch, part, row0, rows);
@@ -174,8 +211,8 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     float total[2] = {};
 #pragma unroll
     for (int w = 0; w < kFastWarps; ++w) {
-      total[0] += maxima[16 * w + my_row];
-      total[1] += maxima[16 * w + my_row + 8];
+      total[0] += maxima[kMaximaRow * my_row + w];
+      total[1] += maxima[kMaximaRow * (my_row + 8) + w];
     }
     write_part_sums(state, total, launch, part, row0, rows);
   }

@@ -5,7 +5,7 @@
 //   s = Q K^T          keys are B operands [head_dim x tokens]
 //   m' = max(m, rowmax s), p = 2^(s - m'), l = l 2^(m - m') + rowsum p, o = o 2^(m - m') + p V
 //
-// with scale * log2(e) folded into s.
+// with scale * kScoreUnit folded into s.
 #pragma once
 
 #include <cstdint>
@@ -15,56 +15,71 @@
 
 namespace rillkv::kernels::cuda {
 
-/// Two B fragments (columns n .. n+15, depth k .. k+15) from a swizzled tile. by_column: the tile's
-/// rows are columns n, with k along the row; otherwise its rows are k and ldmatrix transposes.
-struct OperandTile {
-  uint32_t base;  // this lane's address at n = k = 0
-  int row_bytes;
-  bool by_column;
-
-  __device__ OperandTile(const uint8_t* tile, int bytes, bool columns)
-      : row_bytes(bytes), by_column(columns) {
-    const int lane = opaque(lane_id()), row = lane & 7;
-    // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
-    const int deeper = lane >> 3 & 1, later = lane >> 4;
-    const int r = row + 8 * (by_column ? later : deeper);
-    base = shared_address(tile) + swizzled(r, by_column ? deeper : later, row_bytes);
-  }
-  /// n and k are multiples of 16. Chunk numbers are even, so adding one is an exclusive or.
-  __device__ void load(uint32_t (&b)[4], int n, int k) const {
-    if (by_column) {
-      ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * row_bytes));
-    } else {
-      ldmatrix_x4_trans(
-          b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * row_bytes));
-    }
-  }
+/// How a tile holds an operand. by_column: its rows are the columns n of the operand, with the
+/// depth k along the row; otherwise rows are k and ldmatrix transposes.
+template <bool kByColumn>
+struct Layout {
+  static constexpr bool by_column = kByColumn;
 };
+/// f(Layout): one branch for all loads from a tile.
+template <typename F>
+__device__ inline void with_layout(bool by_column, F f) {
+  if (by_column) {
+    f(Layout<true>());
+  } else {
+    f(Layout<false>());
+  }
+}
 
-/// Two B fragments of 8 columns n .. n+7 and depths k .. k+15 and k+16 .. k+31, likewise.
-struct NarrowOperandTile {
+/// B operands of a swizzled tile, two fragments a load; `base` is this lane's address at n = k = 0.
+template <bool kByColumn, int kRowBytes>
+struct Operand {
   uint32_t base;
-  int row_bytes;
-  bool by_column;
 
-  __device__ NarrowOperandTile(const uint8_t* tile, int bytes, bool columns)
-      : row_bytes(bytes), by_column(columns) {
-    const int row = lane_id() & 7, matrix = lane_id() >> 3;
-    base = shared_address(tile) + (by_column ? swizzled(row, matrix, row_bytes)
-                                             : swizzled(8 * matrix + row, 0, row_bytes));
+  /// From column n on; n is a multiple of a fragment's columns.
+  __device__ Operand from(int n) const {
+    return {kByColumn ? base + static_cast<uint32_t>(n * kRowBytes)
+                      : base ^ static_cast<uint32_t>(n << 1)};
   }
-  /// n is a multiple of 8, k of 32.
-  __device__ void load(uint32_t (&b)[4], int n, int k) const {
-    if (by_column) {
-      ldmatrix_x4(b, (base ^ static_cast<uint32_t>(k << 1)) + static_cast<uint32_t>(n * row_bytes));
+  /// Chunks of a row that the first lacks: adding one is an exclusive or.
+  template <int kN, int kK>
+  __device__ void load(uint32_t (&b)[4]) const {
+    if constexpr (kByColumn) {
+      ldmatrix_x4<kN * kRowBytes>(b, base ^ uint32_t{2 * kK});
     } else {
-      ldmatrix_x4_trans(
-          b, (base ^ static_cast<uint32_t>(n << 1)) + static_cast<uint32_t>(k * row_bytes));
+      ldmatrix_x4_trans<kK * kRowBytes>(b, base ^ uint32_t{2 * kN});
     }
   }
 };
+/// Fragments of columns n .. n+7 and n+8 .. n+15, depth k .. k+15; n and k multiples of 16.
+template <bool kByColumn, int kRowBytes>
+__device__ inline Operand<kByColumn, kRowBytes> wide_operand(const uint8_t* tile) {
+  const int lane = opaque(lane_id()), row = lane & 7;
+  // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
+  const int deeper = lane >> 3 & 1, later = lane >> 4;
+  const int r = row + 8 * (kByColumn ? later : deeper);
+  return {shared_address(tile) + swizzled(r, kByColumn ? deeper : later, kRowBytes)};
+}
+/// Fragments of columns n .. n+7, depths k .. k+15 and k+16 .. k+31; n a multiple of 8, k of 32.
+template <bool kByColumn, int kRowBytes>
+__device__ inline Operand<kByColumn, kRowBytes> narrow_operand(const uint8_t* tile) {
+  const int row = lane_id() & 7, matrix = lane_id() >> 3;
+  return {shared_address(tile) + (kByColumn ? swizzled(row, matrix, kRowBytes)
+                                            : swizzled(8 * matrix + row, 0, kRowBytes))};
+}
 
-inline constexpr float kLog2E = 1.4426950408889634f;
+/// Whether keys or values lie in shared memory as [channel][token] rows, and the bytes of a row.
+__device__ inline bool keys_by_channel(const Tile& t) { return t.kind == TileKind::kBlock; }
+__device__ inline bool values_by_channel(const Tile& t, const AttentionParams& p) {
+  return t.kind == TileKind::kBlock && p.prefix.values_channel_major;
+}
+template <int D>
+__device__ constexpr int row_bytes(bool by_channel) {
+  return by_channel ? 2 * kAttentionTile : 2 * D;
+}
+
+/// Scores are of halved keys.
+inline constexpr float kScoreUnit = 1.4426950408889634f / kKeyUnit;  // log2(e), too
 
 /// Running softmax of 16 rows; row r / 8 of the pair a lane holds.
 struct SoftmaxState {
@@ -72,17 +87,20 @@ struct SoftmaxState {
   float sum[2] = {0.0f, 0.0f};            // this lane's columns only
 };
 
-/// Scores of tokens that a row does not see become -inf; token_limit[r]: the first such token.
+/// Scores of tokens that a row does not see become -inf; token_limit[r]: the first such token of
+/// the tile. The scores are at positions first_position ... of it.
 template <int kTokens>
 __device__ inline void mask_scores(float (&s)[kTokens / 8][4], const int (&token_limit)[2],
-                                   int first_token) {
-  if (min(token_limit[0], token_limit[1]) >= first_token + kTokens) return;
-  const int column = first_token + 2 * (lane_id() & 3);
+                                   int first_position, bool block) {
+  const int end = block ? kAttentionTile : first_position + kTokens;
+  if (min(token_limit[0], token_limit[1]) >= end) return;
+  const int position = first_position + 2 * (lane_id() & 3);
 #pragma unroll
   for (int j = 0; j < kTokens / 8; ++j) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      if (column + 8 * j + (e & 1) >= token_limit[e >> 1]) s[j][e] = -INFINITY;
+      const int at = position + 8 * j + (e & 1);
+      if ((block ? token_at_position(at) : at) >= token_limit[e >> 1]) s[j][e] = -INFINITY;
     }
   }
 }
@@ -99,7 +117,7 @@ __device__ inline float row_max(const float (&s)[kTokens / 8][4], int r) {
 
 /// Row r's scores become probabilities, packed as A fragments; `most` is the largest score. Returns
 /// the factor that earlier sums fade by.
-template <int kTokens, typename T>
+template <int kTokens>
 __device__ inline float softmax_row(const float (&s)[kTokens / 8][4],
                                     uint32_t (&p)[kTokens / 16][4], SoftmaxState& state, int r,
                                     float most, float scale_log2) {
@@ -113,29 +131,25 @@ __device__ inline float softmax_row(const float (&s)[kTokens / 8][4],
     const float a = exp2_fast(fmaf(s[j][2 * r], scale_log2, -finite));
     const float b = exp2_fast(fmaf(s[j][2 * r + 1], scale_log2, -finite));
     sum += a + b;
-    p[j / 2][2 * (j & 1) + r] = Pair<T>::pack(a, b);
+    p[j / 2][2 * (j & 1) + r] = Pair<__half>::pack(a, b);
   }
   state.sum[r] = sum;
   return fade;
 }
 
-/// o += p V for kTokens tokens from `first_token` on; `length` tokens of the tile are filled.
-template <int D, int kTokens, typename T>
-__device__ inline void add_values(float (&o)[D / 8][4], const uint32_t (&p)[kTokens / 16][4],
-                                  const OperandTile& values, int first_token, int length) {
-#pragma unroll
-  for (int j = 0; j < kTokens / 16; ++j) {
-    const int token = first_token + 16 * j;
-    if (token < length) {
-#pragma unroll
-      for (int n = 0; n < D; n += 16) {
-        uint32_t b[4];
-        values.load(b, n, token);
-        mma_16x8x16<T>(o[n / 8], p[j], b[0], b[1]);
-        mma_16x8x16<T>(o[n / 8 + 1], p[j], b[2], b[3]);
-      }
-    }
-  }
+/// o += p V; `length` tokens of the tile are filled.
+template <int D, typename Values>
+__device__ inline void add_values(float (&o)[D / 8][4], const uint32_t (&p)[kAttentionTile / 16][4],
+                                  const Values& values, int length) {
+  unrolled<0, kAttentionTile, 16>([&](auto token) {
+    if (token.value >= length) return;
+    unrolled<0, D, 16>([&](auto n) {
+      uint32_t b[4];
+      values.template load<n.value, token.value>(b);
+      mma_16x8x16(o[n.value / 8], p[token.value / 16], b[0], b[1]);
+      mma_16x8x16(o[n.value / 8 + 1], p[token.value / 16], b[2], b[3]);
+    });
+  });
 }
 
 __device__ inline float quad_sum(float x) {
@@ -179,8 +193,8 @@ __device__ inline void hadamard_rows(float (&o)[D / 8][4]) {
   }
 }
 
-/// 16 rotated query rows as a swizzled tile [16][D]: rows row0 .. row0 + 15 of r = t * G + g, zeros
-/// past the last. Called by one warp.
+/// 16 rotated query rows as a swizzled tile [16][D] of fp16: rows row0 .. row0 + 15 of r = t * G +
+/// g, zeros past the last. Called by one warp.
 template <int D, typename T>
 __device__ inline void load_queries(uint8_t* tile, const AttentionParams& p, int kv_head, int row0,
                                     int rows) {
@@ -193,7 +207,7 @@ __device__ inline void load_queries(uint8_t* tile, const AttentionParams& p, int
       const T* q = static_cast<const T*>(p.queries.data) + t * p.queries.token_stride +
                    (kv_head * group + g) * p.queries.head_stride;
       const int64_t at = static_cast<int64_t>(t) * (D / 2);
-      store_rotated<D, T>(tile, row, item, q, p.query_cos + at, p.query_sin + at);
+      store_rotated<D, T>(tile, row, item, q, p.query_cos + at, p.query_sin + at, 1.0f);
     } else {
       store_halves<D>(tile, row, item, {0, 0}, {0, 0});
     }
@@ -281,13 +295,23 @@ __device__ inline void write_part_sums(const SoftmaxState& state, const float (&
 
 // ---- packed blocks on their way to shared memory ----
 
-/// Copies a packed block asynchronously; all threads of the CTA. bytes: a multiple of 16.
-__device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
-  const uint32_t shared = shared_address(to);
-#pragma unroll 1
-  for (int i = 16 * opaque(static_cast<int>(threadIdx.x)); i < bytes; i += 16 * kFastThreads) {
-    copy_async_16(shared + static_cast<uint32_t>(i), from + i);
+/// Copies what is left of a packed block asynchronously, 16 bytes a thread at a time.
+template <int kAt, int kMost>
+__device__ inline void copy_block_async(uint32_t to, const uint8_t* from, int left) {
+  if constexpr (kAt < kMost) {
+    if (left <= kAt) return;
+    copy_async_16<kAt>(to, from);
+    copy_block_async<kAt + 16 * kFastThreads, kMost>(to, from, left);
   }
+}
+/// All threads of the CTA; `bytes` is a multiple of 16, and of 8 bits an element at most.
+template <int D>
+__device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
+  constexpr auto kMost = static_cast<int>(format::token_block_bytes(
+      kAttentionTile, D, AttentionShared::value_groups_at_most(D), false, 8));
+  const int first = 16 * opaque(static_cast<int>(threadIdx.x));
+  copy_block_async<0, kMost>(shared_address(to) + static_cast<uint32_t>(first), from + first,
+                             bytes - first);
 }
 
 /// Bytes of a channel block: `known`, or by adding its widths up (a warp of lanes each).
@@ -306,42 +330,39 @@ __device__ inline int channel_block_size(const uint8_t* block, bool symmetric, i
       format::channel_block_bytes(D, kAttentionTile, symmetric, static_cast<int>(sum)));
 }
 
+/// A key block travels in two parts: scales, widths and R(t0), which prepare_channels reads, then
+/// the codes.
 template <int D>
-__device__ inline void copy_key_block(uint8_t* to, float* start, const AttentionParams& p,
-                                      const uint8_t* block, const float* rotation) {
-  copy_block_async(to, block,
-                   channel_block_size<D>(block, p.prefix.keys_symmetric,
-                                         p.prefix.keys_symmetric ? 0 : p.prefix.key_block_bytes));
-  if (threadIdx.x < D / 4) {
-    copy_async_16(shared_address(start + 4 * threadIdx.x), rotation + 4 * threadIdx.x);
+__device__ inline void copy_key_scales(uint8_t* to, float* start, const AttentionParams& p,
+                                       const uint8_t* block, const float* rotation) {
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  const int bytes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
+  if (16 * thread < bytes) {
+    copy_async_16(shared_address(to + 16 * thread), block + 16 * thread);
+  } else if (thread >= kFastThreads - D / 4) {
+    const int i = 4 * (thread - (kFastThreads - D / 4));
+    copy_async_16(shared_address(start + i), rotation + i);
   }
 }
-
 template <int D>
-__device__ inline void copy_value_block(uint8_t* to, const AttentionParams& p,
-                                        const uint8_t* block) {
-  copy_block_async(to, block,
-                   p.prefix.values_channel_major ? channel_block_size<D>(block, true, 0)
-                                                 : static_cast<int>(format::token_block_bytes(
-                                                       kAttentionTile, D, p.prefix.value_groups,
-                                                       false, p.prefix.value_bits)));
+__device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, const uint8_t* block) {
+  const int bytes = channel_block_size<D>(block, p.prefix.keys_symmetric,
+                                          p.prefix.keys_symmetric ? 0 : p.prefix.key_block_bytes);
+  const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
+  copy_block_async<D>(to + scales, block + scales, bytes - scales);
 }
 
-/// Whether a tile's keys or values lie in shared memory as [channel][token] rows.
-__device__ inline bool keys_by_channel(const Tile& t) { return t.kind == TileKind::kBlock; }
-__device__ inline bool values_by_channel(const Tile& t, const AttentionParams& p) {
-  return t.kind == TileKind::kBlock && p.prefix.values_channel_major;
+/// Bytes of a value block; 0 for policy "ema", whose blocks differ.
+template <int D>
+__device__ inline int value_block_size(const AttentionParams& p) {
+  return p.prefix.values_channel_major
+             ? 0
+             : static_cast<int>(format::token_block_bytes(kAttentionTile, D, p.prefix.value_groups,
+                                                          false, p.prefix.value_bits));
 }
 template <int D>
-__device__ inline OperandTile key_operand(const uint8_t* tile, const Tile& t) {
-  const bool by_channel = keys_by_channel(t);
-  return OperandTile(tile, by_channel ? 2 * kAttentionTile : 2 * D, !by_channel);
-}
-template <int D, typename Operand>
-__device__ inline Operand value_operand(const uint8_t* tile, const Tile& t,
-                                        const AttentionParams& p) {
-  const bool by_channel = values_by_channel(t, p);
-  return Operand(tile, by_channel ? 2 * kAttentionTile : 2 * D, by_channel);
+__device__ inline void copy_value_block(uint8_t* to, const uint8_t* block, int bytes) {
+  copy_block_async<D>(to, block, channel_block_size<D>(block, true, bytes));
 }
 
 /// The tiles [begin, end) of a split.

@@ -45,7 +45,7 @@ bool fast(const AttentionParams& p) {
   if ((D != 64 && D != 128) || p.dtype == Dtype::kFloat32) return false;
   if (x.block_count > 0) {
     if (p.block_size != kAttentionTile) return false;
-    if (!aligned(p.rotations.in_block_cos) || !aligned(p.rotations.in_block_sin)) return false;
+    if (!aligned(p.rotations.in_block_half)) return false;
     if (!x.values_channel_major &&
         (x.value_groups > AttentionShared::value_groups_at_most(D) || D % x.value_groups != 0)) {
       return false;

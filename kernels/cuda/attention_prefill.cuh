@@ -4,8 +4,10 @@
 // 16 a warp, and walks over the tiles it sees. K and V alternate, so that one buffer each is enough
 // and turning packed codes into tiles hides behind the tensor cores:
 //
-//   interval A(n):  fill V(n)      and  s = Q K(n)^T, softmax     copy packed K(n+1) meanwhile
-//   interval B(n):  fill K(n+1)    and  o += p V(n)               copy packed V(n+1) meanwhile
+//   interval A(n):  fill V(n)      and  s = Q K(n)^T, softmax     copy codes of K(n+1) meanwhile
+//   interval B(n):  fill K(n+1)    and  o += p V(n)               copy V(n+1), scales of K(n+2)
+//
+// In A(n) two warps prepare K(n+1) from its scales (prepare_channels).
 //
 // Each warp does both halves of an interval. Warps w and w + 4 share a scheduler and take the
 // halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor
@@ -25,7 +27,7 @@ extern __shared__ __align__(1024) uint8_t attention_shared[];
 template <int D, typename T>
 __device__ void prefill(const AttentionLaunchParams& launch) {
   const AttentionParams& p = launch.sequences[blockIdx.z];
-  const int kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
   const int group = p.heads / p.kv_heads, rows = p.query_count * group;
@@ -45,10 +47,12 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   uint8_t* packed_keys = attention_shared + layout.packed_keys;
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   uint8_t* packed_values = attention_shared + layout.packed_values;
-  auto* pairs = reinterpret_cast<float4*>(attention_shared + layout.pairs);
+  uint8_t* key_table = attention_shared + layout.key_table;
+  uint8_t* value_table = attention_shared + layout.value_table;
 
   // Pointers to packed blocks travel like the blocks: fetched into shared memory an interval before
-  // they are needed, so that nobody waits for them and no register holds them.
+  // they are needed, so that nobody waits for them and no register holds them. Two tiles' keys are
+  // under way: those of odd and of even number.
   auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
   const auto is_block = [&](int tile) {
     return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
@@ -56,32 +60,54 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   const auto fetch_key_pointers = [&](int tile) {
     if (threadIdx.x == 0 && is_block(tile)) {
       const int block = tile - visible.sinks;
-      copy_async_8(shared_address(next),
+      copy_async_8(shared_address(next + 2 * (tile & 1)),
                    p.prefix.keys + static_cast<int64_t>(block) * p.kv_heads + kv_head);
-      copy_async_8(shared_address(next + 1), p.prefix.rotations + block);
+      copy_async_8(shared_address(next + 2 * (tile & 1) + 1), p.prefix.rotations + block);
     }
   };
   const auto fetch_value_pointer = [&](int tile) {
     if (threadIdx.x == 0 && is_block(tile)) {
       copy_async_8(
-          shared_address(next + 2),
+          shared_address(next + 4),
           p.prefix.values + static_cast<int64_t>(tile - visible.sinks) * p.kv_heads + kv_head);
     }
   };
-  const auto copy_keys = [&](int tile) {
+  const auto key_block = [&](int tile) {
+    return static_cast<const uint8_t*>(next[2 * (tile & 1)]);
+  };
+  const auto copy_scales = [&](int tile) {
     if (is_block(tile)) {
-      copy_key_block<D>(packed_keys, start, p, static_cast<const uint8_t*>(next[0]),
-                        static_cast<const float*>(next[1]));
+      copy_key_scales<D>(packed_keys, start, p, key_block(tile),
+                         static_cast<const float*>(next[2 * (tile & 1) + 1]));
     }
+  };
+  const auto copy_keys = [&](int tile) {
+    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block(tile));
   };
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {
-      copy_value_block<D>(packed_values, p, static_cast<const uint8_t*>(next[2]));
+      copy_value_block<D>(packed_values, static_cast<const uint8_t*>(next[4]),
+                          value_block_size<D>(p));
+    }
+  };
+  const auto prepare_keys = [&](int tile) {
+    if (is_block(tile) && threadIdx.x < D / 2) {
+      prepare_channels<D, true>(key_table, packed_keys, p.prefix.keys_symmetric, start);
+    }
+  };
+  // Policy "ema" only: an extra barrier, before the values are filled.
+  const auto prepare_values = [&](int tile) {
+    if (p.prefix.values_channel_major && is_block(tile)) {
+      if (threadIdx.x < D / 2) {
+        prepare_channels<D, false>(value_table, packed_values, true, nullptr);
+      }
+      __syncthreads();
     }
   };
   const auto tile_of = [&](int i) { return tile_at(p, visible, i, kAttentionTile); };
 
   fetch_key_pointers(begin);
+  fetch_key_pointers(begin + 1);
   fetch_value_pointer(begin);
   copy_async_commit();
 
@@ -101,16 +127,21 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   }
   copy_async_wait<0>();
   __syncthreads();
+  copy_scales(begin);
   copy_keys(begin);
   copy_values(begin);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
-  fetch_key_pointers(begin + 1);
+  prepare_keys(begin);
+  __syncthreads();
+  copy_scales(begin + 1);
   copy_async_commit();
-  if (begin < end) fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, start, pairs);
+  if (begin < end)
+    fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, key_table, opaque(thread));
   copy_async_wait<0>();
   __syncthreads();
+  prepare_values(begin);
 
   SoftmaxState state;
   float o[D / 8][4] = {};
@@ -121,40 +152,43 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     uint32_t probabilities[kAttentionTile / 16][4];
     // ---- interval A ----
     copy_keys(i + 1);
+    fetch_key_pointers(i + 2);
     fetch_value_pointer(i + 1);
     copy_async_commit();
+    prepare_keys(i + 1);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
-        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, pairs);
+        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, value_table, opaque(thread));
       } else {
         float s[kAttentionTile / 8][4];
-        const OperandTile keys = key_operand<D>(key_tile, tile);
+        with_layout(!keys_by_channel(tile), [&](auto layout) {
+          constexpr bool by_column = decltype(layout)::by_column;
+          const auto keys = wide_operand<by_column, row_bytes<D>(!by_column)>(key_tile);
+          unrolled<0, kAttentionTile, 16>([&](auto n) {
+            float(&left)[4] = s[n.value / 8], (&right)[4] = s[n.value / 8 + 1];
 #pragma unroll
-        for (int n = 0; n < kAttentionTile; n += 16) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) s[n / 8][e] = s[n / 8 + 1][e] = 0.0f;
-          if (n < tile.length) {
-#pragma unroll
-            for (int k = 0; k < D; k += 16) {
+            for (int e = 0; e < 4; ++e) left[e] = right[e] = 0.0f;
+            if (n.value >= tile.length) return;
+            unrolled<0, D, 16>([&](auto k) {
               uint32_t b[4];
-              keys.load(b, n, k);
-              mma_16x8x16<T>(s[n / 8], q[k / 16], b[0], b[1]);
-              mma_16x8x16<T>(s[n / 8 + 1], q[k / 16], b[2], b[3]);
-            }
-          }
-        }
+              keys.template load<n.value, k.value>(b);
+              mma_16x8x16(left, q[k.value / 16], b[0], b[1]);
+              mma_16x8x16(right, q[k.value / 16], b[2], b[3]);
+            });
+          });
+        });
         int limit[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int last = last_index[16 * warp_id() + lane_id() / 4 + 8 * r];
           limit[r] = min(tile.length, last - tile.first_index + 1);
         }
-        mask_scores<kAttentionTile>(s, limit, 0);
+        mask_scores<kAttentionTile>(s, limit, 0, tile.kind == TileKind::kBlock);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const float fade = softmax_row<kAttentionTile, T>(
-              s, probabilities, state, r, row_max<kAttentionTile>(s, r), p.scale * kLog2E);
+          const float fade = softmax_row<kAttentionTile>(
+              s, probabilities, state, r, row_max<kAttentionTile>(s, r), p.scale * kScoreUnit);
 #pragma unroll
           for (int n = 0; n < D / 8; ++n) {
             o[n][2 * r] *= fade;
@@ -167,20 +201,25 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     __syncthreads();
     // ---- interval B ----
     copy_values(i + 1);
-    fetch_key_pointers(i + 2);
+    copy_scales(i + 2);
     copy_async_commit();
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
         if (i + 1 < end)
-          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, start, pairs);
+          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, key_table,
+                          opaque(thread));
       } else {
-        const auto values = value_operand<D, OperandTile>(value_tile, tile, p);
-        add_values<D, kAttentionTile, T>(o, probabilities, values, 0, tile.length);
+        with_layout(values_by_channel(tile, p), [&](auto layout) {
+          constexpr bool by_column = decltype(layout)::by_column;
+          add_values<D>(o, probabilities,
+                        wide_operand<by_column, row_bytes<D>(by_column)>(value_tile), tile.length);
+        });
       }
     }
     copy_async_wait<0>();
     __syncthreads();
+    prepare_values(i + 1);
   }
 
   if (row0 >= rows) return;

@@ -105,6 +105,7 @@ static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's pa
 /// the same formulas.
 inline constexpr int kAttentionTile = 128;  // tokens a step of the fast attention kernels
 inline constexpr int kFastThreads = 256;
+inline constexpr int kFastWarps = kFastThreads / 32;
 inline constexpr int kPrefillRows = 128;  // query rows of a prefill CTA
 inline constexpr int kDecodeRows = 16;    // query rows of a decode CTA
 inline constexpr int kMergeThreads = 128;

@@ -67,7 +67,13 @@ struct TokenPackShared {
   }
 };
 
-inline constexpr int kChannelPairBytes = 32;  // ChannelPair of tile_fill.cuh
+/// Floats of a row of the warps' maxima: 8, and 4 more so that 8 rows differ in their banks.
+inline constexpr int kMaximaRow = 12;
+
+/// Bytes of a ChannelTable (fill_channels.cuh).
+RILLKV_HOST_DEVICE constexpr int channel_table_bytes(int head_dim) {
+  return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 42));
+}
 
 /// Shared memory of the fast attention kernels, offsets in bytes, known when compiling. The tiles
 /// are 128 tokens of 16-bit keys and values; decode has one tile for both. Packed values have room
@@ -76,10 +82,11 @@ struct AttentionShared {
   int values;         // value tile (the key tile is at 0)
   int queries;        // decode: 16 query rows
   int weights;        // decode: 16 rows of 128 probabilities
-  int maxima;         // decode: float[8 warps][16 rows]
+  int maxima;         // decode: float[16 rows][kMaximaRow], of 8 warps
   int last_index;     // prefill: int[128 rows], the last index a row sees
-  int next;           // prefill: pointers to the next tile's keys, rotation and values
-  int pairs;          // [D/2] ChannelPair
+  int next;           // prefill: pointers to keys and rotations of two tiles, values of one
+  int key_table;      // the key block's ChannelTable
+  int value_table;    // prefill: the value block's; decode: the same
   int rotation;       // float[D]: cos and sin of R(t0)
   int packed_values;  // the block
   int packed_keys;    // the block
@@ -89,10 +96,11 @@ struct AttentionShared {
         queries(values + 128 * 2 * head_dim),
         weights(queries + (prefill ? 0 : 16 * 2 * head_dim)),
         maxima(weights + (prefill ? 0 : 16 * 2 * 128)),
-        last_index(maxima + (prefill ? 0 : 4 * 8 * 16)),
+        last_index(maxima + (prefill ? 0 : 4 * 16 * kMaximaRow)),
         next(last_index + (prefill ? 4 * 128 : 0)),
-        pairs(next + (prefill ? 32 : 0)),
-        rotation(pairs + head_dim / 2 * kChannelPairBytes),
+        key_table(next + (prefill ? 64 : 0)),
+        value_table(key_table + (prefill ? channel_table_bytes(head_dim) : 0)),
+        rotation(value_table + channel_table_bytes(head_dim)),
         packed_values(rotation + 4 * head_dim),
         packed_keys(packed_values + static_cast<int>(format::token_block_bytes(
                                         128, head_dim, value_groups_at_most(head_dim), false, 8))) {

@@ -1,5 +1,5 @@
 // Reading single codes of packed blocks, and the plane offsets of a channel block. Simple and for
-// every shape; the fast attention kernels have their own vector version (tile_fill.cuh).
+// every shape; the fast attention kernels have their own vector version (expand_codes.cuh).
 #pragma once
 
 #include <cstdint>

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/entry_params.h"
+#include "kernels/cuda/tile_order.h"
+
 namespace rillkv {
 namespace {
 
@@ -17,6 +20,16 @@ DeviceRotationTable::DeviceRotationTable(std::vector<double> inverse_frequencies
   const kernels::Rotations host = RotationTable::in_block();
   in_block_cos_ = upload(host.in_block_cos, pairs(), block_size);
   in_block_sin_ = upload(host.in_block_sin, pairs(), block_size);
+  if (block_size == kernels::cuda::kAttentionTile) {
+    const auto dim = static_cast<int>(2 * pairs());
+    const at::Tensor staged =
+        at::empty({static_cast<int64_t>(kernels::cuda::half_rotation_elements(dim))}, at::kShort);
+    kernels::cuda::fill_half_rotations(
+        host.in_block_cos, host.in_block_sin, dim,
+        reinterpret_cast<uint16_t*>(staged.mutable_data_ptr<int16_t>()));
+    in_block_half_ = at::empty(staged.sizes(), staged.options().device(device_));
+    in_block_half_.copy_(staged, /*non_blocking=*/true);
+  }
   sink_cos_ = upload(RotationTable::sink_cos(), sinks, pairs());
   sink_sin_ = upload(RotationTable::sink_sin(), sinks, pairs());
 }
@@ -31,7 +44,10 @@ at::Tensor DeviceRotationTable::upload(const float* data, int64_t rows, int64_t 
 }
 
 kernels::Rotations DeviceRotationTable::in_block() const {
-  return {in_block_cos_.const_data_ptr<float>(), in_block_sin_.const_data_ptr<float>()};
+  return {in_block_cos_.const_data_ptr<float>(), in_block_sin_.const_data_ptr<float>(),
+          in_block_half_.defined()
+              ? reinterpret_cast<const uint16_t*>(in_block_half_.const_data_ptr<int16_t>())
+              : nullptr};
 }
 
 const float* const* DeviceRotationTable::blocks(int64_t count) {

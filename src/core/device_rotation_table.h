@@ -27,6 +27,7 @@ class DeviceRotationTable final : public RotationTable {
 
   at::Device device_;
   at::Tensor in_block_cos_, in_block_sin_;  // [D/2, block_size]
+  at::Tensor in_block_half_;                // i16 [D * block_size], or undefined
   at::Tensor sink_cos_, sink_sin_;          // [sinks, D/2]
   std::vector<at::Tensor> granules_;        // [kGranule, D], rotations of as many blocks each
   at::Tensor block_pointers_;               // [kGranule * granules] i64

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <limits>
 
+#include "rillkv/device.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/memory_sampler.h"
 #include "rillkv/generation.h"
@@ -137,6 +138,7 @@ void fill_stats(const Sequence& sequence, size_t prompt_tokens, size_t new_token
   stats.decode_steps = sequence.decode_steps();
   stats.decode_s = sequence.decode_s();
   stats.cache = sequence.cache().report();
+  stats.device_peak_bytes = device_peak_bytes(sequence.cache().device());
 }
 
 }  // namespace

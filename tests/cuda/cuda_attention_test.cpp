@@ -6,7 +6,8 @@
 namespace rillkv::test {
 namespace {
 
-/// What a kernel with tiles of this dtype may be off by. The generic kernel computes in fp32. fp16
+/// What a kernel with tiles of this dtype may be off by (the fast paths' are fp16 for bf16 models
+/// too, so those stay well inside). The generic kernel computes in fp32. fp16
 /// tiles round to 11 significant bits where bf16 tiles round to 8, so their roundings are an
 /// eighth; a quarter is allowed.
 double device_tolerance(Scenario& scenario, bool generic) {
@@ -311,6 +312,24 @@ TEST_P(CudaAttentionTest, LatePositions) {
          .position_shift = 30000,
          .seed = 141},
         "rillkv_prefill_d128_fp16");
+}
+
+// Keys near the largest that the format holds stay finite in tiles of fp16, rotated and on the way.
+TEST_P(CudaAttentionTest, LargestKeys) {
+  for (Dtype dtype : kFastDtypes) {
+    for (int queries : {1, 40}) {
+      check({.heads = 2,
+             .head_dim = 128,
+             .dtype = dtype,
+             .key_widths = {1, 4, 8},
+             .value_groups = 2,
+             .queries = queries,
+             .key_offset = 32700,
+             .query_deviation = 1e-5,
+             .seed = 142},
+            fast_entry(queries == 1 ? "decode" : "prefill", 128, dtype));
+    }
+  }
 }
 
 // A device with less shared memory than the fast path needs takes the generic one.

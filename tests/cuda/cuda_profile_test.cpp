@@ -1,5 +1,5 @@
 // Bank conflicts and sectors of the fast attention kernels, as the executor counts them: what the
-// layouts in tile_fill.cuh promise.
+// layouts in tile_fill.cuh, fill_channels.cuh and fill_tokens.cuh promise.
 #include "benchmarks/attention_model.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
@@ -11,7 +11,9 @@ namespace format = rillkv::format;
 
 struct Profile {
   uint64_t conflicts = 0;  // shared-memory wavefronts above the minimum
-  uint64_t excess = 0;     // global sectors above the minimum
+  // Of loads of key planes: half warps take two channels, whose planes may lie in the same banks.
+  uint64_t plane_conflicts = 0, plane_loads = 0;
+  uint64_t excess = 0;  // global sectors above the minimum
   uint64_t sectors = 0;
   std::string worst;  // sites with any of either
 };
@@ -22,6 +24,11 @@ Profile sum_of(const std::vector<ptx::Report>& reports) {
     for (const ptx::SiteProfile& site : report.sites) {
       const uint64_t conflicts = site.wavefronts - site.min_wavefronts;
       const uint64_t excess = site.sectors - site.min_sectors;
+      if (site.shared && site.source.find("ld.shared.u32") != std::string::npos) {
+        profile.plane_conflicts += conflicts;
+        profile.plane_loads += site.executions;
+        continue;
+      }
       profile.conflicts += conflicts;
       profile.excess += excess;
       profile.sectors += site.sectors;
@@ -65,12 +72,10 @@ TEST(CudaProfileTest, AttentionHasNoBankConflictsAndWastesNoSectors) {
         for (int queries : {2, 64}) {
           const Shape shape = shape_of(head_dim, queries, ema, dtype);
           const Profile profile = profile_of(shape);
-          // The one exception, by the packed format: the scales of two value groups lie 256 bytes
-          // apart, in the same banks, so reading 16 of each takes two wavefronts however the lanes
-          // share the work. Two loads (lo and step) a warp and tile.
-          const int ctas = queries == 2 ? 1 : 2;
-          const int expected = !ema && head_dim == 128 ? 2 * 8 * shape.blocks * ctas : 0;
-          EXPECT_EQ(profile.conflicts, static_cast<uint64_t>(expected)) << profile.worst;
+          EXPECT_EQ(profile.conflicts, 0u) << profile.worst;
+          // At most one more wavefront a load (fill_channels.cuh).
+          EXPECT_GT(profile.plane_loads, 0u);
+          EXPECT_LE(profile.plane_conflicts, profile.plane_loads);
           EXPECT_EQ(profile.excess, 0u) << profile.worst;
           EXPECT_GT(profile.sectors, 0u);
         }
@@ -153,6 +158,7 @@ TEST(CudaProfileTest, InstructionsATileAreThoseOfTheModel) {
     for (bool prefill : {false, true}) {
       Shape shape = shape_of(head_dim, prefill ? 32 : 2, false, Dtype::kBFloat16);
       shape.key_widths = {4, 4, 4, 5};
+      shape.equal_shares = true;
       const uint64_t a_tile = (instructions_of(shape, 6) - instructions_of(shape, 2)) / 4;
       // Another nvcc may emit a few more or less.
       const double model = bench::instructions_a_tile(head_dim, prefill);

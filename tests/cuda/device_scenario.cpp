@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/tile_order.h"
+
 namespace rillkv::test {
 
 DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
@@ -14,7 +16,14 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
   p.query_cos = array(p.query_cos, static_cast<size_t>(p.query_count) * pairs);
   p.query_sin = array(p.query_sin, static_cast<size_t>(p.query_count) * pairs);
   const size_t table = pairs * static_cast<size_t>(p.block_size);
-  p.rotations = {array(p.rotations.in_block_cos, table), array(p.rotations.in_block_sin, table)};
+  std::vector<uint16_t> half;
+  if (p.block_size == 128) {
+    half.resize(kernels::cuda::half_rotation_elements(p.head_dim));
+    kernels::cuda::fill_half_rotations(p.rotations.in_block_cos, p.rotations.in_block_sin,
+                                       p.head_dim, half.data());
+  }
+  p.rotations = {array(p.rotations.in_block_cos, table), array(p.rotations.in_block_sin, table),
+                 array(half.data(), half.size())};
 
   kernels::PackedPrefix& x = p.prefix;
   const auto capacity = static_cast<size_t>(x.sink_capacity);

@@ -118,9 +118,15 @@ void Scenario::add_block(int n, int kv_head) {
   const auto D = static_cast<size_t>(shape_.head_dim), B = static_cast<size_t>(shape_.block_size);
   const auto random_widths = [&] {
     std::uniform_int_distribution<size_t> pick(0, shape_.key_widths.size() - 1);
-    std::vector<int> widths(D);
+    std::vector<int> widths(D), shares;
+    if (shape_.equal_shares) {
+      for (size_t p = 0; p < D / 2; ++p) {
+        shares.push_back(shape_.key_widths[p % shape_.key_widths.size()]);
+      }
+      std::shuffle(shares.begin(), shares.end(), random_);
+    }
     for (size_t p = 0; p < D / 2; ++p) {
-      widths[p] = shape_.key_widths[pick(random_)];
+      widths[p] = shape_.equal_shares ? shares[p] : shape_.key_widths[pick(random_)];
       // Policy "ema" widens single channels, "adaptive" pairs.
       widths[p + D / 2] =
           shape_.ema || shape_.mixed_pairs ? shape_.key_widths[pick(random_)] : widths[p];

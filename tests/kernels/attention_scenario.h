@@ -23,7 +23,8 @@ struct Shape {
   Dtype dtype = Dtype::kFloat32;
   bool ema = false;  // symmetric keys, channel-major symmetric values
   std::vector<int> key_widths = {1, 2, 3, 4, 5, 6, 7, 8};  // drawn from per channel pair
-  bool mixed_pairs = false;  // under ema always: widths drawn per channel
+  bool equal_shares = false;  // of key_widths: all key blocks have one size, as in the product
+  bool mixed_pairs = false;   // under ema always: widths drawn per channel
   int value_bits = 4;
   int value_groups = 1;
   bool rotate_output = false;
