@@ -87,9 +87,11 @@ prefills() {
     if finished "$json"; then
       say "$json is there"
     else
-      # About 3.6 bytes a token; the exact number is in the report.
+      # About 3.6 bytes a token; the exact number is in the report. iconv drops a character that the
+      # cut went through, and fails because of it.
       head -c $((tokens * 36 / 10)) <(tail -c +20000 build/texts/jargon.txt) |
-        iconv -f utf-8 -t utf-8 -c >build/texts/prompt.txt
+        iconv -f utf-8 -t utf-8 -c >build/texts/prompt.txt 2>/dev/null || true
+      [[ -s build/texts/prompt.txt ]] || fail "no text of $tokens tokens in build/texts/jargon.txt"
       show "$bin/prefill" --model "$RILLKV_MODEL_DIR" --prompt-file build/texts/prompt.txt \
         --max-new-tokens "$2" --baseline --json "$json" --quiet >/dev/null
     fi
