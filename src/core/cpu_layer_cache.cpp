@@ -16,6 +16,11 @@ class CpuLayerCache final : public PackedLayerCache {
                 CacheProtocol protocol, RotationTable& rotations)
       : PackedLayerCache(geometry, std::move(quantizer), dtype, protocol, rotations, at::kCPU) {}
 
+  void reset() override {
+    PackedLayerCache::reset();
+    slabs_ = {};
+  }
+
  private:
   at::Tensor prepare(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
     quantizer_->check_representable(k, "keys");
