@@ -21,6 +21,7 @@
 #include "kernels/cpu/attention_direct.h"
 #include "kernels/cpu/attention_steps.h"
 #include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/attention_token_rows.h"
 #include "kernels/packed_format.h"
 #include "kernels/params.h"
 

@@ -25,7 +25,6 @@ constexpr int kRowsAtOnce = 2;            // with three, 24 accumulators, gcc 12
 constexpr float kMaxKey = 23000.0f;       // times sqrt(2), what a rotation may make of it, < 2^15
 constexpr float kMaxQuery = 32700.0f;     // of one coefficient
 constexpr float kMaxQuerySum = 65000.0f;  // times 2^15 stays below 2^31, roundings included
-constexpr float kFixedOne = 32767.0f;     // 1 in the rotation's fixed point; vpmulhrsw's is 32768
 
 /// Of several rows: what a task keeps between blocks, and the tiles of the block at hand.
 template <int kD>
@@ -63,12 +62,8 @@ void prepare_keys(const uint8_t* block, SharedTiles<kD>& s) {
   const uint16_t* step =
       reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(kD, false));
   const uint8_t* widths = block + format::channel_widths_offset(kD, false);
-  const I one = _mm512_set1_epi32(1);
   for (int i = 0; i < kPairs; i += 16) {
-    const I width = _mm512_and_si512(
-        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(widths + i))),
-        _mm512_set1_epi32(15));
-    const F codes = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
+    const F codes = largest_codes(widths + i);
     const F lo1 = Simd::load_half(lo + i), lo2 = Simd::load_half(lo + kPairs + i);
     const F step1 = Simd::load_half(step + i), step2 = Simd::load_half(step + kPairs + i);
     F most = _mm512_max_ps(_mm512_abs_ps(lo1), _mm512_abs_ps(lo2));
@@ -92,19 +87,16 @@ float prepare_query(const float* query, const float* rotation, const float* unit
   F r1[kVectors], r2[kVectors], most = _mm512_setzero_ps(), total = most;
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
-    const F q1 = _mm512_loadu_ps(query + 16 * i), q2 = _mm512_loadu_ps(query + kPairs + 16 * i);
-    const F c = _mm512_loadu_ps(rotation + 16 * i), s = _mm512_loadu_ps(rotation + kPairs + 16 * i);
     const F u = _mm512_load_ps(unit + 16 * i);
-    r1[i] = _mm512_mul_ps(u, _mm512_fmadd_ps(q1, c, _mm512_mul_ps(q2, s)));
-    r2[i] = _mm512_mul_ps(u, _mm512_fmsub_ps(q2, c, _mm512_mul_ps(q1, s)));
+    turn_back<kPairs>(query, rotation, 16 * i, r1[i], r2[i]);
+    r1[i] = _mm512_mul_ps(u, r1[i]);
+    r2[i] = _mm512_mul_ps(u, r2[i]);
     const F norm = _mm512_sqrt_ps(_mm512_fmadd_ps(r1[i], r1[i], _mm512_mul_ps(r2[i], r2[i])));
     most = _mm512_max_ps(most, norm);
     total = _mm512_add_ps(total, norm);
   }
-  const float by_sum = _mm512_reduce_add_ps(total) / kMaxQuerySum;
-  const float by_most = _mm512_reduce_max_ps(most) / kMaxQuery;
-  const float result = by_sum > by_most ? by_sum : by_most;
-  const F inverse = _mm512_set1_ps(result > 1.0e-30f ? 1.0f / result : 0.0f);
+  const float result = unit_for(most, total, kMaxQuery, kMaxQuerySum);
+  const F inverse = inverse_unit(result);
 #pragma GCC unroll 4
   for (int i = 0; i < kVectors; ++i) {
     _mm512_storeu_si512(coefficients + 16 * i,

@@ -31,7 +31,7 @@ struct alignas(64) OneRowTables {
 
 template <int kD>
 void start_one_row(const AttentionParams& params, OneRowTables<kD>& s) {
-  const F one = _mm512_set1_ps(32767.0f);
+  const F one = _mm512_set1_ps(kFixedOne);
   for (int p = 0; p < kD / 2; ++p) {
     for (int k = 0; k < kTokens / 16; ++k) {
       const auto fixed = [&](const float* table) {
@@ -52,19 +52,12 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
   const uint16_t* step =
       reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(kD, false));
   const uint8_t* widths = block + format::channel_widths_offset(kD, false);
-  const I one = _mm512_set1_epi32(1);
   F r1[kVectors], r2[kVectors], most = _mm512_setzero_ps(), total = most;
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
-    const F q1 = _mm512_loadu_ps(query + i), q2 = _mm512_loadu_ps(query + kPairs + i);
-    const F c = _mm512_loadu_ps(rotation + i), sine = _mm512_loadu_ps(rotation + kPairs + i);
-    r1[v] = _mm512_fmadd_ps(q1, c, _mm512_mul_ps(q2, sine));
-    r2[v] = _mm512_fmsub_ps(q2, c, _mm512_mul_ps(q1, sine));
-    const I width = _mm512_and_si512(
-        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(widths + i))),
-        _mm512_set1_epi32(15));
-    const F codes = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
+    turn_back<kPairs>(query, rotation, i, r1[v], r2[v]);
+    const F codes = largest_codes(widths + i);
     const auto largest = [&](int channel) {  // of |lo + step code|
       const F first = Simd::load_half(lo + channel);
       const F last = _mm512_fmadd_ps(Simd::load_half(step + channel), codes, first);
@@ -77,10 +70,8 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
     most = _mm512_max_ps(most, norm);
     total = _mm512_add_ps(total, norm);
   }
-  const float by_sum = _mm512_reduce_add_ps(total) / kMaxTurnedSum;
-  const float by_most = _mm512_reduce_max_ps(most) / kMaxTurned;
-  const float unit = by_sum > by_most ? by_sum : by_most;
-  const F inverse = _mm512_set1_ps(unit > 1.0e-30f ? 1.0f / unit : 0.0f);
+  const float unit = unit_for(most, total, kMaxTurned, kMaxTurnedSum);
+  const F inverse = inverse_unit(unit);
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
@@ -153,7 +144,7 @@ void score_one_row(const uint8_t* block, const float* rotation, const PairSets& 
   add_turned_pairs<kD, 6>(sets, planes, ahead, s, sums);
   add_turned_pairs<kD, 7>(sets, planes, ahead, s, sums);
   add_turned_pairs<kD, 8>(sets, planes, ahead, s, sums);
-  const F factor = _mm512_set1_ps(unit / 32767.0f);
+  const F factor = _mm512_set1_ps(unit / kFixedOne);
 #pragma GCC unroll 8
   for (int k = 0; k < 8; ++k) {
     _mm512_store_ps(p + 16 * k, _mm512_mul_ps(factor, _mm512_cvtepi32_ps(sums[k])));

@@ -14,6 +14,7 @@ using F = __m512;
 using I = __m512i;
 
 constexpr int kTokens = 128;
+constexpr float kFixedOne = 32767.0f;  // 1 in the rotations' fixed point; vpmulhrsw's is 32768
 
 inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
 
@@ -65,6 +66,33 @@ struct BlockPlanes {
     end = second.bits + bits * (kTokens / 8);
   }
 };
+
+/// The largest codes, 2^width - 1, of the 16 pairs whose widths begin at `widths`.
+inline F largest_codes(const uint8_t* widths) {
+  const I one = _mm512_set1_epi32(1);
+  const I width = _mm512_and_si512(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(widths))),
+      _mm512_set1_epi32(15));
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
+}
+
+/// (r1, r2) = R(-t0) q~ of the 16 pairs from pair i on.
+template <int kPairs>
+RILLKV_INLINE void turn_back(const float* query, const float* rotation, int i, F& r1, F& r2) {
+  const F q1 = _mm512_loadu_ps(query + i), q2 = _mm512_loadu_ps(query + kPairs + i);
+  const F c = _mm512_loadu_ps(rotation + i), s = _mm512_loadu_ps(rotation + kPairs + i);
+  r1 = _mm512_fmadd_ps(q1, c, _mm512_mul_ps(q2, s));
+  r2 = _mm512_fmsub_ps(q2, c, _mm512_mul_ps(q1, s));
+}
+
+/// The unit in which the largest of `most` is at most `max_one` and the sum of `total` `max_sum`.
+inline float unit_for(F most, F total, float max_one, float max_sum) {
+  const float by_sum = _mm512_reduce_add_ps(total) / max_sum;
+  const float by_most = _mm512_reduce_max_ps(most) / max_one;
+  return by_sum > by_most ? by_sum : by_most;
+}
+/// Its reciprocal, 0 where there is nothing to measure.
+inline F inverse_unit(float unit) { return _mm512_set1_ps(unit > 1.0e-30f ? 1.0f / unit : 0.0f); }
 
 /// Codes of a pair's two channels, see tiled::load_codes.
 struct PairCodes {
