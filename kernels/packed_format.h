@@ -28,12 +28,15 @@
 //   offset                   bytes
 //   0                        2 * D        lo   fp16[D]      absent if symmetric
 //   channel_step_offset      2 * D        step fp16[D]
-//   channel_widths_offset    D / 2        byte p: width of channel p in bits 0..3, of p + D/2
-//   in 4..7 channel_codes_offset                  all nibble planes in channel order (a channel of
-//   8 bits has two,
-//                                         high then low), then all crumb planes, then all bit
-//                                         planes
+//   channel_widths_offset    D / 2        byte p: bits 0..3 width of channel p, 4..7 of p + D/2
+//   channel_codes_offset                  all nibble planes (a channel of 8 bits has two, high then
+//                                         low), then all crumb planes, then all bit planes, each
+//                                         kind by RoPE pair: of the channels 0, D/2, 1, D/2 + 1, ..
+//                                         (channel_at)
 //   total                    rounded up to kAlignment
+//
+// The channels of a pair are always used together: on a CPU their planes are one stream, and in a
+// GPU's shared memory planes that are neighbours lie in different banks.
 //
 //   value = lo + step * code;   symmetric: value = step * (code - 2^(width-1))
 //
@@ -64,7 +67,7 @@
 
 namespace rillkv::format {
 
-inline constexpr int kVersion = 1;
+inline constexpr int kVersion = 2;
 inline constexpr int kAlignment = 64;
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 8;
@@ -119,6 +122,14 @@ RILLKV_HOST_DEVICE constexpr size_t channel_block_bytes(int head_dim, int block_
 RILLKV_HOST_DEVICE constexpr int channel_width(const uint8_t* widths, int channel, int head_dim) {
   const int half = head_dim / 2;
   return channel < half ? widths[channel] & 15 : widths[channel - half] >> 4;
+}
+/// The channel whose planes come after those of `position` others, and the inverse.
+RILLKV_HOST_DEVICE constexpr int channel_at(int position, int head_dim) {
+  return position / 2 + position % 2 * (head_dim / 2);
+}
+RILLKV_HOST_DEVICE constexpr int channel_position(int channel, int head_dim) {
+  const int half = head_dim / 2;
+  return channel < half ? 2 * channel : 2 * (channel - half) + 1;
 }
 
 // ---- token block ----

@@ -129,39 +129,35 @@ RILLKV_INLINE float high_step(int width) {
   return width > 4 ? static_cast<float>(1 << (width - 4)) : 1.0f;
 }
 
-/// Where the planes of the channels [0, D/2) and [D/2, D) of a channel block begin: prefix sums
-/// over the widths, eight pairs at a time. Byte sums stay below 256: D is at most 8 * 127 a half
-/// here, larger ones are added in rounds.
-struct ChannelCursors {
-  Planes first, second;
+/// Where the planes of a channel block begin, those of its first pair: sums over the widths, eight
+/// pairs at a time.
+struct ChannelPlanes {
+  Planes begin;
   const uint8_t* end;
 };
-inline ChannelCursors channel_cursors(const uint8_t* block, int head_dim, int block_size,
-                                      bool symmetric) {
+inline ChannelPlanes channel_planes(const uint8_t* block, int head_dim, int block_size,
+                                    bool symmetric) {
   const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
   const int half = head_dim / 2;
   constexpr uint64_t kOnes = 0x0101010101010101u;
   const auto sum = [](uint64_t bytes) { return static_cast<size_t>((bytes * kOnes) >> 56); };
-  size_t nibbles[2] = {0, 0}, crumbs[2] = {0, 0}, bits[2] = {0, 0};
+  size_t nibbles = 0, crumbs = 0, bits = 0;
   for (int p = 0; p < half; p += 8) {
     uint64_t w = 0;
     __builtin_memcpy(&w, widths + p, static_cast<size_t>(half - p < 8 ? half - p : 8));
     for (int side = 0; side < 2; ++side, w >>= 4) {
-      nibbles[side] += sum((w >> 2) & (3 * kOnes));  // width / 4 nibble planes
-      crumbs[side] += sum((w >> 1) & kOnes);
-      bits[side] += sum(w & kOnes);
+      nibbles += sum((w >> 2) & (3 * kOnes));  // width / 4 nibble planes
+      crumbs += sum((w >> 1) & kOnes);
+      bits += sum(w & kOnes);
     }
   }
   const size_t B = static_cast<size_t>(block_size);
-  ChannelCursors at;
-  at.first.nibbles = block + format::channel_codes_offset(head_dim, symmetric);
-  at.second.nibbles = at.first.nibbles + nibbles[0] * (B / 2);
-  at.first.crumbs = at.second.nibbles + nibbles[1] * (B / 2);
-  at.second.crumbs = at.first.crumbs + crumbs[0] * (B / 4);
-  at.first.bits = at.second.crumbs + crumbs[1] * (B / 4);
-  at.second.bits = at.first.bits + bits[0] * (B / 8);
-  at.end = at.second.bits + bits[1] * (B / 8);
-  return at;
+  ChannelPlanes planes;
+  planes.begin.nibbles = block + format::channel_codes_offset(head_dim, symmetric);
+  planes.begin.crumbs = planes.begin.nibbles + nibbles * (B / 2);
+  planes.begin.bits = planes.begin.crumbs + crumbs * (B / 4);
+  planes.end = planes.begin.bits + bits * (B / 8);
+  return planes;
 }
 
 /// fp16 to fp32, `count` values.
@@ -225,15 +221,20 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
   if (!symmetric) halves_to_floats<S>(halves, D, scales.lo);
   halves_to_floats<S>(halves + (symmetric ? 0 : D), D, scales.step);
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
-  ChannelCursors at = channel_cursors(block, D, kBlock, symmetric);
+  const ChannelPlanes planes = channel_planes(block, D, kBlock, symmetric);
+  Planes at = planes.begin;
   // The block to come is about as large as this one.
-  Prefetch ahead(next_block, static_cast<size_t>(at.end - block), half);
+  Prefetch ahead(next_block, static_cast<size_t>(planes.end - block), half);
 
   // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
   uint32_t* const out = tile_vector<S>(tile, steps, first_vector);
   const size_t panel_stride = static_cast<size_t>(steps) * S::kPanel;
   for (int p = 0; p < half; ++p) {
     const int w1 = widths[p] & 15, w2 = widths[p] >> 4;
+    const Planes first = at;
+    advance<kBlock>(at, w1);
+    const Planes second = at;
+    advance<kBlock>(at, w2);
     const float s1 = scales.step[p], s2 = scales.step[p + half];
     const float l1 = symmetric ? -s1 * static_cast<float>(1 << (w1 - 1)) : scales.lo[p];
     const float l2 = symmetric ? -s2 * static_cast<float>(1 << (w2 - 1)) : scales.lo[p + half];
@@ -262,8 +263,8 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
 #pragma GCC unroll 4
     for (int h = 0; h < R::kRegisters; ++h) {
       I x_high, x_low, y_high, y_low;
-      load_codes<S, kBlock>(at.first, w1, h, x_high, x_low);
-      load_codes<S, kBlock>(at.second, w2, h, y_high, y_low);
+      load_codes<S, kBlock>(first, w1, h, x_high, x_low);
+      load_codes<S, kBlock>(second, w2, h, y_high, y_low);
       if (w1 <= 4 && w2 <= 4) {
 #pragma GCC unroll 8
         for (int k = 0; k < R::kFields; ++k) {  // value = lo + step * code
@@ -282,8 +283,6 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
         }
       }
     }
-    advance<kBlock>(at.first, w1);
-    advance<kBlock>(at.second, w2);
   }
 }
 
@@ -316,15 +315,22 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
   const int D = params.head_dim, half = D / 2;
   halves_to_floats<S>(reinterpret_cast<const uint16_t*>(block), D, scales.step);
   const uint8_t* widths = block + format::channel_widths_offset(D, true);
-  // In channel order the second half's planes follow the first's, so one cursor is enough.
-  Planes at = channel_cursors(block, D, kBlock, true).first;
+  const Planes first_pair = channel_planes(block, D, kBlock, true).begin;
+  Planes pair = first_pair;
   constexpr int kSteps = kBlock / S::kPack;
   for (int begin = 0; begin < D; begin += S::kLanes) {
     for (int i = 0; i < S::kLanes; ++i) {
       const int c = begin + i;
       float values[kBlock];
       if (c < D) {
-        const int width = c < half ? widths[c] & 15 : widths[c - half] >> 4;
+        if (c == half) pair = first_pair;
+        const bool upper = c >= half;
+        const int w1 = widths[upper ? c - half : c] & 15, w2 = widths[upper ? c - half : c] >> 4;
+        const int width = upper ? w2 : w1;
+        Planes at = pair;
+        if (upper) advance<kBlock>(at, w1);
+        advance<kBlock>(pair, w1);
+        advance<kBlock>(pair, w2);
         const float step = scales.step[c];
         const typename S::Affine high(-step * static_cast<float>(1 << (width - 1)),
                                       step * high_step(width));
@@ -339,7 +345,6 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
                          high(S::shift_right(x_high, k * R::kSpacing))));
           }
         }
-        advance<kBlock>(at, width);
       } else {
         for (float& value : values) value = 0.0f;
       }

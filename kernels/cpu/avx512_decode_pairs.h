@@ -50,20 +50,17 @@ bool classify(const uint8_t* widths, PairSets& sets) {
 
 inline int count(uint64_t set) { return __builtin_popcountll(set); }
 
-/// Where the planes begin: of the first channels of the pairs and of the second.
+/// Where the planes begin, two channels a pair.
 struct BlockPlanes {
-  tiled::Planes first, second;
+  tiled::Planes begin;
   const uint8_t* end;
   BlockPlanes(const uint8_t* codes, const PairSets& sets) {
     const int nibbles = count(sets.nibbles) + count(sets.second_nibbles);
     const int crumbs = count(sets.crumbs), bits = count(sets.bits);
-    first.nibbles = codes;
-    second.nibbles = first.nibbles + nibbles * (kTokens / 2);
-    first.crumbs = second.nibbles + nibbles * (kTokens / 2);
-    second.crumbs = first.crumbs + crumbs * (kTokens / 4);
-    first.bits = second.crumbs + crumbs * (kTokens / 4);
-    second.bits = first.bits + bits * (kTokens / 8);
-    end = second.bits + bits * (kTokens / 8);
+    begin.nibbles = codes;
+    begin.crumbs = begin.nibbles + nibbles * kTokens;
+    begin.bits = begin.crumbs + crumbs * (kTokens / 2);
+    end = begin.bits + bits * (kTokens / 4);
   }
 };
 
@@ -107,16 +104,16 @@ RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes
     const int p = __builtin_ctzll(left);
     const uint64_t before = (uint64_t{1} << p) - 1;
     const int nibbles =
-        (count(sets.nibbles & before) + count(sets.second_nibbles & before)) * (kTokens / 2);
-    const int crumbs = count(sets.crumbs & before) * (kTokens / 4);
-    const int bits = count(sets.bits & before) * (kTokens / 8);
+        (count(sets.nibbles & before) + count(sets.second_nibbles & before)) * kTokens;
+    const int crumbs = count(sets.crumbs & before) * (kTokens / 2);
+    const int bits = count(sets.bits & before) * (kTokens / 4);
     ahead.step<Simd>();
-    const auto at = [&](const tiled::Planes& of) {
-      return tiled::Planes{of.nibbles + nibbles, of.crumbs + crumbs, of.bits + bits};
-    };
+    tiled::Planes at = {planes.begin.nibbles + nibbles, planes.begin.crumbs + crumbs,
+                        planes.begin.bits + bits};
     PairCodes codes;
-    tiled::load_codes<Simd, kTokens>(at(planes.first), kWidth, 0, codes.high1, codes.low1);
-    tiled::load_codes<Simd, kTokens>(at(planes.second), kWidth, 0, codes.high2, codes.low2);
+    tiled::load_codes<Simd, kTokens>(at, kWidth, 0, codes.high1, codes.low1);
+    tiled::advance<kTokens>(at, kWidth);
+    tiled::load_codes<Simd, kTokens>(at, kWidth, 0, codes.high2, codes.low2);
     visit(p, codes);
   }
 }

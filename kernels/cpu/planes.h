@@ -2,6 +2,7 @@
 // attention and the unpackers. Internal linkage: see common.h.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/packed_format.h"
@@ -88,7 +89,16 @@ inline void unpack_codes(PlaneCursor<const uint8_t>& at, int count, int width, u
   }
 }
 
-/// The planes of a channel block begin here; `widths` as the format stores them.
+/// Past the planes of one channel (or row).
+template <typename Byte>
+inline void skip_codes(int count, int width, PlaneCursor<Byte>& at) {
+  at.nibbles += static_cast<size_t>(format::nibble_planes(width)) * format::plane_bytes(count, 4);
+  at.crumbs += static_cast<size_t>(format::crumb_planes(width)) * format::plane_bytes(count, 2);
+  at.bits += static_cast<size_t>(format::bit_planes(width)) * format::plane_bytes(count, 1);
+}
+
+/// The planes of a channel block begin here, those of channel_at(0); `widths` as the format stores
+/// them.
 template <typename Byte>
 inline PlaneCursor<Byte> channel_planes(Byte* block, int block_size, int head_dim, bool symmetric,
                                         const uint8_t* widths) {

@@ -114,7 +114,8 @@ void load_channel_block(const uint8_t* block, int block_size, int head_dim, bool
   const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
   PlaneCursor<const uint8_t> planes =
       channel_planes(block, block_size, head_dim, symmetric, widths);
-  for (int c = 0; c < head_dim; ++c) {
+  for (int i = 0; i < head_dim; ++i) {
+    const int c = format::channel_at(i, head_dim);
     dequantize_channel(planes, block_size, format::channel_width(widths, c, head_dim),
                        symmetric ? 0.0f : half_to_float(lo[c]), half_to_float(step[c]), symmetric,
                        codes, out + static_cast<size_t>(c) * static_cast<size_t>(block_size));
@@ -191,7 +192,8 @@ void load_sealed(const AttentionParams& p, int kv_head, int block, const Workspa
     const uint16_t* step = reinterpret_cast<const uint16_t*>(values);
     const uint8_t* widths = values + format::channel_widths_offset(D, true);
     PlaneCursor<const uint8_t> planes = channel_planes(values, B, D, true, widths);
-    for (int c = 0; c < D; ++c) {
+    for (int i = 0; i < D; ++i) {
+      const int c = format::channel_at(i, D);
       dequantize_channel(planes, B, format::channel_width(widths, c, D), 0.0f,
                          half_to_float(step[c]), true, w.codes, w.cosines);
       for (int t = 0; t < B; ++t) w.values[static_cast<size_t>(t) * D + c] = w.cosines[t];

@@ -182,7 +182,8 @@ void pack_channels_affine(const PackParams& p, const float* lo, const float* hi,
   PlaneCursor<uint8_t> planes = channel_planes(out, p.block_size, D, false, widths);
   float x[kMaxBlockSize];
   uint8_t codes[kMaxBlockSize] = {};
-  for (int c = 0; c < D; ++c) {
+  for (int i = 0; i < D; ++i) {
+    const int c = format::channel_at(i, D);
     const int width = format::channel_width(widths, c, D);
     const AffineScale scale = affine_scale(lo[c], hi[c], width);
     lo_out[c] = scale.lo_bits;
@@ -203,7 +204,8 @@ int64_t pack_channels_symmetric(const PackParams& p, const float* absmax, const 
   float x[kMaxBlockSize];
   uint8_t codes[kMaxBlockSize] = {};
   int64_t clipped = 0;
-  for (int c = 0; c < D; ++c) {
+  for (int i = 0; i < D; ++i) {
+    const int c = format::channel_at(i, D);
     const int width = format::channel_width(widths, c, D);
     step_out[c] = symmetric_step_bits(absmax[c], width);
     load_channel(p, c, x);

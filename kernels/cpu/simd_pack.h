@@ -76,11 +76,14 @@ struct ChannelStrip {
 };
 
 /// Widths of the channels c ... c + count - 1: shifts, largest codes and planes. Planes that a
-/// channel lacks go to `nowhere`, which no one reads.
+/// channel lacks go to `nowhere`, which no one reads. `pair` is at the planes of c's pair and moves
+/// to the next strip's; the upper half of the channels begins at `begin` again.
 template <class S>
 void set_widths(ChannelStrip<S>& strip, const uint8_t* widths, int c, int count, int head_dim,
-                int block_size, PlaneCursor<uint8_t>& at, uint8_t* nowhere) {
+                int block_size, const PlaneCursor<uint8_t>& begin, PlaneCursor<uint8_t>& pair,
+                uint8_t* nowhere) {
   constexpr int L = S::kLanes;
+  const int pairs = head_dim / 2;
   alignas(64) float top[L], half[L];
   alignas(64) int32_t nibble_shift[L], crumb_shift[L];
   for (int l = 0; l < L; ++l) {
@@ -90,24 +93,27 @@ void set_widths(ChannelStrip<S>& strip, const uint8_t* widths, int c, int count,
     nibble_shift[l] = width > 4 ? format::nibble_shift(width) : 0;
     crumb_shift[l] = format::crumb_shift(width);
     strip.nibble_at[l] = strip.second_at[l] = strip.crumb_at[l] = strip.bit_at[l] = nowhere;
+    if (l >= count) continue;
+    if (c + l == pairs) pair = begin;
+    const uint8_t both = widths[c + l < pairs ? c + l : c + l - pairs];
+    PlaneCursor<uint8_t> at = pair;
+    if (c + l >= pairs) skip_codes(block_size, both & 15, at);
+    skip_codes(block_size, both & 15, pair);
+    skip_codes(block_size, both >> 4, pair);
     if (format::nibble_planes(width) > 0) {
       strip.nibble_at[l] = at.nibbles;
-      at.nibbles += format::plane_bytes(block_size, 4);
       strip.any_nibble = true;
     }
     if (format::nibble_planes(width) > 1) {
-      strip.second_at[l] = at.nibbles;
-      at.nibbles += format::plane_bytes(block_size, 4);
+      strip.second_at[l] = at.nibbles + format::plane_bytes(block_size, 4);
       strip.any_second = true;
     }
     if (format::crumb_planes(width) > 0) {
       strip.crumb_at[l] = at.crumbs;
-      at.crumbs += format::plane_bytes(block_size, 2);
       strip.any_crumb = true;
     }
     if (format::bit_planes(width) > 0) {
       strip.bit_at[l] = at.bits;
-      at.bits += format::plane_bytes(block_size, 1);
       strip.any_bit = true;
     }
   }
@@ -211,14 +217,15 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
       reinterpret_cast<uint16_t*>(out + format::channel_step_offset(D, kSymmetric));
   std::memcpy(out + format::channel_widths_offset(D, kSymmetric), widths,
               static_cast<size_t>(D) / 2);
-  PlaneCursor<uint8_t> at = channel_planes(out, p.block_size, D, kSymmetric, widths);
+  const auto begin = channel_planes(out, p.block_size, D, kSymmetric, widths);
+  PlaneCursor<uint8_t> pair = begin;
   alignas(64) uint8_t nowhere[kMaxBlockSize / 2];
   int64_t clipped = 0;
   for (int c = 0; c < D; c += L) {
     const int count = D - c < L ? D - c : L;
     const typename S::Part part = S::part(count);
     ChannelStrip<S> strip;
-    set_widths<S>(strip, widths, c, count, D, p.block_size, at, nowhere);
+    set_widths<S>(strip, widths, c, count, D, p.block_size, begin, pair, nowhere);
     const typename S::Float upper = S::template load_part<Dtype::kFloat32>(hi, c, part);
     if constexpr (kSymmetric) {
       // step = fp16(absmax / (2^(w-1) - 1)); lanes that do not exist divide by 1
@@ -235,10 +242,9 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
     }
     clipped += pack_strip<S, kType, kSymmetric>(p, c, part, strip);
   }
-  // `at.bits` has come to the end of the last plane; what follows is padding.
-  std::memset(
-      at.bits, 0,
-      format::align_up(static_cast<size_t>(at.bits - out)) - static_cast<size_t>(at.bits - out));
+  // `pair.bits` has come to the end of the last plane; what follows is padding.
+  const size_t end = static_cast<size_t>(pair.bits - out);
+  std::memset(pair.bits, 0, format::align_up(end) - end);
   return clipped;
 }
 

@@ -16,7 +16,8 @@ void unpack_channels(const uint8_t* block, int tokens, int block_size, int head_
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
   PlaneCursor<const uint8_t> planes = channel_planes(block, block_size, D, symmetric, widths);
   uint8_t codes[kMaxBlockSize];
-  for (int c = 0; c < D; ++c) {
+  for (int i = 0; i < D; ++i) {
+    const int c = format::channel_at(i, D);
     const int width = format::channel_width(widths, c, D);
     unpack_codes(planes, block_size, width, codes);
     const float scale = half_to_float(step[c]);

@@ -70,32 +70,25 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
   const uint32_t own = widths[pair];
   const uint32_t others = kHalf > 32 ? widths[pair ^ 32] : 0;  // of the other warp
 
-  // Planes before each channel: a scan over the lower channels, then over the upper ones.
-  const uint32_t low = plane_counts(own & 15), high = plane_counts(own >> 4);
-  uint32_t low_sum = low, high_sum = high;
+  // Planes before each pair: a scan.
+  const auto planes_of = [](uint32_t both) {
+    return plane_counts(both & 15) + plane_counts(both >> 4);
+  };
+  uint32_t sum = planes_of(own);
 #pragma unroll
   for (int span = 1; span < 32; span *= 2) {
-    const uint32_t a = __shfl_up_sync(0xffffffffu, low_sum, span);
-    const uint32_t b = __shfl_up_sync(0xffffffffu, high_sum, span);
-    if (lane >= span) {
-      low_sum += a;
-      high_sum += b;
-    }
+    const uint32_t before = __shfl_up_sync(0xffffffffu, sum, span);
+    if (lane >= span) sum += before;
   }
-  uint32_t low_total = __shfl_sync(0xffffffffu, low_sum, 31);
-  uint32_t total = low_total + __shfl_sync(0xffffffffu, high_sum, 31);
+  uint32_t total = __shfl_sync(0xffffffffu, sum, 31);
   if constexpr (kHalf > 32) {
-    const uint32_t a = __reduce_add_sync(0xffffffffu, plane_counts(others & 15));
-    const uint32_t b = __reduce_add_sync(0xffffffffu, plane_counts(others >> 4));
-    low_total += a;
-    total += a + b;
-    if (upper) {
-      low_sum += a;
-      high_sum += b;
-    }
+    const uint32_t of_others = __reduce_add_sync(0xffffffffu, planes_of(others));
+    total += of_others;
+    if (upper) sum += of_others;
   }
-  const PlaneOffsets a_at = plane_offsets(low_sum - low, total, kAttentionTile);
-  const PlaneOffsets b_at = plane_offsets(low_total + high_sum - high, total, kAttentionTile);
+  const uint32_t high = plane_counts(own >> 4), low = plane_counts(own & 15);
+  const PlaneOffsets a_at = plane_offsets(sum - high - low, total, kAttentionTile);
+  const PlaneOffsets b_at = plane_offsets(sum - high, total, kAttentionTile);
 
   // The pair's rank by the width of its lower channel: from the top bit down, pairs that are still
   // equal and have a zero where this one has a one come before it.

@@ -116,9 +116,10 @@ __device__ void write_planes(const BlockPackParams& p, const ChannelPackShared& 
   fill_zero(codes_out + code_bytes, codes_out + format::align_up(code_bytes));
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int c = warp; c < head_dim; c += static_cast<int>(blockDim.x) / 32) {
+  for (int n = warp; n < head_dim; n += static_cast<int>(blockDim.x) / 32) {
+    const int c = format::channel_at(n, head_dim);
     const int width = format::channel_width(s.widths, c, head_dim);
-    const PlaneOffsets at = plane_offsets(s.offsets[c], total, p.block_size);
+    const PlaneOffsets at = plane_offsets(s.offsets[n], total, p.block_size);
     const uint8_t* codes = s.codes + c * (p.block_size + 4);
     for (int i = lane; i < words_of_row(width, p.block_size); i += 32) {
       const PlaneWord word = make_plane_word(codes, i, width, p.block_size);

@@ -39,7 +39,7 @@ __device__ inline uint32_t plane_counts(int width) {
 struct PlaneOffsets {
   uint32_t nibbles, crumbs, bit_plane;  // bytes from the start of the codes
 };
-/// `before`: plane_counts summed over the channels before this one; `total`: over all.
+/// `before`: plane_counts summed over the channels whose planes come before; `total`: over all.
 __device__ inline PlaneOffsets plane_offsets(uint32_t before, uint32_t total, int block_size) {
   const uint32_t unit = static_cast<uint32_t>(block_size) / 8;  // bytes of a bit plane
   const uint32_t crumb_start = (total & 1023) * 4 * unit;
@@ -48,21 +48,23 @@ __device__ inline PlaneOffsets plane_offsets(uint32_t before, uint32_t total, in
           bit_start + (before >> 20) * unit};
 }
 
-/// Fills offsets[c] with plane_counts of the channels before c and offsets[head_dim] with the
-/// total. Called by all threads of a CTA of at most 32 warps; ends with a barrier.
+/// Fills offsets[i] with plane_counts of the first i channels in the order of their planes
+/// (format::channel_at) and offsets[head_dim] with the total. Called by all threads of a CTA of at
+/// most 32 warps; ends with a barrier.
 __device__ inline void scan_plane_counts(const uint8_t* widths, int head_dim, uint32_t* offsets) {
   if (threadIdx.x < 32) {
     uint32_t carry = 0;
     for (int base = 0; base < head_dim; base += 32) {
-      const int c = base + static_cast<int>(threadIdx.x);
+      const int i = base + static_cast<int>(threadIdx.x);
+      const int c = format::channel_at(i, head_dim);
       const uint32_t own =
-          c < head_dim ? plane_counts(format::channel_width(widths, c, head_dim)) : 0;
+          i < head_dim ? plane_counts(format::channel_width(widths, c, head_dim)) : 0;
       uint32_t sum = own;
       for (int step = 1; step < 32; step *= 2) {
         const uint32_t other = __shfl_up_sync(0xffffffffu, sum, step);
         if (static_cast<int>(threadIdx.x) >= step) sum += other;
       }
-      if (c < head_dim) offsets[c] = carry + sum - own;
+      if (i < head_dim) offsets[i] = carry + sum - own;
       carry += __shfl_sync(0xffffffffu, sum, 31);
     }
     if (threadIdx.x == 0) offsets[head_dim] = carry;
@@ -77,7 +79,8 @@ __device__ inline float channel_block_value(const uint8_t* block, const uint32_t
   const uint8_t* widths = block + format::channel_widths_offset(head_dim, symmetric);
   const uint8_t* codes = block + format::channel_codes_offset(head_dim, symmetric);
   const int width = format::channel_width(widths, channel, head_dim);
-  const PlaneOffsets at = plane_offsets(offsets[channel], offsets[head_dim], block_size);
+  const PlaneOffsets at = plane_offsets(offsets[format::channel_position(channel, head_dim)],
+                                        offsets[head_dim], block_size);
   const uint32_t code = code_at(codes + at.nibbles, codes + at.crumbs, codes + at.bit_plane, width,
                                 token, block_size);
   const auto* steps =

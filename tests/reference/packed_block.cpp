@@ -118,6 +118,26 @@ void write_codes(std::vector<uint8_t>& bytes, int64_t codes_at, const std::vecto
                     });
 }
 
+// The planes of a channel block are stored by pair: of the channels 0, D/2, 1, D/2 + 1, ...
+template <typename T>
+std::vector<T> channels_to_pairs(const std::vector<T>& channels) {
+  std::vector<T> pairs;
+  for (size_t p = 0; p < channels.size() / 2; ++p) {
+    pairs.push_back(channels[p]);
+    pairs.push_back(channels[p + channels.size() / 2]);
+  }
+  return pairs;
+}
+
+template <typename T>
+std::vector<T> pairs_to_channels(const std::vector<T>& pairs) {
+  std::vector<T> channels;
+  for (size_t first : {0, 1}) {
+    for (size_t i = first; i < pairs.size(); i += 2) channels.push_back(pairs[i]);
+  }
+  return channels;
+}
+
 void read_scales(const uint8_t* bytes, int64_t count, bool symmetric, PackedBlock& block) {
   for (int64_t i = 0; i < count; ++i) {
     if (!symmetric) block.lo.push_back(read16(bytes, 2 * i));
@@ -160,7 +180,9 @@ PackedBlock read_channel_block(const uint8_t* bytes, int block_size, int head_di
     const uint8_t both = widths[c % (head_dim / 2)];
     block.widths.push_back(c < head_dim / 2 ? both % 16 : both / 16);
   }
-  read_codes(bytes, channel_codes_at(head_dim, symmetric), block.widths, block_size, block.codes);
+  read_codes(bytes, channel_codes_at(head_dim, symmetric), channels_to_pairs(block.widths),
+             block_size, block.codes);
+  block.codes = pairs_to_channels(block.codes);
   return block;
 }
 
@@ -184,7 +206,8 @@ std::vector<uint8_t> write_channel_block(const PackedBlock& block, int block_siz
   for (size_t p = 0; p < half; ++p) {
     bytes[widths_at + p] = static_cast<uint8_t>(block.widths[p] + 16 * block.widths[p + half]);
   }
-  write_codes(bytes, channel_codes_at(head_dim, symmetric), block.widths, block_size, block.codes);
+  write_codes(bytes, channel_codes_at(head_dim, symmetric), channels_to_pairs(block.widths),
+              block_size, channels_to_pairs(block.codes));
   return bytes;
 }
 
