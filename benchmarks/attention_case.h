@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/fixed_rotations.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
 #include "kernels/packed_format.h"
@@ -373,7 +374,10 @@ class Case {
     p.query_cos = keep(at::cos(query_angles));
     p.query_sin = keep(at::sin(query_angles));
     const at::Tensor in_block = angles(0, kBlock).transpose(0, 1);
-    p.rotations = {keep(at::cos(in_block)), keep(at::sin(in_block))};
+    p.rotations.in_block_cos = keep(at::cos(in_block));
+    p.rotations.in_block_sin = keep(at::sin(in_block));
+    fixed_ = {p.rotations.in_block_cos, p.rotations.in_block_sin, in_block.numel()};
+    p.rotations.in_block_fixed = fixed_.data();
 
     auto& prefix = p.prefix;
     prefix.sink_count = prefix.sink_capacity = sinks_;
@@ -426,6 +430,7 @@ class Case {
   std::vector<const uint8_t*> key_table_, value_table_;
   std::vector<const float*> rotation_table_;
   std::vector<at::Tensor> kept_;
+  cpu::FixedRotations fixed_;
   size_t packed_bytes_ = 0;
   AttentionParams params_;
   std::vector<Bytes> workspaces_;

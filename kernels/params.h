@@ -30,6 +30,8 @@ struct Rotations {
   const float* in_block_sin = nullptr;  // [D/2, block_size]
   /// CUDA, blocks of 128: both tables in fp16 (kernels/cuda/tile_order.h).
   const uint16_t* in_block_half = nullptr;
+  /// CPU: both tables in fixed point, [D/2, block_size, 2] (kernels/cpu/fixed_rotations.h).
+  const int16_t* in_block_fixed = nullptr;
 };
 
 /// The compressed prefix of one sequence in one layer, in index order: sinks, then sealed blocks.

@@ -29,7 +29,8 @@ namespace rillkv::kernels::cpu::tiled {
 namespace {
 
 constexpr int kBlockRows = 24;
-constexpr int kBlocksAhead = 4;         // distance of the prefetch: 70 KB at 4.5 bits and D = 128
+constexpr int kBlocksAhead = 4;  // distance of the prefetch: 70 KB at 4.5 bits and D = 128
+constexpr int kStreamedBlocksAhead = 1;
 constexpr int kMaxTileVectors = 64;     // bits of a mask
 constexpr float kLowest = -1.0e30f;     // no key seen yet: finite, so that differences are
 constexpr int32_t kNever = 0x7fffffff;  // index of a column that holds no token
@@ -198,7 +199,7 @@ class Attention {
 
   /// Entry of the prefix's tables that is worth fetching while block n is worked on, or -1.
   int64_t entry_ahead(int n, int last) const {
-    int block = n + kBlocksAhead, head = task_.kv_head;
+    int block = n + (streams() ? kStreamedBlocksAhead : kBlocksAhead), head = task_.kv_head;
     if (block >= last) {
       if (task_.next == nullptr) return -1;
       const int first = task_.next->tile_begin > 1 ? task_.next->tile_begin - 1 : 0;

@@ -10,8 +10,8 @@
 //
 // Values: avx512_decode_values.h. Both halves are held to the error of bf16 code (decode_test.cpp).
 //
-// Memory. Blocks are visited in the order of the tables and those kBlocksAhead later are prefetched
-// a few lines at a time; without it cold decode takes twice as long.
+// Memory. Blocks are visited in the order of the tables and the next is fetched beside the work on
+// one (Ahead); without it cold decode takes twice as long.
 #include "kernels/cpu/avx512_decode.h"
 
 #include "kernels/cpu/avx512_decode_one_row.h"
@@ -124,7 +124,7 @@ struct WordTable {
 
 /// Looks up and rotates the pairs of one width: tile of keys.
 template <int kD, int kWidth>
-void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahead,
+void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
                   SharedTiles<kD>& s) {
   for_each_pair<kWidth>(sets, planes, ahead, [&](int p, const PairCodes& codes) {
     const int q = p + kD / 2;
@@ -195,19 +195,17 @@ void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p
 /// Scores of all rows to p, in log2 units.
 template <int kD>
 void score_block(const uint8_t* block, const float* rotation, const PairSets& sets,
-                 const uint8_t* next_block, const Rows& rows, SharedTiles<kD>& s,
+                 const BlockPlanes& planes, Ahead& next, const Rows& rows, SharedTiles<kD>& s,
                  float (*p)[kTokens]) {
   prepare_keys<kD>(block, s);
-  const BlockPlanes planes(block + format::channel_codes_offset(kD, false), sets);
-  Prefetch ahead(next_block, static_cast<size_t>(planes.end - block), kD / 2);
-  rotate_pairs<kD, 1>(sets, planes, ahead, s);
-  rotate_pairs<kD, 2>(sets, planes, ahead, s);
-  rotate_pairs<kD, 3>(sets, planes, ahead, s);
-  rotate_pairs<kD, 4>(sets, planes, ahead, s);
-  rotate_pairs<kD, 5>(sets, planes, ahead, s);
-  rotate_pairs<kD, 6>(sets, planes, ahead, s);
-  rotate_pairs<kD, 7>(sets, planes, ahead, s);
-  rotate_pairs<kD, 8>(sets, planes, ahead, s);
+  rotate_pairs<kD, 1>(sets, planes, next, s);
+  rotate_pairs<kD, 2>(sets, planes, next, s);
+  rotate_pairs<kD, 3>(sets, planes, next, s);
+  rotate_pairs<kD, 4>(sets, planes, next, s);
+  rotate_pairs<kD, 5>(sets, planes, next, s);
+  rotate_pairs<kD, 6>(sets, planes, next, s);
+  rotate_pairs<kD, 7>(sets, planes, next, s);
+  rotate_pairs<kD, 8>(sets, planes, next, s);
   float units[kMaxStreamedRows];
   for (int r = 0; r < rows.count; ++r) {
     units[r] = prepare_query<kD>(rows.queries + static_cast<size_t>(r) * rows.stride, rotation,
@@ -249,29 +247,32 @@ bool add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahea
   PairSets sets;
   if (!classify<kD>(keys + format::channel_widths_offset(kD, false), sets)) return false;
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
-  const uint8_t* keys_ahead = ahead < 0 ? nullptr : prefix.keys[ahead];
+  const BlockPlanes planes(keys + format::channel_codes_offset(kD, false), sets);
+  Ahead next;
+  if (ahead >= 0) {
+    next = {prefix.keys[ahead], static_cast<size_t>(planes.end - keys), prefix.values[ahead],
+            format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits),
+            kD / 2};
+  }
   if (rows.count == 1) {
-    score_one_row<kD>(keys, prefix.rotations[n], sets, keys_ahead, rows.queries, s.one, s.p[0]);
+    score_one_row<kD>(keys, prefix.rotations[n], params.rotations.in_block_fixed, sets, planes,
+                      next, rows.queries, s.one, s.p[0]);
   } else {
-    score_block<kD>(keys, prefix.rotations[n], sets, keys_ahead, rows, s.shared, s.p);
+    score_block<kD>(keys, prefix.rotations[n], sets, planes, next, rows, s.shared, s.p);
   }
   float shrink[kMaxStreamedRows];
   for (int r = 0; r < rows.count; ++r) {
     shrink[r] = weigh(s.p[r], rows.max[r], rows.sum[r]);
     prepare_values(params, values, s.p[r], s.weights[r]);
   }
-  const Prefetch values_ahead(
-      ahead < 0 ? nullptr : prefix.values[ahead],
-      format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits),
-      kTokens / 4);
   const uint8_t* codes = values + format::token_codes_offset(kTokens, prefix.value_groups, false);
   with_value_width(prefix.value_bits, [&](auto width) {
     constexpr int kWidth = width;
     if (rows.count == 1) {
-      add_values_once<kD, kWidth>(codes, values_ahead, s.weights[0], shrink[0], rows.sums);
+      add_values_once<kD, kWidth>(codes, next, s.weights[0], shrink[0], rows.sums);
       return;
     }
-    unpack_values<kD, kWidth>(codes, values_ahead, s.shared.values);
+    unpack_values<kD, kWidth>(codes, next, s.shared.values);
     for (int side = 0; side < kD / 64; ++side) {
       const float scale = ValueCodes<kD, kWidth>::kSideScale[side];
       for (int r = 0; r < rows.count; r += kRowsAtOnce) {
@@ -286,7 +287,7 @@ bool add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahea
 template <int kD>
 void start(const AttentionParams& params, int rows, void* scratch) {
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(scratch);
-  if (rows == 1) return start_one_row<kD>(params, s.one);
+  if (rows == 1) return;
   const F one = _mm512_set1_ps(kFixedOne);
   for (int p = 0; p < kD / 2; ++p) {
     const auto convert = [&](const float* from, int16_t(&to)[4][32]) {

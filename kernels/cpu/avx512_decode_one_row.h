@@ -14,34 +14,18 @@
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
 
-/// sum |(u, w)| times 2^15 stays below 2^31: of 65536, 64 pairs may lose 4 roundings of 1/2 in both
-/// u and w, sqrt(2) 2 64 = 181.
+/// sum |(u, w)| times 2^15 stays below 2^31: of 65536, 64 pairs may lose 5 roundings of 1/2 in both
+/// u and w, sqrt(2) 2.5 64 = 227.
 constexpr float kMaxTurnedSum = 65300.0f;
-constexpr float kMaxTurned = 32700.0f;  // of one pair, roundings included
+/// Of one pair. What one channel's codes add is at most twice that and has to fit in 16 bits.
+constexpr float kMaxTurned = 16350.0f;
 
 template <int kD>
 struct alignas(64) OneRowTables {
   static constexpr int kPairs = kD / 2;
-  /// R(j): word 2 i of register k is the cosine of token 16 k + i, word 2 i + 1 its sine.
-  int16_t turns[kPairs][kTokens / 16][32];
-  /// What a pair's tables are made of: u and w of lo and of one step, of both channels.
-  float lo_u1[kPairs], lo_w1[kPairs], lo_u2[kPairs], lo_w2[kPairs];
-  float step_u1[kPairs], step_w1[kPairs], step_u2[kPairs], step_w2[kPairs];
+  /// (u, w) as words: of the channels' centres, and what half a range of each channel adds.
+  int32_t centre[kPairs], first[kPairs], second[kPairs];
 };
-
-template <int kD>
-void start_one_row(const AttentionParams& params, OneRowTables<kD>& s) {
-  const F one = _mm512_set1_ps(kFixedOne);
-  for (int p = 0; p < kD / 2; ++p) {
-    for (int k = 0; k < kTokens / 16; ++k) {
-      const auto fixed = [&](const float* table) {
-        return round_to_int(_mm512_mul_ps(_mm512_loadu_ps(table + p * kTokens + 16 * k), one));
-      };
-      _mm512_store_si512(s.turns[p][k], pack_words(fixed(params.rotations.in_block_cos),
-                                                   fixed(params.rotations.in_block_sin)));
-    }
-  }
-}
 
 /// Fills the tables' parts; returns the unit of (u, w).
 template <int kD>
@@ -76,74 +60,111 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
     const F a = _mm512_mul_ps(r1[v], inverse), b = _mm512_mul_ps(r2[v], inverse);
-    const auto store = [&](const uint16_t* of, float* u1, float* w1, float* u2, float* w2) {
-      const F x = Simd::load_half(of + i), y = Simd::load_half(of + kPairs + i);
-      _mm512_store_ps(u1 + i, _mm512_mul_ps(a, x));
-      _mm512_store_ps(w1 + i, _mm512_mul_ps(b, x));
-      _mm512_store_ps(u2 + i, _mm512_mul_ps(b, y));
-      _mm512_store_ps(w2 + i, _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(a, y)));
+    const F half = half_range(widths + i);
+    const F range1 = _mm512_mul_ps(half, Simd::load_half(step + i));
+    const F range2 = _mm512_mul_ps(half, Simd::load_half(step + kPairs + i));
+    const F x = _mm512_add_ps(range1, Simd::load_half(lo + i));
+    const F y = _mm512_add_ps(range2, Simd::load_half(lo + kPairs + i));
+    const auto store = [&](F u, F w, int32_t* to) {
+      _mm512_store_si512(to + i, pack_words(round_to_int(u), round_to_int(w)));
     };
-    store(lo, s.lo_u1, s.lo_w1, s.lo_u2, s.lo_w2);
-    store(step, s.step_u1, s.step_w1, s.step_u2, s.step_w2);
+    store(_mm512_fmadd_ps(a, x, _mm512_mul_ps(b, y)), _mm512_fmsub_ps(b, x, _mm512_mul_ps(a, y)),
+          s.centre);
+    store(_mm512_mul_ps(a, range1), _mm512_mul_ps(b, range1), s.first);
+    store(_mm512_mul_ps(b, range2), _mm512_fnmadd_ps(a, range2, _mm512_setzero_ps()), s.second);
   }
   return unit;
 }
 
+/// 2^15 z in both words of lane i, z = 2 i / 2^width - 1 for the code i: what vpmulhrsw turns into
+/// the table of what a channel's codes add.
+template <int kWidth>
+RILLKV_INLINE I fractions() {
+  const I codes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const I low = _mm512_sub_epi32(_mm512_slli_epi32(codes, 16 - kWidth), _mm512_set1_epi32(1 << 15));
+  return pack_words(low, low);
+}
+
+/// Codes of more than 4 bits as signed bytes 128 z: in byte b of lane i, those of token 32 b + i
+/// (`even`) and of 16 tokens later (`odd`).
+template <int kWidth>
+struct SignedCodes {
+  I even, odd;
+
+  RILLKV_INLINE SignedCodes(I high, I low) {
+    const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
+    const I signs = _mm512_xor_si512(high, _mm512_set1_epi8(static_cast<char>(0x88)));
+    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(8 - kWidth));
+    even = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(signs, 4), rest, 0xCA);
+    odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
+  }
+
+  /// 2^15 z of the tokens 16 k + i, in both words of lane i.
+  RILLKV_INLINE I words(int k) const {
+    const int byte = 0x00800080 + k / 2 * 0x01000100;
+    return _mm512_shuffle_epi8(
+        k % 2 == 0 ? even : odd,
+        _mm512_set4_epi32(byte + 0x0C000C00, byte + 0x08000800, byte + 0x04000400, byte));
+  }
+};
+
+/// sum += a . b, words to dwords. Not the intrinsic, of which gcc 12 copies the sum twice.
+RILLKV_INLINE void add_products(I& sum, I a, const int16_t* b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const I*>(b)));
+}
+
 /// Adds the pairs of one width to the sums of 8 x 16 tokens.
 template <int kD, int kWidth>
-RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& planes,
-                                    Prefetch& ahead, const OneRowTables<kD>& s, I (&sums)[8]) {
-  const F codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const F high_codes = _mm512_mul_ps(codes, _mm512_set1_ps(kHighStep<kWidth>));
+RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+                                    const OneRowTables<kD>& s, const int16_t* turns, I (&sums)[8]) {
   for_each_pair<kWidth>(
       sets, planes, ahead, [&](int p, const PairCodes& pair) __attribute__((always_inline)) {
-        const auto affine = [&](F code, float lo_u, float lo_w, float step_u, float step_w) {
-          return pack_words(
-              round_to_int(_mm512_fmadd_ps(code, _mm512_set1_ps(step_u), _mm512_set1_ps(lo_u))),
-              round_to_int(_mm512_fmadd_ps(code, _mm512_set1_ps(step_w), _mm512_set1_ps(lo_w))));
-        };
-        const I table1 = affine(high_codes, s.lo_u1[p], s.lo_w1[p], s.step_u1[p], s.step_w1[p]);
-        const I table2 = affine(high_codes, s.lo_u2[p], s.lo_w2[p], s.step_u2[p], s.step_w2[p]);
-        I rest1 = _mm512_setzero_si512(), rest2 = rest1;
-        if constexpr (kWidth > 4) {
-          rest1 = affine(codes, 0.0f, 0.0f, s.step_u1[p], s.step_w1[p]);
-          rest2 = affine(codes, 0.0f, 0.0f, s.step_u2[p], s.step_w2[p]);
-        }
+        const I centre = _mm512_set1_epi32(s.centre[p]);
+        const I first = _mm512_set1_epi32(s.first[p]), second = _mm512_set1_epi32(s.second[p]);
+        const int16_t* turn = turns + p * (2 * kTokens);
+        if constexpr (kWidth <= 4) {
+          const I z = fractions<kWidth>();
+          const I x = _mm512_add_epi16(centre, _mm512_mulhrs_epi16(z, first));
+          const I y = _mm512_mulhrs_epi16(z, second);
 #pragma GCC unroll 8
-        for (int k = 0; k < 8; ++k) {
-          const auto field = [&](I of) __attribute__((always_inline)) {
-            return k == 0 ? of : _mm512_srli_epi32(of, static_cast<unsigned>(4 * k));
-          };
-          I turned = _mm512_add_epi16(_mm512_permutexvar_epi32(field(pair.high1), table1),
-                                      _mm512_permutexvar_epi32(field(pair.high2), table2));
-          if constexpr (kWidth > 4) {
-            turned = _mm512_add_epi16(
-                turned, _mm512_add_epi16(_mm512_permutexvar_epi32(field(pair.low1), rest1),
-                                         _mm512_permutexvar_epi32(field(pair.low2), rest2)));
+          for (int k = 0; k < 8; ++k) {
+            const auto field = [&](I of) __attribute__((always_inline)) {
+              return k == 0 ? of : _mm512_srli_epi32(of, static_cast<unsigned>(4 * k));
+            };
+            const I turned = _mm512_add_epi16(_mm512_permutexvar_epi32(field(pair.high1), x),
+                                              _mm512_permutexvar_epi32(field(pair.high2), y));
+            add_products(sums[k], turned, turn + 32 * k);
           }
-          sums[k] = _mm512_dpwssd_epi32(sums[k], turned, _mm512_load_si512(s.turns[p][k]));
+        } else {
+          const SignedCodes<kWidth> x(pair.high1, pair.low1), y(pair.high2, pair.low2);
+#pragma GCC unroll 8
+          for (int k = 0; k < 8; ++k) {
+            const I turned =
+                _mm512_add_epi16(_mm512_add_epi16(centre, _mm512_mulhrs_epi16(x.words(k), first)),
+                                 _mm512_mulhrs_epi16(y.words(k), second));
+            add_products(sums[k], turned, turn + 32 * k);
+          }
         }
       });
 }
 
-/// Scores of a row to p, in log2 units.
+/// Scores of a row to p, in log2 units. `turns` is Rotations.in_block_fixed.
 template <int kD>
-void score_one_row(const uint8_t* block, const float* rotation, const PairSets& sets,
-                   const uint8_t* next_block, const float* query, OneRowTables<kD>& s, float* p) {
+void score_one_row(const uint8_t* block, const float* rotation, const int16_t* turns,
+                   const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+                   const float* query, OneRowTables<kD>& s, float* p) {
   const float unit = prepare_one_row<kD>(block, query, rotation, s);
-  const BlockPlanes planes(block + format::channel_codes_offset(kD, false), sets);
-  Prefetch ahead(next_block, static_cast<size_t>(planes.end - block), kD / 2);
   I sums[8];
 #pragma GCC unroll 8
   for (int k = 0; k < 8; ++k) sums[k] = _mm512_setzero_si512();
-  add_turned_pairs<kD, 1>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 2>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 3>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 4>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 5>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 6>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 7>(sets, planes, ahead, s, sums);
-  add_turned_pairs<kD, 8>(sets, planes, ahead, s, sums);
+  add_turned_pairs<kD, 1>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 2>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 3>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 4>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 5>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 6>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 7>(sets, planes, ahead, s, turns, sums);
+  add_turned_pairs<kD, 8>(sets, planes, ahead, s, turns, sums);
   const F factor = _mm512_set1_ps(unit / kFixedOne);
 #pragma GCC unroll 8
   for (int k = 0; k < 8; ++k) {

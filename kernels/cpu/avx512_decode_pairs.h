@@ -5,16 +5,15 @@
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/avx512_simd.h"
+#include "kernels/cpu/fixed_rotations.h"  // kFixedOne; vpmulhrsw's is 32768
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
 
-using tiled::Prefetch;
 using F = __m512;
 using I = __m512i;
 
 constexpr int kTokens = 128;
-constexpr float kFixedOne = 32767.0f;  // 1 in the rotations' fixed point; vpmulhrsw's is 32768
 
 inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
 
@@ -73,6 +72,12 @@ inline F largest_codes(const uint8_t* widths) {
   return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
 }
 
+/// Half the codes, 2^(width - 1), of the 16 pairs whose widths begin at `widths`.
+inline F half_range(const uint8_t* widths) {
+  return _mm512_mul_ps(_mm512_set1_ps(0.5f),
+                       _mm512_add_ps(largest_codes(widths), _mm512_set1_ps(1.0f)));
+}
+
 /// (r1, r2) = R(-t0) q~ of the 16 pairs from pair i on.
 template <int kPairs>
 RILLKV_INLINE void turn_back(const float* query, const float* rotation, int i, F& r1, F& r2) {
@@ -96,9 +101,44 @@ struct PairCodes {
   I high1, low1, high2, low2;
 };
 
+/// A block that will be read soon, its keys and then its values, fetched a few cache lines at a
+/// time beside the work on another: evenly, because memory that is asked for faster than it answers
+/// stalls the work, and while it is not asked at all it idles.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const uint8_t* keys, size_t key_bytes, const uint8_t* values, size_t value_bytes, int pairs)
+      : keys_(keys),
+        values_(values - key_bytes),
+        key_bytes_(static_cast<int>(key_bytes)),
+        bytes_(static_cast<int>(key_bytes + value_bytes)),
+        bytes_a_pair_(static_cast<int>(static_cast<float>(bytes_) * kKeyTime) / pairs),
+        bytes_a_quad_((bytes_ - bytes_a_pair_ * pairs) / (kTokens / 4) + 1) {}
+
+  /// Beside a pair of channels of the keys.
+  RILLKV_INLINE void step_pair() { fetch(bytes_a_pair_); }
+  /// Beside four tokens of the values.
+  RILLKV_INLINE void step_quad() { fetch(bytes_a_quad_); }
+
+ private:
+  static constexpr float kKeyTime = 0.78f;  // share of the pairs in the work on a block
+
+  RILLKV_INLINE void fetch(int bytes) {
+    due_ = due_ + bytes < bytes_ ? due_ + bytes : bytes_;
+    for (; done_ < due_; done_ += 64) {
+      Simd::prefetch((done_ < key_bytes_ ? keys_ : values_) + done_);
+    }
+  }
+
+  const uint8_t *keys_ = nullptr, *values_ = nullptr;
+  int key_bytes_ = 0, bytes_ = 0;  // of the keys, of both
+  int bytes_a_pair_ = 0, bytes_a_quad_ = 0;
+  int done_ = 0, due_ = 0;
+};
+
 /// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
 template <int kWidth, class Visit>
-RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes, Prefetch& ahead,
+RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
                                  const Visit& visit) {
   for (uint64_t left = sets.by_width[kWidth]; left != 0; left &= left - 1) {
     const int p = __builtin_ctzll(left);
@@ -107,7 +147,7 @@ RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes
         (count(sets.nibbles & before) + count(sets.second_nibbles & before)) * kTokens;
     const int crumbs = count(sets.crumbs & before) * (kTokens / 2);
     const int bits = count(sets.bits & before) * (kTokens / 4);
-    ahead.step<Simd>();
+    ahead.step_pair();
     tiled::Planes at = {planes.begin.nibbles + nibbles, planes.begin.crumbs + crumbs,
                         planes.begin.bits + bits};
     PairCodes codes;

@@ -142,11 +142,11 @@ struct ValueCodes {
 
 /// A value block's codes one register after the other: registers [side][token / 4][j].
 template <int kD, int kWidth>
-void unpack_values(const uint8_t* codes, Prefetch ahead, uint8_t* out) {
+void unpack_values(const uint8_t* codes, Ahead& ahead, uint8_t* out) {
   using Codes = ValueCodes<kD, kWidth>;
   Codes from(codes);
   for (int t = 0; t < kTokens; t += 4, out += 256) {
-    ahead.step<Simd>();
+    ahead.step_quad();
     I x[Codes::kSides][4];
     from.next(x);
 #pragma GCC unroll 2
@@ -226,8 +226,8 @@ void add_values(const ValueWeights* weights, const uint8_t* codes, float scale, 
 
 /// The same for one row, both sides, straight from the packed codes.
 template <int kD, int kWidth>
-void add_values_once(const uint8_t* codes, Prefetch ahead, const ValueWeights& weights,
-                     float shrink, float* sums) {
+void add_values_once(const uint8_t* codes, Ahead& ahead, const ValueWeights& weights, float shrink,
+                     float* sums) {
   using Codes = ValueCodes<kD, kWidth>;
   Codes from(codes);
   I high[Codes::kSides][4], low[Codes::kSides][4];
@@ -237,7 +237,7 @@ void add_values_once(const uint8_t* codes, Prefetch ahead, const ValueWeights& w
     for (int j = 0; j < 4; ++j) high[side][j] = low[side][j] = _mm512_setzero_si512();
   }
   for (int t = 0; t < kTokens; t += 4) {
-    ahead.step<Simd>();
+    ahead.step_quad();
     I x[Codes::kSides][4];
     from.next(x);
     const I w_high = weight_bytes(weights.high, t), w_low = weight_bytes(weights.low, t);

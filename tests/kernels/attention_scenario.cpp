@@ -16,7 +16,8 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
              << s.rotate_output << " sinks " << s.sinks << "/" << s.sink_capacity << " bits "
              << s.sink_bits << " blocks " << s.blocks << " tail " << s.tail << " queries "
              << s.queries << " provisional " << s.provisional << " key offset " << s.key_offset
-             << " query deviation " << s.query_deviation << " seed " << s.seed;
+             << " query deviation " << s.query_deviation << " query pair " << s.query_pair
+             << " seed " << s.seed;
 }
 
 Scenario::Scenario(const Shape& shape)
@@ -33,6 +34,8 @@ Scenario::Scenario(const Shape& shape)
       in_block_sines_.push_back(static_cast<float>(std::sin(j * inv_freq_[size_t(p)])));
     }
   }
+  in_block_fixed_ = {in_block_cosines_.data(), in_block_sines_.data(),
+                     int64_t(pairs) * shape.block_size};
   add_sinks();
   for (int n = 0; n < shape.blocks; ++n) {
     const int64_t first = shape.sink_capacity + int64_t(n) * shape.block_size;
@@ -53,6 +56,11 @@ Scenario::Scenario(const Shape& shape)
   }
   if (shape.query_deviation > 0) {
     queries_.fill_normal(shape.seed + 1000, shape.query_deviation);
+    if (shape.query_pair >= 0) {
+      queries_.fill([&](int t, int h, int c) {
+        return c % (shape.head_dim / 2) == shape.query_pair ? queries_.get(t, h, c) : 0.0;
+      });
+    }
   } else {
     queries_.fill([](int, int, int) { return 0.0; });
   }
@@ -205,7 +213,7 @@ kernels::AttentionParams Scenario::params() {
   p.first_query_index = first_query_index_;
   p.out = out_.mutable_activation();
   p.rotate_output = shape_.rotate_output;
-  p.rotations = {in_block_cosines_.data(), in_block_sines_.data()};
+  p.rotations = {in_block_cosines_.data(), in_block_sines_.data(), nullptr, in_block_fixed_.data()};
 
   kernels::PackedPrefix& prefix = p.prefix;
   prefix.sink_count = shape_.sinks;

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cpu/fixed_rotations.h"
 #include "kernels/params.h"
 #include "tests/kernels/isa_fixture.h"
 #include "tests/reference/attention.h"
@@ -40,6 +41,7 @@ struct Shape {
   int64_t position_shift = 0;  // position = index + shift
   double key_offset = 0;       // added to lo of every other channel of a key block, or taken off
   double query_deviation = 1.5;
+  int query_pair = -1;  // the only channel pair in which queries are not zero; -1: all
   uint32_t seed = 1;
 };
 
@@ -101,6 +103,7 @@ class Scenario {
   std::vector<std::vector<uint8_t>> sink_keys_, sink_values_, keys_, values_;
   std::vector<std::vector<float>> rotations_;
   std::vector<float> sink_cosines_, sink_sines_, in_block_cosines_, in_block_sines_;
+  kernels::cpu::FixedRotations in_block_fixed_;
   Dense tail_, chunk_;
   std::vector<float> query_cosines_, query_sines_;
   ActivationBuffer queries_, out_;

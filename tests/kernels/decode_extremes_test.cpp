@@ -118,6 +118,23 @@ TEST_P(DecodeExtremes, OffsetsFarBeyondTheRange) {
   }
 }
 
+// One pair is all of the sum that the units are made for: its 16-bit words must hold it alone.
+TEST_P(DecodeExtremes, OnePairIsTheWholeScore) {
+  for (const Heads& heads : kHeadShapes) {
+    for (int width = 1; width <= 8; ++width) {
+      for (int pair : {0, heads.head_dim / 2 - 1}) {
+        Shape shape = decode_shape(heads, 285 + static_cast<uint32_t>(width));
+        shape.key_widths = {width};
+        shape.query_pair = pair;
+        shape.query_deviation = 6;
+        shape.tail = 0;
+        shape.sink_capacity = shape.sinks = 0;
+        check(shape);
+      }
+    }
+  }
+}
+
 // All scores are 0: the mean of the values, and nothing divided by the query's norm.
 TEST_P(DecodeExtremes, ZeroQuery) {
   for (const Heads& heads : kHeadShapes) {
