@@ -11,10 +11,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "core/huge_page_arena.h"
 #include "kernels/cpu/fixed_rotations.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
@@ -317,11 +319,11 @@ class Case {
         std::vector<float> absmax(static_cast<size_t>(D));
         const PackParams& x = is_key ? keys : values;
         table.absmax(x, absmax.data());
-        Bytes& to = (is_key ? key_blocks_ : value_blocks_)[i];
-        to = allocate(channel_bytes(true));
+        uint8_t* to = take_block(channel_bytes(true));
+        (is_key ? key_blocks_ : value_blocks_)[i] = to;
         bytes += channel_bytes(true);
-        table.pack_channels_symmetric(x, absmax.data(), widths.data(), to.get());
-        cpu::unpack_channels(to.get(), kBlock, kBlock, D, true, is_key ? dense_k : dense_v);
+        table.pack_channels_symmetric(x, absmax.data(), widths.data(), to);
+        cpu::unpack_channels(to, kBlock, kBlock, D, true, is_key ? dense_k : dense_v);
       }
       return bytes;
     }
@@ -339,16 +341,24 @@ class Case {
         static_cast<int>((mix.key_bits - mix.classes[0]) * D / 2 / spacing + 1e-6);
     cpu::allocate_widths(range.data(), energy.data(), D, mix.classes.data(),
                          static_cast<int>(mix.classes.size()), increments, widths.data());
-    key_blocks_[i] = allocate(channel_bytes(false));
-    table.pack_channels_affine(keys, lo.data(), hi.data(), widths.data(), key_blocks_[i].get());
-    cpu::unpack_channels(key_blocks_[i].get(), kBlock, kBlock, D, false, dense_k);
+    uint8_t* key_block = take_block(channel_bytes(false));
+    key_blocks_[i] = key_block;
+    table.pack_channels_affine(keys, lo.data(), hi.data(), widths.data(), key_block);
+    cpu::unpack_channels(key_block, kBlock, kBlock, D, false, dense_k);
     const int groups = format::value_groups(D, 64);
     const size_t value_bytes = format::token_block_bytes(kBlock, D, groups, false, mix.value_bits);
-    value_blocks_[i] = allocate(value_bytes);
-    table.pack_tokens_affine(values, groups, mix.value_bits, value_blocks_[i].get());
-    cpu::unpack_tokens(value_blocks_[i].get(), kBlock, kBlock, D, groups, false, mix.value_bits,
-                       dense_v);
+    uint8_t* value_block = take_block(value_bytes);
+    value_blocks_[i] = value_block;
+    table.pack_tokens_affine(values, groups, mix.value_bits, value_block);
+    cpu::unpack_tokens(value_block, kBlock, kBlock, D, groups, false, mix.value_bits, dense_v);
     return channel_bytes(false) + value_bytes;
+  }
+
+  /// Blocks lie as the library has them.
+  uint8_t* take_block(size_t bytes) {
+    const std::lock_guard<std::mutex> lock(block_mutex_);
+    block_tensors_.push_back(block_memory_.take({static_cast<int64_t>(bytes)}, at::kByte));
+    return block_tensors_.back().data_ptr<uint8_t>();
   }
 
   const float* keep(const at::Tensor& x) {
@@ -388,14 +398,12 @@ class Case {
     prefix.sink_cos = keep(at::cos(angles(0, std::max(sinks_, 1))));
     prefix.sink_sin = keep(at::sin(angles(0, std::max(sinks_, 1))));
     prefix.block_count = blocks_;
-    for (const Bytes& block : key_blocks_) key_table_.push_back(block.get());
-    for (const Bytes& block : value_blocks_) value_table_.push_back(block.get());
     for (int n = 0; n < blocks_; ++n) {
       const at::Tensor angle = angles(sinks_ + static_cast<int64_t>(n) * kBlock, 1);
       rotation_table_.push_back(keep(at::cat({at::cos(angle), at::sin(angle)}, 1)));
     }
-    prefix.keys = key_table_.data();
-    prefix.values = value_table_.data();
+    prefix.keys = key_blocks_.data();
+    prefix.values = value_blocks_.data();
     prefix.rotations = rotation_table_.data();
     prefix.keys_symmetric = prefix.values_channel_major = problem_.mix.ema;
     prefix.value_bits = problem_.mix.value_bits;
@@ -425,9 +433,11 @@ class Case {
   at::Tensor keys_, values_, queries_, out_;
   at::Tensor dense_keys_, dense_values_;  // [kv_heads, total, D] fp32, what the packed cache holds
   at::Tensor raw_keys_, raw_values_;      // [kv_heads, tail + chunk, D], before RoPE
-  std::vector<Bytes> key_blocks_, value_blocks_;
+  std::vector<const uint8_t*> key_blocks_, value_blocks_;  // [blocks, kv_heads]
+  HugePageArena block_memory_;
+  std::vector<at::Tensor> block_tensors_;
+  std::mutex block_mutex_;
   Bytes sink_keys_, sink_values_;
-  std::vector<const uint8_t*> key_table_, value_table_;
   std::vector<const float*> rotation_table_;
   std::vector<at::Tensor> kept_;
   cpu::FixedRotations fixed_;

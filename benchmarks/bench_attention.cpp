@@ -32,11 +32,13 @@
 #include "benchmarks/attention_cuda.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
+#include "core/huge_page_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 
 namespace {
 
+using rillkv::HugePageArena;
 using rillkv::bench::CacheFlush;
 using rillkv::bench::Case;
 using rillkv::bench::MachinePeak;
@@ -92,6 +94,10 @@ std::function<void()> torch_attention(const Case& c, at::ScalarType type, bool e
     k = spread(k);
     v = spread(v);
   }
+  // In huge pages, as our blocks are.
+  HugePageArena memory;
+  k = memory.take(k.sizes(), type).copy_(k);
+  v = memory.take(v.sizes(), type).copy_(v);
   at::Tensor mask = c.torch_mask();
   if (mask.defined())
     mask = at::zeros(mask.sizes(), type).masked_fill_(mask.logical_not(), -INFINITY);

@@ -44,7 +44,7 @@ class ChunkedLlamaAttentionImpl : public InferenceModule {
   at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
 
   /// See LinearImpl::pack.
-  void pack(WeightArena* arena = nullptr);
+  void pack(HugePageArena* arena = nullptr);
 
   Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
 

@@ -14,6 +14,7 @@
 namespace rillkv {
 
 class CudaBackend;
+class HugePageArena;
 class LayerCache;
 class RotationTable;
 
@@ -122,6 +123,7 @@ class QuantizedKvCache {
   at::Device device_;
   std::shared_ptr<CudaBackend> backend_;  // null on the CPU
   std::unique_ptr<RotationTable> rotations_;
+  std::unique_ptr<HugePageArena> memory_;  // of sealed blocks; null on other devices than the CPU
   std::vector<std::unique_ptr<LayerCache>> layers_;
   bool half_way_ = false;  // a call threw when layers disagreed
 };

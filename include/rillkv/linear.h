@@ -10,7 +10,7 @@
 
 namespace rillkv {
 
-class WeightArena;
+class HugePageArena;
 
 /// Whether this CPU multiplies bfloat16 matrices natively.
 bool multiplies_bfloat16();
@@ -34,7 +34,7 @@ class LinearImpl : public InferenceModule {
   /// Packs where that pays: bfloat16 on the CPU, an even number of inputs, a CPU that multiplies
   /// bfloat16. Afterwards `weight` is undefined, and `save` and `load` throw Error. Returns whether
   /// it packed. `arena`: where the panels go, the allocator's memory if null.
-  bool pack(WeightArena* arena = nullptr);
+  bool pack(HugePageArena* arena = nullptr);
 
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;

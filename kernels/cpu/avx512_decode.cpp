@@ -39,8 +39,9 @@ struct alignas(64) SharedTiles {
     /// Codes, four tokens a dword: [side][token / 4][register][byte], see unpack_values.
     uint8_t values[kTokens * kD];
   };
-  // Keys of the block: in the pair's unit.
-  float lo[kD], step[kD], unit[kPairs];
+  // Keys of the block, in the pair's unit: see table_of_words, in both words of a dword.
+  int32_t centre[kD], range[kD];
+  float unit[kPairs];
   int32_t coefficients[kMaxStreamedRows][kPairs];  // (r_p, r_p') as words
 };
 
@@ -54,7 +55,7 @@ struct alignas(64) Scratch {
   ValueWeights weights[kMaxStreamedRows];
 };
 
-/// lo and step of all channels, in units that make the pair's largest value kMaxKey.
+/// Centres and ranges of all channels, in units that make the pair's largest value kMaxKey.
 template <int kD>
 void prepare_keys(const uint8_t* block, SharedTiles<kD>& s) {
   constexpr int kPairs = kD / 2;
@@ -71,10 +72,16 @@ void prepare_keys(const uint8_t* block, SharedTiles<kD>& s) {
     most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_fmadd_ps(step2, codes, lo2)));
     const F inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ),
                                           _mm512_set1_ps(kMaxKey), most);
-    _mm512_store_ps(s.lo + i, _mm512_mul_ps(lo1, inverse));
-    _mm512_store_ps(s.lo + kPairs + i, _mm512_mul_ps(lo2, inverse));
-    _mm512_store_ps(s.step + i, _mm512_mul_ps(step1, inverse));
-    _mm512_store_ps(s.step + kPairs + i, _mm512_mul_ps(step2, inverse));
+    const F half = _mm512_mul_ps(half_the_codes(widths + i), inverse);
+    const auto store = [&](int channel, F lo_of, F step_of) {
+      const F range = _mm512_mul_ps(step_of, half);
+      const I words = round_to_int(range);
+      const I centres = round_to_int(_mm512_fmadd_ps(lo_of, inverse, range));
+      _mm512_store_si512(s.range + channel, pack_words(words, words));
+      _mm512_store_si512(s.centre + channel, pack_words(centres, centres));
+    };
+    store(i, lo1, step1);
+    store(kPairs + i, lo2, step2);
     _mm512_store_ps(s.unit + i, _mm512_mul_ps(most, _mm512_set1_ps(1.0f / kMaxKey)));
   }
 }
@@ -106,20 +113,45 @@ float prepare_query(const float* query, const float* rotation, const float* unit
   return result;
 }
 
-/// lo + step code for 4-bit codes, as words. A code is found at bits 1..4 of its word, because the
-/// table has every entry twice.
-struct WordTable {
-  I table;
-  WordTable(float lo, float step) {
-    const I x = round_to_int(Simd::Affine(lo, step).table);
-    table = pack_words(x, x);
-  }
+/// The values of a channel's tokens as words; those of kField = k are the tokens 16 k + i and, in
+/// the upper words, 64 + 16 k + i.
+template <int kWidth>
+class ChannelValues {
+ public:
+  RILLKV_INLINE ChannelValues(I high, I low, int32_t centre, int32_t range)
+      : codes_(high, low), centre_(_mm512_set1_epi32(centre)), range_(_mm512_set1_epi32(range)) {}
+
   template <int kField>
-  RILLKV_INLINE I look_up(I codes) const {
-    const I index = kField == 0 ? _mm512_slli_epi16(codes, 1)
-                                : _mm512_srli_epi16(codes, kField == 0 ? 0 : 4 * kField - 1);
-    return _mm512_permutexvar_epi16(index, table);
+  RILLKV_INLINE I get() const {
+    const I bytes = kField % 2 == 0 ? codes_.even : codes_.odd;
+    const I words =
+        kField < 2 ? _mm512_slli_epi16(bytes, 8) : _mm512_and_si512(bytes, _mm512_set1_epi16(-256));
+    return _mm512_add_epi16(centre_, _mm512_mulhrs_epi16(words, range_));
   }
+
+ private:
+  SignedCodes<kWidth> codes_;
+  I centre_, range_;
+};
+template <int kWidth>
+requires(kWidth <= 4) class ChannelValues<kWidth> {
+ public:
+  RILLKV_INLINE ChannelValues(I high, I, int32_t centre, int32_t range)
+      : codes_(high),
+        table_(_mm512_add_epi16(
+            _mm512_set1_epi32(centre),
+            _mm512_mulhrs_epi16(table_of_words<kWidth>(), _mm512_set1_epi32(range)))) {}
+
+  /// A code is found at bits 1..4 of its word, because the table has every entry twice.
+  template <int kField>
+  RILLKV_INLINE I get() const {
+    const I index = kField == 0 ? _mm512_slli_epi16(codes_, 1)
+                                : _mm512_srli_epi16(codes_, kField == 0 ? 0 : 4 * kField - 1);
+    return _mm512_permutexvar_epi16(index, table_);
+  }
+
+ private:
+  I codes_, table_;
 };
 
 /// Looks up and rotates the pairs of one width: tile of keys.
@@ -128,15 +160,10 @@ void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
                   SharedTiles<kD>& s) {
   for_each_pair<kWidth>(sets, planes, ahead, [&](int p, const PairCodes& codes) {
     const int q = p + kD / 2;
-    const WordTable table1(s.lo[p], s.step[p] * kHighStep<kWidth>),
-        table2(s.lo[q], s.step[q] * kHighStep<kWidth>);
-    const WordTable rest1(0.0f, s.step[p]), rest2(0.0f, s.step[q]);
+    const ChannelValues<kWidth> first(codes.high1, codes.low1, s.centre[p], s.range[p]);
+    const ChannelValues<kWidth> second(codes.high2, codes.low2, s.centre[q], s.range[q]);
     const auto add_field = [&]<int kField>() __attribute__((always_inline)) {
-      I x = table1.look_up<kField>(codes.high1), y = table2.look_up<kField>(codes.high2);
-      if constexpr (kWidth > 4) {  // value = (lo + step 2^(width - 4) high) + step low
-        x = _mm512_add_epi16(x, rest1.look_up<kField>(codes.low1));
-        y = _mm512_add_epi16(y, rest2.look_up<kField>(codes.low2));
-      }
+      const I x = first.template get<kField>(), y = second.template get<kField>();
       const I c = _mm512_load_si512(s.cosines[p][kField]);
       const I sine = _mm512_load_si512(s.sines[p][kField]);
       const I turned_x = _mm512_sub_epi16(_mm512_mulhrs_epi16(x, c), _mm512_mulhrs_epi16(y, sine));

@@ -17,8 +17,8 @@ namespace {
 /// sum |(u, w)| times 2^15 stays below 2^31: of 65536, 64 pairs may lose 5 roundings of 1/2 in both
 /// u and w, sqrt(2) 2.5 64 = 227.
 constexpr float kMaxTurnedSum = 65300.0f;
-/// Of one pair. What one channel's codes add is at most twice that and has to fit in 16 bits.
-constexpr float kMaxTurned = 16350.0f;
+/// Of one pair, a word. So is what half the range of one channel adds, at most 16 / 15.5 as much.
+constexpr float kMaxTurned = 31600.0f;
 
 template <int kD>
 struct alignas(64) OneRowTables {
@@ -60,7 +60,7 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
     const F a = _mm512_mul_ps(r1[v], inverse), b = _mm512_mul_ps(r2[v], inverse);
-    const F half = half_range(widths + i);
+    const F half = half_the_codes(widths + i);
     const F range1 = _mm512_mul_ps(half, Simd::load_half(step + i));
     const F range2 = _mm512_mul_ps(half, Simd::load_half(step + kPairs + i));
     const F x = _mm512_add_ps(range1, Simd::load_half(lo + i));
@@ -76,37 +76,14 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
   return unit;
 }
 
-/// 2^15 z in both words of lane i, z = 2 i / 2^width - 1 for the code i: what vpmulhrsw turns into
-/// the table of what a channel's codes add.
+/// 2^15 z of the tokens 16 k + i, in both words of lane i.
 template <int kWidth>
-RILLKV_INLINE I fractions() {
-  const I codes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const I low = _mm512_sub_epi32(_mm512_slli_epi32(codes, 16 - kWidth), _mm512_set1_epi32(1 << 15));
-  return pack_words(low, low);
+RILLKV_INLINE I repeated_words(const SignedCodes<kWidth>& codes, int k) {
+  const int byte = 0x00800080 + k / 2 * 0x01000100;
+  return _mm512_shuffle_epi8(
+      k % 2 == 0 ? codes.even : codes.odd,
+      _mm512_set4_epi32(byte + 0x0C000C00, byte + 0x08000800, byte + 0x04000400, byte));
 }
-
-/// Codes of more than 4 bits as signed bytes 128 z: in byte b of lane i, those of token 32 b + i
-/// (`even`) and of 16 tokens later (`odd`).
-template <int kWidth>
-struct SignedCodes {
-  I even, odd;
-
-  RILLKV_INLINE SignedCodes(I high, I low) {
-    const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
-    const I signs = _mm512_xor_si512(high, _mm512_set1_epi8(static_cast<char>(0x88)));
-    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(8 - kWidth));
-    even = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(signs, 4), rest, 0xCA);
-    odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
-  }
-
-  /// 2^15 z of the tokens 16 k + i, in both words of lane i.
-  RILLKV_INLINE I words(int k) const {
-    const int byte = 0x00800080 + k / 2 * 0x01000100;
-    return _mm512_shuffle_epi8(
-        k % 2 == 0 ? even : odd,
-        _mm512_set4_epi32(byte + 0x0C000C00, byte + 0x08000800, byte + 0x04000400, byte));
-  }
-};
 
 /// sum += a . b, words to dwords. Not the intrinsic, of which gcc 12 copies the sum twice.
 RILLKV_INLINE void add_products(I& sum, I a, const int16_t* b) {
@@ -123,7 +100,7 @@ RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& pla
         const I first = _mm512_set1_epi32(s.first[p]), second = _mm512_set1_epi32(s.second[p]);
         const int16_t* turn = turns + p * (2 * kTokens);
         if constexpr (kWidth <= 4) {
-          const I z = fractions<kWidth>();
+          const I z = table_of_words<kWidth>();
           const I x = _mm512_add_epi16(centre, _mm512_mulhrs_epi16(z, first));
           const I y = _mm512_mulhrs_epi16(z, second);
 #pragma GCC unroll 8
@@ -139,9 +116,9 @@ RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& pla
           const SignedCodes<kWidth> x(pair.high1, pair.low1), y(pair.high2, pair.low2);
 #pragma GCC unroll 8
           for (int k = 0; k < 8; ++k) {
-            const I turned =
-                _mm512_add_epi16(_mm512_add_epi16(centre, _mm512_mulhrs_epi16(x.words(k), first)),
-                                 _mm512_mulhrs_epi16(y.words(k), second));
+            const I turned = _mm512_add_epi16(
+                _mm512_add_epi16(centre, _mm512_mulhrs_epi16(repeated_words(x, k), first)),
+                _mm512_mulhrs_epi16(repeated_words(y, k), second));
             add_products(sums[k], turned, turn + 32 * k);
           }
         }

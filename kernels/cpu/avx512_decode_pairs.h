@@ -72,12 +72,6 @@ inline F largest_codes(const uint8_t* widths) {
   return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
 }
 
-/// Half the codes, 2^(width - 1), of the 16 pairs whose widths begin at `widths`.
-inline F half_range(const uint8_t* widths) {
-  return _mm512_mul_ps(_mm512_set1_ps(0.5f),
-                       _mm512_add_ps(largest_codes(widths), _mm512_set1_ps(1.0f)));
-}
-
 /// (r1, r2) = R(-t0) q~ of the 16 pairs from pair i on.
 template <int kPairs>
 RILLKV_INLINE void turn_back(const float* query, const float* rotation, int i, F& r1, F& r2) {
@@ -158,10 +152,56 @@ RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes
   }
 }
 
-/// What the high field of a code counts: code = high 2^(width - 4) + low beyond 4 bits.
+// A code as a number z from -1 to 1, so that a channel's value is centre + range z, and 2^15 z a
+// word, so that vpmulhrsw makes the product:
+//
+//   up to 4 bits  z = code / half - 1, half = (2^width - 1) / 2: tables of the 16 values are made
+//   beyond        z = code / half - 1, half = 2^(width - 1): the code itself, in a byte
+//
+// Where value = lo + step code, range = half step and centre = lo + range.
+
+/// `half` of the 16 pairs whose widths begin at `widths`.
+inline F half_the_codes(const uint8_t* widths) {
+  const F largest = largest_codes(widths);
+  const F twice =
+      _mm512_mask_add_ps(largest, _mm512_cmp_ps_mask(largest, _mm512_set1_ps(15.0f), _CMP_GT_OQ),
+                         largest, _mm512_set1_ps(1.0f));
+  return _mm512_mul_ps(twice, _mm512_set1_ps(0.5f));
+}
+
+/// Up to 4 bits: 2^15 z of code i, in both words of lane i.
 template <int kWidth>
-constexpr float kHighStep = kWidth > 4 ? static_cast<float>(1 << (kWidth > 4 ? kWidth - 4 : 0))
-                                       : 1.0f;
+RILLKV_INLINE I table_of_words() {
+  static_assert(kWidth <= 4);
+  static constexpr struct Table {
+    alignas(64) uint32_t lanes[16];
+    constexpr Table() : lanes() {
+      constexpr int kLargest = (1 << kWidth) - 1;
+      for (int code = 0; code <= kLargest; ++code) {
+        const double z = (2.0 * code - kLargest) / kLargest;
+        const int word = static_cast<int>(32767.0 * z + (z < 0 ? -0.5 : 0.5));
+        lanes[code] = (static_cast<uint32_t>(word) & 0xFFFFu) * 0x10001u;
+      }
+    }
+  } kTable;
+  return _mm512_load_si512(kTable.lanes);
+}
+
+/// Beyond 4 bits: 2^7 z as signed bytes, in byte b of lane i those of the tokens 32 b + i (`even`)
+/// and 32 b + 16 + i (`odd`).
+template <int kWidth>
+struct SignedCodes {
+  static_assert(kWidth > 4);
+  I even, odd;
+
+  RILLKV_INLINE SignedCodes(I high, I low) {
+    const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
+    const I signs = _mm512_xor_si512(high, _mm512_set1_epi8(static_cast<char>(0x88)));
+    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(8 - kWidth));
+    even = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(signs, 4), rest, 0xCA);  // top ? : low
+    odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
+  }
+};
 
 }  // namespace
 }  // namespace rillkv::kernels::cpu::avx512

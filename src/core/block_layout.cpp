@@ -35,24 +35,9 @@ void count_widths(const uint8_t* stored, const QuantizerOptions& options,
   }
 }
 
-constexpr int64_t kSlabBytes = int64_t{1} << 20, kAlignment = 64;
-
 }  // namespace
 
 at::Tensor allocate_zeros(int64_t bytes) { return at::zeros({bytes}, at::kByte); }
-
-at::Tensor BlockSlabs::operator()(int64_t bytes) {
-  // What would waste much of a slab's end gets memory of its own, of whole pages anyway.
-  if (bytes > kSlabBytes / 8) return allocate_zeros(bytes);
-  if (!slab_.defined() || used_ + bytes > kSlabBytes) {
-    slab_ = at::empty({kSlabBytes}, at::kByte);
-    used_ = 0;
-  }
-  at::Tensor block = slab_.narrow(0, used_, bytes);
-  block.zero_();
-  used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  return block;
-}
 
 void check_magnitudes(const std::vector<float>& largest, const char* what) {
   for (size_t head = 0; head < largest.size(); ++head) {

@@ -21,19 +21,6 @@ std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<si
                                             const std::vector<size_t>& value_bytes,
                                             const BlockAllocator& allocate);
 
-/// Carves blocks from slabs of a fixed size, so that the blocks of a layer lie one behind the other
-/// without an allocator's overhead or the holes that a seal's temporaries leave between them. The
-/// system gives a slab its pages as blocks fill it; a slab goes when the last block in it goes.
-class BlockSlabs {
- public:
-  /// A BlockAllocator.
-  at::Tensor operator()(int64_t bytes);
-
- private:
-  at::Tensor slab_;  // undefined: none yet
-  int64_t used_ = 0;
-};
-
 /// Widths of one side of a block of policy "ema", as channel blocks store them.
 struct ChannelWidths {
   std::vector<uint8_t> stored;  // [kv_heads, head_dim / 2]

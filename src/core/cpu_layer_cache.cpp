@@ -2,7 +2,7 @@
 #include <ATen/ATen.h>
 
 #include "core/attention_runner.h"
-#include "core/block_layout.h"
+#include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/packed_layer_cache.h"
 #include "kernels/cpu/kernels.h"
@@ -13,13 +13,9 @@ namespace {
 class CpuLayerCache final : public PackedLayerCache {
  public:
   CpuLayerCache(const CacheGeometry& geometry, Quantizer quantizer, at::ScalarType dtype,
-                CacheProtocol protocol, RotationTable& rotations)
-      : PackedLayerCache(geometry, std::move(quantizer), dtype, protocol, rotations, at::kCPU) {}
-
-  void reset() override {
-    PackedLayerCache::reset();
-    slabs_ = {};
-  }
+                CacheProtocol protocol, RotationTable& rotations, HugePageArena& memory)
+      : PackedLayerCache(geometry, std::move(quantizer), dtype, protocol, rotations, at::kCPU),
+        memory_(memory) {}
 
  private:
   at::Tensor prepare(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
@@ -59,9 +55,10 @@ class CpuLayerCache final : public PackedLayerCache {
                                       value_side.absmax, value_side.outliers, allocator(keep)));
   }
 
-  /// A provisional block is gone soon and would leave a hole in a slab.
+  /// A provisional block is gone soon and would leave a hole in the arena.
   BlockAllocator allocator(bool keep) {
-    return keep ? BlockAllocator(std::ref(slabs_)) : BlockAllocator(allocate_zeros);
+    if (!keep) return allocate_zeros;
+    return [this](int64_t bytes) { return memory_.take({bytes}, at::kByte); };
   }
 
   std::shared_ptr<SealedBlock> enter(int64_t index, std::shared_ptr<SealedBlock> block) {
@@ -78,7 +75,7 @@ class CpuLayerCache final : public PackedLayerCache {
   const uint8_t* const* value_table() const override { return value_pointers_.data(); }
   void run(const kernels::AttentionParams& params) override { run_attention(params); }
 
-  BlockSlabs slabs_;
+  HugePageArena& memory_;
   std::vector<const uint8_t*> key_pointers_, value_pointers_;  // [blocks, kv_heads]
 };
 
@@ -86,9 +83,9 @@ class CpuLayerCache final : public PackedLayerCache {
 
 std::unique_ptr<LayerCache> make_cpu_layer(const CacheGeometry& geometry, Quantizer quantizer,
                                            at::ScalarType dtype, CacheProtocol protocol,
-                                           RotationTable& rotations) {
-  return std::make_unique<CpuLayerCache>(geometry, std::move(quantizer), dtype, protocol,
-                                         rotations);
+                                           RotationTable& rotations, HugePageArena& memory) {
+  return std::make_unique<CpuLayerCache>(geometry, std::move(quantizer), dtype, protocol, rotations,
+                                         memory);
 }
 
 }  // namespace rillkv

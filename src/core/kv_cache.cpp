@@ -9,6 +9,7 @@
 
 #include "core/cuda_backend.h"
 #include "core/device_rotation_table.h"
+#include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
 #include "core/rotation_table.h"
@@ -61,6 +62,7 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
   const bool dense = config_.policy == Policy::kDense;
   const int64_t sinks = dense ? 0 : config_.attention_sink_size;
   if (backend_ == nullptr) {
+    memory_ = std::make_unique<HugePageArena>();
     rotations_ =
         std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config_.block_size);
   } else {
@@ -79,7 +81,8 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
     if (dense) {
       layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_, mask));
     } else if (backend_ == nullptr) {
-      layers_.push_back(make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_));
+      layers_.push_back(
+          make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_, *memory_));
     } else {
       layers_.push_back(
           make_cuda_layer(geometry_, quantizer, dtype, protocol, *rotations_, *backend_));
@@ -146,6 +149,7 @@ std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t
 void QuantizedKvCache::reset() {
   const c10::InferenceMode inference;
   for (auto& layer : layers_) layer->reset();
+  if (memory_ != nullptr) memory_->clear();
   half_way_ = false;
 }
 

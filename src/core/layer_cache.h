@@ -12,6 +12,7 @@
 namespace rillkv {
 
 class CudaBackend;
+class HugePageArena;
 class RotationTable;
 
 /// Bytes and counts of one layer, summed by QuantizedKvCache::report.
@@ -37,11 +38,11 @@ class LayerCache {
   virtual void reset() = 0;
 };
 
-/// `rotations` (and `backend`) must outlive the layer; layers of one sequence share them. Pointers
-/// of `rotations` are those of the layer's device.
+/// `rotations`, `memory` (of sealed blocks) and `backend` must outlive the layer; layers of one
+/// sequence share them. Pointers of `rotations` are those of the layer's device.
 std::unique_ptr<LayerCache> make_cpu_layer(const CacheGeometry& geometry, Quantizer quantizer,
                                            at::ScalarType dtype, CacheProtocol protocol,
-                                           RotationTable& rotations);
+                                           RotationTable& rotations, HugePageArena& memory);
 std::unique_ptr<LayerCache> make_cuda_layer(const CacheGeometry& geometry, Quantizer quantizer,
                                             at::ScalarType dtype, CacheProtocol protocol,
                                             RotationTable& rotations, CudaBackend& backend);

@@ -56,7 +56,7 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
   return o_proj->forward(out.reshape({tokens, heads_ * head_dim_}));
 }
 
-void ChunkedLlamaAttentionImpl::pack(WeightArena* arena) {
+void ChunkedLlamaAttentionImpl::pack(HugePageArena* arena) {
   if (qkv_->pack(arena)) {
     for (Linear* view : {&q_proj, &k_proj, &v_proj}) (*view)->drop_weight();
   }

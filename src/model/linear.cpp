@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/huge_page_arena.h"
 #include "core/parallel.h"
 #include "kernels/cpu/kernels.h"
-#include "model/weight_arena.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -70,7 +70,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   return out;
 }
 
-bool LinearImpl::pack(WeightArena* arena) {
+bool LinearImpl::pack(HugePageArena* arena) {
   if (!weight.defined() || !weight.is_cpu() || weight.scalar_type() != at::kBFloat16 ||
       weight.size(1) % 2 != 0 || !multiplies_bfloat16()) {
     return false;

@@ -5,9 +5,9 @@
 #include <chrono>
 #include <set>
 
+#include "core/huge_page_arena.h"
 #include "kernels/cpu/kernels.h"
 #include "model/llama_layer.h"
-#include "model/weight_arena.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 #include "rillkv/memory.h"
@@ -142,7 +142,7 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
 }
 
 void LlamaModelImpl::pack() {
-  WeightArena arena;  // its regions live on in the layers' tensors
+  HugePageArena arena;  // its regions live on in the layers' tensors
   for (auto& layer : layers_) {
     layer->pack(&arena);
     release_freed_memory();  // or packed weights would stand beside what they replace
@@ -156,7 +156,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   const at::Tensor table = checkpoint.tensor(name);
   RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
                "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
-  WeightArena arena;
+  HugePageArena arena;
   const bool share_table = config_.tie_word_embeddings && device_.is_cpu();
   if (share_table && table.scalar_type() == dtype_) {
     // Before anything else is resident, since packing makes all of the table's pages resident;

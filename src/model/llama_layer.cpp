@@ -91,7 +91,7 @@ at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
   return down_proj_->forward(gate(gate_up_->forward(x)));
 }
 
-void LlamaMlpImpl::pack(WeightArena* arena) {
+void LlamaMlpImpl::pack(HugePageArena* arena) {
   if (gate_up_->pack(arena)) {
     gate_proj_->drop_weight();
     up_proj_->drop_weight();
@@ -118,7 +118,7 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
   return mlp_->forward(add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_));
 }
 
-void LlamaLayerImpl::pack(WeightArena* arena) {
+void LlamaLayerImpl::pack(HugePageArena* arena) {
   attention_->pack(arena);
   mlp_->pack(arena);
 }

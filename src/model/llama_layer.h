@@ -31,7 +31,7 @@ class LlamaMlpImpl : public InferenceModule {
  public:
   LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
   at::Tensor forward(const at::Tensor& x) const;
-  void pack(WeightArena* arena);
+  void pack(HugePageArena* arena);
 
  private:
   int64_t intermediate_;
@@ -49,7 +49,7 @@ class LlamaLayerImpl : public InferenceModule {
   /// be undefined). Returns the new delta.
   at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,
                      const std::vector<SequenceRows>& sequences) const;
-  void pack(WeightArena* arena);
+  void pack(HugePageArena* arena);
 
  private:
   double eps_;

@@ -1,4 +1,4 @@
-#include "model/weight_arena.h"
+#include "core/huge_page_arena.h"
 
 #include <ATen/ATen.h>
 #include <sys/mman.h>
@@ -16,7 +16,7 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 
 }  // namespace
 
-struct WeightArena::Region {
+struct HugePageArena::Region {
   explicit Region(size_t size) : bytes(size), mapped(size + kHugePage) {
     base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -35,7 +35,7 @@ struct WeightArena::Region {
   uint8_t* data;  // aligned to a huge page
 };
 
-at::Tensor WeightArena::take(at::IntArrayRef sizes, at::ScalarType dtype) {
+at::Tensor HugePageArena::take(at::IntArrayRef sizes, at::ScalarType dtype) {
   size_t bytes = at::elementSize(dtype);
   for (int64_t size : sizes) bytes *= static_cast<size_t>(size);
   bytes = round_up(bytes, 64);
