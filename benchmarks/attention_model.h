@@ -38,8 +38,8 @@ inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 2
 /// Warp instructions a CTA issues for a packed tile of 128 tokens, as the executor counts them
 /// (CudaProfileTest checks it); decode's for up to 8 query rows, as one query has.
 inline int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 10992 : 15499;
-  return head_dim == 64 ? 5443 : 8293;
+  if (prefill) return head_dim == 64 ? 10941 : 15297;
+  return head_dim == 64 ? 5407 : 8107;
 }
 
 struct Prediction {

@@ -94,7 +94,11 @@ __device__ inline float exp2_fast(float x) {
 /// being kept in registers through the loop over tiles, which has none to spare.
 template <typename X>
 __device__ inline X opaque(X x) {
-  asm volatile("" : "+r"(x));
+  if constexpr (sizeof(X) == 8) {
+    asm volatile("" : "+l"(x));
+  } else {
+    asm volatile("" : "+r"(x));
+  }
   return x;
 }
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
@@ -117,9 +121,13 @@ __device__ inline uint32_t load_shared(uint32_t address) {
   asm volatile("ld.shared.u32 %0, [%1 + %2];" : "=r"(x) : "r"(address), "n"(kOffset) : "memory");
   return x;
 }
+template <int kOffset = 0>
 __device__ inline uint2 load_shared_8(uint32_t address) {
   uint2 x;
-  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2 + %3];"
+               : "=r"(x.x), "=r"(x.y)
+               : "r"(address), "n"(kOffset)
+               : "memory");
   return x;
 }
 template <int kOffset = 0>

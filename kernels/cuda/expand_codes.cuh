@@ -18,11 +18,12 @@
 
 namespace rillkv::kernels::cuda {
 
-/// kTable: the function's value for a = 0xF0, b = 0xCC, c = 0xAA.
-template <int kTable>
-__device__ inline uint32_t lop3(uint32_t a, uint32_t b, uint32_t c) {
+// LOP3's last operand is the function's value for 0xF0, 0xCC and 0xAA.
+/// (a ^ b) & kMask.
+template <uint32_t kMask>
+__device__ inline uint32_t masked_xor(uint32_t a, uint32_t b) {
   uint32_t out;
-  asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(out) : "r"(a), "r"(b), "r"(c), "n"(kTable));
+  asm("lop3.b32 %0, %1, %2, %3, 0x28;" : "=r"(out) : "r"(a), "r"(b), "n"(kMask));
   return out;
 }
 /// (a & kMask) | c.
@@ -37,6 +38,13 @@ template <uint32_t kMask>
 __device__ inline uint32_t select_bits(uint32_t a, uint32_t b) {
   uint32_t out;
   asm("lop3.b32 %0, %1, %2, %3, 0xCA;" : "=r"(out) : "n"(kMask), "r"(a), "r"(b));
+  return out;
+}
+/// Byte kByte of x; __byte_perm's selector would take an instruction to load.
+template <int kByte>
+__device__ inline uint32_t byte_of(uint32_t x) {
+  uint32_t out;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(out) : "r"(x), "n"(0x4440 + kByte));
   return out;
 }
 __device__ inline uint32_t hfma2(uint32_t a, uint32_t b, uint32_t c) {

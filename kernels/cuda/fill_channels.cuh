@@ -11,8 +11,16 @@
 // fill_channel_block: a half warp takes a pair, a lane one word of each plane: eight tokens of both
 // channels, which it unpacks, maps by that and turns by R(j), two tokens an instruction, and
 // stores as one 16-byte chunk a channel. Pairs are taken in the order of their widths, so that the
-// half warps of a warp nearly always go the same way. (Their planes may lie in the same 16 banks:
-// a second wavefront for those loads, which no order of the pairs avoids.)
+// half warps of a warp nearly always go the same way.
+//
+// Banks. Planes of one kind have the same size, 64, 32 or 16 bytes, so one at an even place among
+// them and one at an odd place never share a bank, and a pair's two are neighbours
+// (packed_format.h): one half warp reads the plane at the even place first, the other that at the
+// odd place, then each the other one. prepare_channels knows which half warp will take a pair and
+// makes the pair's table for it, a and b being the channels in the order of reading. (With 8 bits
+// the two planes of a channel take turns.) Only among channels of different widths, as policy "ema"
+// has them, may a pair's kinds begin at places of different parity: there one half warp waits for
+// the other.
 #pragma once
 
 #include <cstdint>
@@ -42,12 +50,17 @@ __device__ inline CodeScale code_scale(const uint16_t* lo, const uint16_t* step,
 __device__ inline uint32_t twice(float x) { return Pair<__half>::pack(x, x); }
 
 /// The pairs' table in shared memory, ChannelTable::bytes of it: for each pair the map (pairs of
-/// equal fp16), then offsets of the planes from the codes, low channel in bits 0..15 and high one
-/// in bits 16..31. `place`: bits 0..15 pair * 256 + (pair & 7) * 16, where the row of the pair is
-/// and what its chunks are swizzled by; bits 16..23 the widths as in the block.
+/// equal fp16), a the channel read first, then offsets from the codes of the planes read first.
+/// `place`:
+///
+///   bits 0..15    row * 256 + (row & 7) * 16: the row of the pair (values: of channel a), and what
+///                 its chunks are swizzled by
+///   bits 16..23   the width of both channels; if half warps have to take turns, both widths as in
+///                 the block, and a is the lower channel
+///   bits 24..31   signed: from the nibble plane read first to the one read second, 64 or -64
 struct ChannelTable {
-  uint4* first;     // [D/2] u0, v0, ua, ub
-  uint4* second;    // [D/2] va, vb, nibbles, place
+  uint4* first;     // [D/2] u0, v0, ua, ub; values: a0, b0, aa, -
+  uint4* second;    // [D/2] va, vb, nibbles, place; values: -, bb, nibbles, place
   uint2* third;     // [D/2] crumbs, bits
   uint16_t* order;  // [D/2] pairs by width: offsets in `first`
 
@@ -86,9 +99,7 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
     total += of_others;
     if (upper) sum += of_others;
   }
-  const uint32_t high = plane_counts(own >> 4), low = plane_counts(own & 15);
-  const PlaneOffsets a_at = plane_offsets(sum - high - low, total, kAttentionTile);
-  const PlaneOffsets b_at = plane_offsets(sum - high, total, kAttentionTile);
+  const uint32_t before = sum - planes_of(own);
 
   // The pair's rank by the width of its lower channel: from the top bit down, pairs that are still
   // equal and have a zero where this one has a one come before it.
@@ -110,58 +121,103 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
   const int rank = __popc(less) + __popc(other_less) + __popc(equal & ((1u << lane) - 1)) +
                    (upper ? __popc(other_equal) : 0);
 
+  // Half warp rank & 1 reads planes at places of that parity first.
+  const uint32_t width = own & 15;
+  const uint32_t kinds = width == 8 ? 1 << 20 : plane_counts(width), odd = before & kinds;
+  const bool regular = width == own >> 4 && (odd == 0 || odd == kinds);
+  const bool swap_planes = regular && (odd != 0) != ((rank & 1) != 0);
+  const bool swap_channels = swap_planes && width != 8;
+  PlaneOffsets at = plane_offsets(before, total, kAttentionTile);
+  if (swap_planes) {
+    at.nibbles += kAttentionTile / 2;
+    at.crumbs += kAttentionTile / 4;
+    at.bit_plane += kAttentionTile / 8;
+  }
+  const int row = kRotate || !swap_channels ? pair : pair + kHalf;
+  const uint32_t place =
+      static_cast<uint32_t>(row * 2 * kAttentionTile + (row & 7) * 16) |
+      (regular ? width : own) << 16 |
+      static_cast<uint32_t>(swap_planes ? -kAttentionTile / 2 : kAttentionTile / 2) << 24;
+
   const auto* lo = reinterpret_cast<const uint16_t*>(meta);
   const auto* step =
       reinterpret_cast<const uint16_t*>(meta + format::channel_step_offset(D, symmetric));
   const CodeScale a = code_scale(lo, step, pair, static_cast<int>(own & 15), symmetric);
   const CodeScale b = code_scale(lo, step, pair + kHalf, static_cast<int>(own >> 4), symmetric);
   const ChannelTable out(table, kHalf);
-  const uint32_t nibbles = a_at.nibbles | b_at.nibbles << 16;
-  const uint32_t place =
-      static_cast<uint32_t>(pair * 2 * kAttentionTile + (pair & 7) * 16) | own << 16;
+  // What `low` and `high` are of the lower and the upper channel, in the order of reading.
+  const auto ordered = [&](float low, float high) {
+    const uint32_t a = twice(low), b = twice(high);
+    return swap_channels ? uint2{b, a} : uint2{a, b};
+  };
   if constexpr (kRotate) {
     const float c = kKeyUnit * start[pair], s = kKeyUnit * start[kHalf + pair];
-    out.first[pair] = {twice(c * a.centre - s * b.centre), twice(s * a.centre + c * b.centre),
-                       twice(c * a.unit), twice(-s * b.unit)};
-    out.second[pair] = {twice(s * a.unit), twice(c * b.unit), nibbles, place};
+    const uint2 u = ordered(c * a.unit, -s * b.unit), v = ordered(s * a.unit, c * b.unit);
+    out.first[pair] = {twice(c * a.centre - s * b.centre), twice(s * a.centre + c * b.centre), u.x,
+                       u.y};
+    out.second[pair] = {v.x, v.y, at.nibbles, place};
   } else {
-    out.first[pair] = {twice(a.centre), twice(b.centre), twice(a.unit), 0};
-    out.second[pair] = {0, twice(b.unit), nibbles, place};
+    const uint2 centre = ordered(a.centre, b.centre), unit = ordered(a.unit, b.unit);
+    out.first[pair] = {centre.x, centre.y, unit.x, 0};
+    out.second[pair] = {0, unit.y, at.nibbles, place};
   }
-  out.third[pair] = {a_at.crumbs | b_at.crumbs << 16, a_at.bit_plane | b_at.bit_plane << 16};
+  out.third[pair] = {at.crumbs, at.bit_plane};
   out.order[rank] = static_cast<uint16_t>(pair * sizeof(uint4));
 }
 
-/// A lane's words of a channel's planes: word `word` (0..15) of the nibbles and what belongs to its
-/// tokens. Addresses in shared memory, `codes` that of the block's codes.
+/// A lane's words of a channel's planes: word `thread` modulo 16 of the nibbles and what belongs to
+/// its tokens. Addresses in shared memory, `codes` that of the block's codes.
 struct WordOfPlanes {
   uint32_t nibbles, crumbs, bits;
   uint32_t crumb_shift, bit_shift;  // to the top of the nibbles
 
-  __device__ WordOfPlanes(uint32_t codes, uint32_t word)
-      : nibbles(codes + 4 * word),
-        crumbs(codes + 4 * (word & 7)),
-        bits(codes + 4 * (word & 3)),
-        crumb_shift(2 - (word >> 3) * 2),
-        bit_shift(3 - (word >> 2)) {}
+  __device__ WordOfPlanes(uint32_t codes, uint32_t thread)
+      : nibbles(masked_or<4 * 15>(4 * thread, codes)),
+        crumbs(masked_or<4 * 7>(4 * thread, codes)),
+        bits(masked_or<4 * 3>(4 * thread, codes)),
+        crumb_shift(2 - (thread >> 3 & 1) * 2),
+        bit_shift(3 - (thread >> 2 & 3)) {}
 
   template <int kWidth>
-  __device__ void expand(uint32_t (&z)[4], uint32_t nibbles_at, uint32_t crumbs_at,
-                         uint32_t bits_at, const ExpandConstants& constants) const {
+  __device__ void expand(uint32_t (&z)[4], PlaneOffsets at,
+                         const ExpandConstants& constants) const {
     uint32_t first = 0, second = 0, crumb = 0, bit = 0;
-    if constexpr (format::nibble_planes(kWidth) > 0) first = load_shared(nibbles + nibbles_at);
+    if constexpr (format::nibble_planes(kWidth) > 0) first = load_shared(nibbles + at.nibbles);
     if constexpr (format::nibble_planes(kWidth) > 1) {
-      second = load_shared<kAttentionTile / 2>(nibbles + nibbles_at);
+      second = load_shared<kAttentionTile / 2>(nibbles + at.nibbles);
     }
     if constexpr (format::crumb_planes(kWidth) > 0) {
-      crumb = load_shared(crumbs + crumbs_at) << crumb_shift;
+      crumb = load_shared(crumbs + at.crumbs) << crumb_shift;
     }
     if constexpr (format::bit_planes(kWidth) > 0) {
-      bit = load_shared(bits + bits_at) << bit_shift;
+      bit = load_shared(bits + at.bit_plane) << bit_shift;
     }
     uint32_t high, low;
     merge_planes<kWidth>(high, low, first, second, crumb, bit);
     expand_codes<kWidth>(z, high, low, constants);
+  }
+
+  /// Two channels of one width: the planes read first at `at`, the second ones `next` (nibbles),
+  /// next / 2 (crumbs) and next / 4 (bits) further.
+  template <int kWidth>
+  __device__ void expand_pair(uint32_t (&za)[4], uint32_t (&zb)[4], PlaneOffsets at, int next,
+                              const ExpandConstants& constants) const {
+    if constexpr (kWidth == 8) {
+      // The planes of a channel take turns.
+      const uint32_t one = nibbles + at.nibbles, other = one + static_cast<uint32_t>(next);
+      const auto channel = [&](uint32_t(&z)[4], uint32_t x, uint32_t y) {
+        expand_codes<8>(z, next < 0 ? y : x, next < 0 ? x : y, constants);
+      };
+      channel(za, load_shared(one), load_shared(other));
+      channel(zb, load_shared<kAttentionTile>(one), load_shared<kAttentionTile>(other));
+    } else {
+      expand<kWidth>(za, at, constants);
+      expand<kWidth>(
+          zb,
+          {at.nibbles + static_cast<uint32_t>(next), at.crumbs + static_cast<uint32_t>(next >> 1),
+           at.bit_plane + static_cast<uint32_t>(next >> 2)},
+          constants);
+    }
   }
 };
 
@@ -195,75 +251,80 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
                                           const uint16_t* rotations, int thread) {
   constexpr int kHalf = D / 2, kMine = kHalf / kFastWarps;  // pairs of a warp
   constexpr int kHalfTile = kHalf * 2 * kAttentionTile;
-  const uint32_t word = thread & 15;
-  const WordOfPlanes words(shared_address(codes), word);
-  const uint32_t chunk = opaque(word << 4);
-  const size_t angles = kRotate ? __cvta_generic_to_global(rotations) : 0;
+  const WordOfPlanes words(shared_address(codes), static_cast<uint32_t>(thread));
+  const uint32_t chunk = opaque(static_cast<uint32_t>(thread & 15) << 4);
+  const size_t angles = kRotate ? opaque(__cvta_generic_to_global(rotations)) : 0;
   const ExpandConstants constants;
   const ChannelTable pairs(table, kHalf);
-  const uint32_t first = shared_address(pairs.first), tile_at = shared_address(tile);
-  uint32_t order = shared_address(pairs.order) +
-                   static_cast<uint32_t>(2 * (thread / 32 * kMine + (thread >> 4 & 1)));
+  const uint32_t first = opaque(shared_address(pairs.first)), tile_at = shared_address(tile);
+  const auto half_warp = static_cast<uint32_t>(thread >> 4 & 1);
+  uint32_t order =
+      shared_address(pairs.order) + 2 * (static_cast<uint32_t>(thread / 32 * kMine) + half_warp);
 #pragma unroll 1
   for (const uint32_t end = order + 2 * kMine; order < end; order += 4) {
-    const uint32_t at = first + load_shared_2(order);
+    const uint32_t offset = load_shared_2(order), at = first + offset;
     const uint4 second = load_shared_16<16 * kHalf>(at);
-    const uint32_t place = second.w, own = place >> 16;
-    // Chunk `word` of the row, swizzled.
-    const uint32_t to = lop3<0x28>(place, chunk, 0xffffu);  // (a ^ b) & c
+    const uint32_t place = second.w, own = byte_of<2>(place);
+    const int next = static_cast<int>(place) >> 24;
+    // This lane's chunk of the row, swizzled.
+    const uint32_t to = masked_xor<0xffffu>(place, chunk);
     uint4 cosine = {}, sine = {};
     if constexpr (kRotate) {
       cosine = load_constant_16(angles + to);
       sine = load_constant_16<kHalfTile>(angles + to);
     }
     uint32_t za[4], zb[4];
-    const auto planes = [&](auto w) {
-      return w.value == 4 || w.value == 8 ? uint2{}
-                                          : load_shared_8(at + 32 * kHalf - (at - first) / 2);
-    };
-    const auto lower = [&](auto w) {
-      const uint2 rest = planes(w);
-      words.expand<w.value>(za, second.z & 0xffff, rest.x & 0xffff, rest.y & 0xffff, constants);
-    };
-    const auto upper = [&](auto w) {
-      const uint2 rest = planes(w);
-      words.expand<w.value>(zb, second.z >> 16, rest.x >> 16, rest.y >> 16, constants);
-    };
+    const auto rest = [&] { return load_shared_8<32 * kHalf>(first + (offset >> 1)); };
     const auto both = [&](auto w) {
-      lower(w);
-      upper(w);
+      const uint2 more = w.value == 4 || w.value == 8 ? uint2{} : rest();
+      words.expand_pair<w.value>(za, zb, {second.z, more.x, more.y}, next, constants);
     };
-    if (own == 0x44) {
-      both(Constant<4>());
-    } else if (own == 0x55) {
-      both(Constant<5>());
-    } else {
-      const uint32_t width = opaque(own) & 15, upper_width = own >> 4;
-      if (width == upper_width) {
-        for_width(width, both);
-      } else {  // policy "ema" widens single channels
-        for_width(width, lower);
-        for_width(upper_width, upper);
-      }
-    }
-    const uint4 map = load_shared_16(at);
-    uint32_t x[4], y[4];
-    const uint32_t c[4] = {cosine.x, cosine.y, cosine.z, cosine.w};
-    const uint32_t s[4] = {sine.x, sine.y, sine.z, sine.w};
+    const auto finish = [&] {
+      const uint4 map = load_shared_16(at);
+      uint32_t x[4], y[4];
+      const uint32_t c[4] = {cosine.x, cosine.y, cosine.z, cosine.w};
+      const uint32_t s[4] = {sine.x, sine.y, sine.z, sine.w};
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if constexpr (kRotate) {
-        const uint32_t u = hfma2(map.z, za[k], hfma2(map.w, zb[k], map.x));
-        const uint32_t v = hfma2(second.x, za[k], hfma2(second.y, zb[k], map.y));
-        x[k] = hfma2(u, c[k], hneg2(hmul2(v, s[k])));
-        y[k] = hfma2(u, s[k], hmul2(v, c[k]));
-      } else {
-        x[k] = hfma2(map.z, za[k], map.x);
-        y[k] = hfma2(second.y, zb[k], map.y);
+      for (int k = 0; k < 4; ++k) {
+        if constexpr (kRotate) {
+          const uint32_t u = hfma2(map.z, za[k], hfma2(map.w, zb[k], map.x));
+          const uint32_t v = hfma2(second.x, za[k], hfma2(second.y, zb[k], map.y));
+          x[k] = hfma2(u, c[k], hneg2(hmul2(v, s[k])));
+          y[k] = hfma2(u, s[k], hmul2(v, c[k]));
+        } else {
+          x[k] = hfma2(map.z, za[k], map.x);
+          y[k] = hfma2(second.y, zb[k], map.y);
+        }
       }
+      store_shared_16(tile_at + to, {x[0], x[1], x[2], x[3]});
+      if constexpr (kRotate) {
+        store_shared_16<kHalfTile>(tile_at + to, {y[0], y[1], y[2], y[3]});
+      } else {
+        store_shared_16(tile_at + (to ^ kHalfTile), {y[0], y[1], y[2], y[3]});
+      }
+    };
+    if (own == 4) {
+      both(Constant<4>());
+    } else if (own == 5) {
+      both(Constant<5>());
+    } else if (own <= 8) {
+      for_width(own, both);
+    } else {
+      for (uint32_t turn = 0; turn < 2; ++turn) {
+        if (turn != opaque(half_warp)) continue;
+        const uint2 more = rest();
+        const uint32_t width = own & 15;
+        const PlaneOffsets a = {second.z, more.x, more.y};
+        const PlaneOffsets b = {a.nibbles + (width >> 2) * (kAttentionTile / 2),
+                                a.crumbs + (width >> 1 & 1) * (kAttentionTile / 4),
+                                a.bit_plane + (width & 1) * (kAttentionTile / 8)};
+        for_width(width, [&](auto w) { words.expand<w.value>(za, a, constants); });
+        for_width(own >> 4, [&](auto w) { words.expand<w.value>(zb, b, constants); });
+        finish();
+      }
+      continue;
     }
-    store_shared_16(tile_at + to, {x[0], x[1], x[2], x[3]});
-    store_shared_16<kHalfTile>(tile_at + to, {y[0], y[1], y[2], y[3]});
+    finish();
   }
 }
 

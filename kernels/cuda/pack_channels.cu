@@ -110,9 +110,7 @@ __device__ void write_planes(const BlockPackParams& p, const ChannelPackShared& 
   }
   fill_zero(out + widths_at + head_dim / 2, codes_out);
   const uint32_t total = s.offsets[head_dim];
-  const uint32_t unit = static_cast<uint32_t>(p.block_size) / 8;
-  const uint32_t code_bytes =
-      unit * (4 * (total & 1023) + 2 * (total >> 10 & 1023) + (total >> 20));
+  const uint32_t code_bytes = plane_offsets(total, total, p.block_size).bit_plane;
   fill_zero(codes_out + code_bytes, codes_out + format::align_up(code_bytes));
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

@@ -29,12 +29,11 @@ __device__ inline uint32_t code_at(const uint8_t* nibbles, const uint8_t* crumbs
   return code;
 }
 
-/// Planes before a channel: nibble planes in bits 0..9, crumb planes in 10..19, bit planes in
-/// 20..29 (head_dim <= 512).
-__device__ inline uint32_t plane_counts(int width) {
-  return static_cast<uint32_t>(format::nibble_planes(width)) |
-         static_cast<uint32_t>(format::crumb_planes(width)) << 10 |
-         static_cast<uint32_t>(format::bit_planes(width)) << 20;
+/// Planes of a code: bit planes in bits 0..9, crumb planes in 10..19, nibble planes in 20..29, so
+/// that those of up to 512 channels may be added up. Bit 0 of a width counts its bit planes, bit 1
+/// its crumb planes, bits 2 and 3 its nibble planes.
+__device__ inline uint32_t plane_counts(uint32_t width) {
+  return width * (1 + (1 << 9) + (1 << 18)) & (1 | 1 << 10 | 3 << 20);
 }
 struct PlaneOffsets {
   uint32_t nibbles, crumbs, bit_plane;  // bytes from the start of the codes
@@ -42,10 +41,10 @@ struct PlaneOffsets {
 /// `before`: plane_counts summed over the channels whose planes come before; `total`: over all.
 __device__ inline PlaneOffsets plane_offsets(uint32_t before, uint32_t total, int block_size) {
   const uint32_t unit = static_cast<uint32_t>(block_size) / 8;  // bytes of a bit plane
-  const uint32_t crumb_start = (total & 1023) * 4 * unit;
+  const uint32_t crumb_start = (total >> 20) * 4 * unit;
   const uint32_t bit_start = crumb_start + (total >> 10 & 1023) * 2 * unit;
-  return {(before & 1023) * 4 * unit, crumb_start + (before >> 10 & 1023) * 2 * unit,
-          bit_start + (before >> 20) * unit};
+  return {(before >> 20) * 4 * unit, crumb_start + (before >> 10 & 1023) * 2 * unit,
+          bit_start + (before & 1023) * unit};
 }
 
 /// Fills offsets[i] with plane_counts of the first i channels in the order of their planes
@@ -57,8 +56,9 @@ __device__ inline void scan_plane_counts(const uint8_t* widths, int head_dim, ui
     for (int base = 0; base < head_dim; base += 32) {
       const int i = base + static_cast<int>(threadIdx.x);
       const int c = format::channel_at(i, head_dim);
-      const uint32_t own =
-          i < head_dim ? plane_counts(format::channel_width(widths, c, head_dim)) : 0;
+      const auto width =
+          static_cast<uint32_t>(i < head_dim ? format::channel_width(widths, c, head_dim) : 0);
+      const uint32_t own = plane_counts(width);
       uint32_t sum = own;
       for (int step = 1; step < 32; step *= 2) {
         const uint32_t other = __shfl_up_sync(0xffffffffu, sum, step);

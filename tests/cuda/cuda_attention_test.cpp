@@ -167,7 +167,8 @@ TEST_P(CudaAttentionTest, GroupsAndChunkLengths) {
 TEST_P(CudaAttentionTest, Sinks) {
   for (int sinks : {0, 1, 31, 129, 256}) {
     for (int queries : {2, 40}) {
-      check({.heads = 1,
+      // Of one head's two rows the oracle's own error, the largest of 128, may happen to be small.
+      check({.heads = 4,
              .dtype = Dtype::kFloat16,
              .key_widths = {4},
              .sink_capacity = sinks,
