@@ -45,6 +45,12 @@ those of `tests/cuda/resource_budget.txt`.
 Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others. On A100 and H100
 shifts and logic run at half rate, fp16 arithmetic at the full one; most of unpacking is the latter.
 
+Not counted: the L2 cache. Besides its block a CTA reads R(j) for every tile, 32 KB at head_dim 128 and 16 KB
+at 64, the same table each time, so it stays in L1 where that has room. It has, but for decode at head_dim
+128 on an A100, where the shared memory of two CTAs leaves 28 KB of L1. There a tile takes up to 50 KB from
+L2, the block's 18 KB included: at 5120 bytes a clock for all SMs (7.2 TB/s) 1081 clocks, beside {issue} of
+`issue`, which hide them.
+
 Occupancy: the prefill kernels take up to 248 registers a thread and 256 threads: one CTA an SM (12.5 % of
 the warps of an A100). Decode has 128 registers and 72 KB of shared memory at head_dim 128 (38 KB at
 64): two CTAs an SM with 164 KB and more, one at head_dim 128 on the 100 KB of sm_86, sm_89 and sm_120.
@@ -127,7 +133,8 @@ def instructions_of_decode() -> str:
 def page() -> str:
     rows = predictions()
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
-    parts = [HEAD, "\n## Predictions, microseconds a layer\n\n"
+    issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
+    parts = [HEAD.format(issue=issue), "\n## Predictions, microseconds a layer\n\n"
              "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
     for gpu in ("A100", "H100"):
         for queries, what in (("256", "Prefill, 256 queries"), ("1", "Decode, 1 query")):

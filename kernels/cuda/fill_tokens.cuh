@@ -14,6 +14,10 @@
 //   2      which half of the words is read first
 //
 // and tokens of one warp are spread so that their scales, 2 bytes each, lie in different banks.
+//
+// With 8 bits a row of nibbles is two planes, so twice as long, and one of these bits no longer
+// tells columns apart: 0 ^ 3 for D = 128, and bit 1, of the token too, for D = 64. That bit says
+// which of the planes is read first.
 #pragma once
 
 #include <cstdint>
@@ -59,6 +63,7 @@ struct TokenLane {
   int position, token;
   uint32_t half;  // D = 128: words 8 half ..; D = 64: nibbles 4 half ..
   bool swap;
+  bool swap_planes;
 
   __device__ explicit TokenLane(int thread) {
     const int warp = thread / 32;
@@ -68,11 +73,24 @@ struct TokenLane {
     token = word + 16 * e;
     half = D == 128 ? (thread >> 1 ^ thread >> 4) & 1 : thread >> 4 & 1;
     swap = (thread & 4) != 0;
+    swap_planes = ((D == 128 ? thread ^ thread >> 3 : thread >> 1) & 1) != 0;
   }
 
   /// The words of one plane, the lane's elements at the top of the nibbles.
   __device__ void load_nibbles(uint32_t (&words)[8], const uint8_t* row) const {
     load_eight_words(words, shared_address(row) + (D == 128 ? 32 * half : 0), swap);
+  }
+  /// Both planes of 8 bits.
+  __device__ void load_nibble_planes(uint32_t (&high)[8], uint32_t (&low)[8],
+                                     const uint8_t* row) const {
+    uint32_t a[8], b[8];
+    load_nibbles(a, row + (swap_planes ? D / 2 : 0));
+    load_nibbles(b, row + (swap_planes ? 0 : D / 2));
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      high[i] = swap_planes ? b[i] : a[i];
+      low[i] = swap_planes ? a[i] : b[i];
+    }
   }
   __device__ void load_crumbs(uint32_t (&words)[8], const uint8_t* row) const {
     if constexpr (D == 128) {
@@ -118,11 +136,10 @@ __device__ inline void fill_token_rows(uint8_t* tile, const uint8_t* block, int 
 
   const TokenPlanes planes(block, D, kAttentionTile, groups, false, kWidth);
   uint32_t nibbles[8] = {}, second[8] = {}, crumbs[8] = {}, bits[8] = {};
-  if constexpr (format::nibble_planes(kWidth) > 0) {
-    lane.load_nibbles(nibbles, planes.nibbles + lane.token * planes.nibble_row);
-  }
-  if constexpr (format::nibble_planes(kWidth) > 1) {
-    lane.load_nibbles(second, planes.nibbles + lane.token * planes.nibble_row + D / 2);
+  const uint8_t* nibble_row = planes.nibbles + lane.token * planes.nibble_row;
+  if constexpr (format::nibble_planes(kWidth) == 1) lane.load_nibbles(nibbles, nibble_row);
+  if constexpr (format::nibble_planes(kWidth) == 2) {
+    lane.load_nibble_planes(nibbles, second, nibble_row);
   }
   if constexpr (format::crumb_planes(kWidth) > 0) {
     lane.load_crumbs(crumbs, planes.crumbs + lane.token * planes.crumb_row);

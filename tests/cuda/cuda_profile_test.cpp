@@ -86,6 +86,21 @@ TEST(CudaProfileTest, ChannelsOfAnyTwoWidthsHaveNoBankConflicts) {
   }
 }
 
+TEST(CudaProfileTest, ValuesOfAnyWidthHaveNoBankConflicts) {
+  for (int head_dim : {64, 128}) {
+    for (int queries : {2, 64}) {
+      for (int groups = 1; groups <= head_dim / 64; ++groups) {
+        for (int bits = 2; bits <= 8; ++bits) {
+          Shape shape = shape_of(head_dim, queries, false, Dtype::kFloat16);
+          shape.value_bits = bits;
+          shape.value_groups = groups;
+          expect_no_waste(shape);
+        }
+      }
+    }
+  }
+}
+
 /// Packs two blocks of one kv head, keys and values of policy "adaptive".
 Profile profile_of_packers(int head_dim, Dtype dtype) {
   const int tokens = 256, block_size = 128, count = 2;
