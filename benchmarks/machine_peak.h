@@ -1,6 +1,7 @@
 // What this machine can do at most, measured: the denominators of the benchmarks' shares.
 #pragma once
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <immintrin.h>
 #endif
 
+#include "core/huge_page_arena.h"
 #include "kernels/cpu/kernels.h"
 
 namespace rillkv::bench {
@@ -110,9 +112,9 @@ inline MachinePeak measure_machine() {
   }
   if (avx2) {
     const size_t bytes = size_t{256} << 20;
-    std::vector<uint8_t> memory(bytes + 8192, 1);
-    const uint8_t* begin_of =
-        memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+    HugePageArena arena;
+    at::Tensor memory = arena.take({static_cast<int64_t>(bytes + 8192)}, at::kByte).fill_(1);
+    const uint8_t* begin_of = memory.const_data_ptr<uint8_t>();
     double best = 1e30;
     std::atomic<int64_t> sink{0};
     for (int run = 0; run < 5; ++run) {

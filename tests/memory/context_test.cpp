@@ -64,7 +64,7 @@ TEST_F(ContextMemory, GrowsByTheCacheAlone) {
   // 4.53 bits an element: the comparison is worth something only if the cache itself is what it
   // should be.
   EXPECT_LE(double(bytes) * 8, 4.54 * double(2 * kLayers * kHeads * kDim * (32768 - 2048)));
-  // The design's bound; measured 1.03 with slabs of blocks (BlockSlabs), 1.10 without.
+  // The design's bound; measured 1.03 with blocks one behind the other (HugePageArena), 1.10 without.
   EXPECT_LE(double(rss), 1.05 * double(bytes)) << "resident " << rss << ", cache " << bytes;
   EXPECT_GE(double(rss), 0.95 * double(bytes)) << "measures something else";
 }
