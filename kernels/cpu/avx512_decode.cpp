@@ -154,28 +154,44 @@ requires(kWidth <= 4) class ChannelValues<kWidth> {
   I codes_, table_;
 };
 
-/// Looks up and rotates the pairs of one width: tile of keys.
-template <int kD, int kWidth>
-void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
-                  SharedTiles<kD>& s) {
-  for_each_pair<kWidth>(sets, planes, ahead, [&](int p, const PairCodes& codes) {
-    const int q = p + kD / 2;
-    const ChannelValues<kWidth> first(codes.high1, codes.low1, s.centre[p], s.range[p]);
-    const ChannelValues<kWidth> second(codes.high2, codes.low2, s.centre[q], s.range[q]);
-    const auto add_field = [&]<int kField>() __attribute__((always_inline)) {
-      const I x = first.template get<kField>(), y = second.template get<kField>();
-      const I c = _mm512_load_si512(s.cosines[p][kField]);
-      const I sine = _mm512_load_si512(s.sines[p][kField]);
-      const I turned_x = _mm512_sub_epi16(_mm512_mulhrs_epi16(x, c), _mm512_mulhrs_epi16(y, sine));
-      const I turned_y = _mm512_add_epi16(_mm512_mulhrs_epi16(y, c), _mm512_mulhrs_epi16(x, sine));
-      _mm512_store_si512(s.keys[p][2 * kField], _mm512_unpacklo_epi16(turned_x, turned_y));
-      _mm512_store_si512(s.keys[p][2 * kField + 1], _mm512_unpackhi_epi16(turned_x, turned_y));
-    };
-    add_field.template operator()<0>();
-    add_field.template operator()<1>();
-    add_field.template operator()<2>();
-    add_field.template operator()<3>();
-  });
+/// Looks up and rotates the pairs of one width: use<register>(pair, keys) gets the (x, y) of 16
+/// tokens; see store_scores for which.
+template <int kD, int kWidth, class Use>
+RILLKV_INLINE void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+                                const SharedTiles<kD>& s, const Use& use) {
+  for_each_pair<kWidth>(
+      sets, planes, ahead, [&](int p, const PairCodes& codes) __attribute__((always_inline)) {
+        const int q = p + kD / 2;
+        const ChannelValues<kWidth> first(codes.high1, codes.low1, s.centre[p], s.range[p]);
+        const ChannelValues<kWidth> second(codes.high2, codes.low2, s.centre[q], s.range[q]);
+        const auto add_field = [&]<int kField>() __attribute__((always_inline)) {
+          const I x = first.template get<kField>(), y = second.template get<kField>();
+          const I c = _mm512_load_si512(s.cosines[p][kField]);
+          const I sine = _mm512_load_si512(s.sines[p][kField]);
+          const I turned_x =
+              _mm512_sub_epi16(_mm512_mulhrs_epi16(x, c), _mm512_mulhrs_epi16(y, sine));
+          const I turned_y =
+              _mm512_add_epi16(_mm512_mulhrs_epi16(y, c), _mm512_mulhrs_epi16(x, sine));
+          use.template operator()<2 * kField>(p, _mm512_unpacklo_epi16(turned_x, turned_y));
+          use.template operator()<2 * kField + 1>(p, _mm512_unpackhi_epi16(turned_x, turned_y));
+        };
+        add_field.template operator()<0>();
+        add_field.template operator()<1>();
+        add_field.template operator()<2>();
+        add_field.template operator()<3>();
+      });
+}
+template <int kD, class Use>
+RILLKV_INLINE void rotate_all_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+                                    const SharedTiles<kD>& s, const Use& use) {
+  rotate_pairs<kD, 1>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 2>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 3>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 4>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 5>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 6>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 7>(sets, planes, ahead, s, use);
+  rotate_pairs<kD, 8>(sets, planes, ahead, s, use);
 }
 
 /// Sums of 32 tokens to scores. Registers 2 k and 2 k + 1 hold the tokens 16 k .. and 64 + 16 k ..
@@ -190,26 +206,20 @@ RILLKV_INLINE void store_scores(I a, I b, F factor, float* scores) {
   _mm512_store_ps(scores + 64, to_float(second));
 }
 
-template <int kD, int R>
-void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p)[kTokens]) {
-  I sum[R][8];
-#pragma GCC unroll 2
+template <int R>
+RILLKV_INLINE void clear_sums(I (&sum)[R][8]) {
+#pragma GCC unroll 3
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sum[r][i] = _mm512_setzero_si512();
   }
-  for (int pair = 0; pair < kD / 2; ++pair) {
-    I q[R];
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) q[r] = _mm512_set1_epi32(s.coefficients[row + r][pair]);
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-      const I x = _mm512_load_si512(s.keys[pair][i]);
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) sum[r][i] = _mm512_dpwssd_epi32(sum[r][i], x, q[r]);
-    }
-  }
-#pragma GCC unroll 2
+}
+
+/// Sums of the rows from `row` on to their scores in p.
+template <int R>
+RILLKV_INLINE void finish_scores(const I (&sum)[R][8], int row, const float* units,
+                                 float (*p)[kTokens]) {
+#pragma GCC unroll 3
   for (int r = 0; r < R; ++r) {
     const F factor = _mm512_set1_ps(units[row + r] * (32768.0f / kFixedOne));
 #pragma GCC unroll 4
@@ -219,25 +229,55 @@ void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p
   }
 }
 
+/// Scores of R rows from the tile of keys.
+template <int kD, int R>
+void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p)[kTokens]) {
+  I sum[R][8];
+  clear_sums<R>(sum);
+  for (int pair = 0; pair < kD / 2; ++pair) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const I x = _mm512_load_si512(s.keys[pair][i]);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) add_products(sum[r][i], x, s.coefficients[row + r][pair]);
+    }
+  }
+  finish_scores<R>(sum, row, units, p);
+}
+
+/// Scores of all R rows without the tile, while there are registers for their sums.
+template <int kD, int R>
+void score_rows_at_once(const PairSets& sets, const BlockPlanes& planes, Ahead& next,
+                        const SharedTiles<kD>& s, const float* units, float (*p)[kTokens]) {
+  I sum[R][8];
+  clear_sums<R>(sum);
+  rotate_all_pairs<kD>(
+      sets, planes, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
+#pragma GCC unroll 3
+        for (int r = 0; r < R; ++r) {
+          add_products(sum[r][i], x, s.coefficients[r][pair]);
+        }
+      });
+  finish_scores<R>(sum, 0, units, p);
+}
+
 /// Scores of all rows to p, in log2 units.
 template <int kD>
 void score_block(const uint8_t* block, const float* rotation, const PairSets& sets,
                  const BlockPlanes& planes, Ahead& next, const Rows& rows, SharedTiles<kD>& s,
                  float (*p)[kTokens]) {
   prepare_keys<kD>(block, s);
-  rotate_pairs<kD, 1>(sets, planes, next, s);
-  rotate_pairs<kD, 2>(sets, planes, next, s);
-  rotate_pairs<kD, 3>(sets, planes, next, s);
-  rotate_pairs<kD, 4>(sets, planes, next, s);
-  rotate_pairs<kD, 5>(sets, planes, next, s);
-  rotate_pairs<kD, 6>(sets, planes, next, s);
-  rotate_pairs<kD, 7>(sets, planes, next, s);
-  rotate_pairs<kD, 8>(sets, planes, next, s);
   float units[kMaxStreamedRows];
   for (int r = 0; r < rows.count; ++r) {
     units[r] = prepare_query<kD>(rows.queries + static_cast<size_t>(r) * rows.stride, rotation,
                                  s.unit, s.coefficients[r]);
   }
+  if (rows.count == 2) return score_rows_at_once<kD, 2>(sets, planes, next, s, units, p);
+  if (rows.count == 3) return score_rows_at_once<kD, 3>(sets, planes, next, s, units, p);
+  rotate_all_pairs<kD>(
+      sets, planes, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
+        _mm512_store_si512(s.keys[pair][i], x);
+      });
   for (int r = 0; r < rows.count; r += kRowsAtOnce) {
     const int here = rows.count - r;
     if (here >= kRowsAtOnce) {

@@ -85,11 +85,6 @@ RILLKV_INLINE I repeated_words(const SignedCodes<kWidth>& codes, int k) {
       _mm512_set4_epi32(byte + 0x0C000C00, byte + 0x08000800, byte + 0x04000400, byte));
 }
 
-/// sum += a . b, words to dwords. Not the intrinsic, of which gcc 12 copies the sum twice.
-RILLKV_INLINE void add_products(I& sum, I a, const int16_t* b) {
-  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const I*>(b)));
-}
-
 /// Adds the pairs of one width to the sums of 8 x 16 tokens.
 template <int kD, int kWidth>
 RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,

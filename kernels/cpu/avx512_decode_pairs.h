@@ -203,5 +203,14 @@ struct SignedCodes {
   }
 };
 
+/// sum += a . b, words to dwords; of a single b, the same for all dwords. Not the intrinsic, of
+/// which gcc 12 copies the sum twice.
+RILLKV_INLINE void add_products(I& sum, I a, const int16_t* b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const I*>(b)));
+}
+RILLKV_INLINE void add_products(I& sum, I a, const int32_t& b) {
+  asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(b));
+}
+
 }  // namespace
 }  // namespace rillkv::kernels::cpu::avx512

@@ -23,10 +23,9 @@ namespace {
 
 constexpr int kTileRows = 12;
 constexpr int kPairBytes = kLinearPanel * 4;  // one step of two inputs
-constexpr int kPrefetchBytes = 4096;
 // A single row waits for memory alone. Into L2: requests into L1 are few at a time, and a sixth
 // of the bandwidth goes unused.
-constexpr int kRowPrefetchBytes = 2048;
+constexpr int kPrefetchBytes = 2048;
 
 inline __m512bh load_pairs(const uint8_t* p) {
   return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
@@ -158,8 +157,8 @@ void single_row(const LinearParams& p, int64_t panel, int64_t row) {
   const auto step = [&](int64_t k, __m512(&sum)[2]) __attribute__((always_inline)) {
     const __m512bh xk = broadcast_pair(x + 2 * k);
     const uint8_t* at = w + k * kPairBytes;
-    _mm_prefetch(reinterpret_cast<const char*>(at) + kRowPrefetchBytes, _MM_HINT_T1);
-    _mm_prefetch(reinterpret_cast<const char*>(at) + kRowPrefetchBytes + 64, _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes, _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes + 64, _MM_HINT_T1);
     sum[0] = _mm512_dpbf16_ps(sum[0], load_pairs(at), xk);
     sum[1] = _mm512_dpbf16_ps(sum[1], load_pairs(at + 64), xk);
   };
