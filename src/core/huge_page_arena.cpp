@@ -14,39 +14,37 @@ constexpr size_t kRegion = size_t{64} << 20;
 
 size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-}  // namespace
-
-struct HugePageArena::Region {
-  explicit Region(size_t size) : bytes(size), mapped(size + kHugePage) {
-    base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED) throw std::bad_alloc();
-    data = reinterpret_cast<uint8_t*>(round_up(reinterpret_cast<uintptr_t>(base), kHugePage));
+/// u8 [bytes], aligned to a huge page.
+at::Tensor map_region(size_t bytes) {
+  const size_t mapped = bytes + kHugePage;
+  void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) throw std::bad_alloc();
+  void* data = reinterpret_cast<void*>(round_up(reinterpret_cast<uintptr_t>(base), kHugePage));
 #ifdef MADV_HUGEPAGE
-    madvise(data, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, small pages serve
+  madvise(data, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, small pages serve
 #endif
-  }
-  Region(const Region&) = delete;
-  Region& operator=(const Region&) = delete;
-  ~Region() { munmap(base, mapped); }
+  return at::from_blob(
+      data, {static_cast<int64_t>(bytes)}, [=](void*) { munmap(base, mapped); }, at::kByte);
+}
 
-  size_t bytes, mapped;
-  void* base;
-  uint8_t* data;  // aligned to a huge page
-};
+}  // namespace
 
 at::Tensor HugePageArena::take(at::IntArrayRef sizes, at::ScalarType dtype) {
   size_t bytes = at::elementSize(dtype);
   for (int64_t size : sizes) bytes *= static_cast<size_t>(size);
-  bytes = round_up(bytes, 64);
-  if (region_ == nullptr || used_ + bytes > region_->bytes) {
-    region_ = std::make_shared<Region>(std::max(kRegion, round_up(bytes, kHugePage)));
+  const size_t aligned = round_up(bytes, 64);
+  if (!region_.defined() || used_ + aligned > region_.nbytes()) {
+    region_ = map_region(std::max(kRegion, round_up(aligned, kHugePage)));
     used_ = 0;
   }
-  uint8_t* at = region_->data + used_;
-  used_ += bytes;
-  return at::from_blob(
-      at, sizes, [keep = region_](void*) {}, at::TensorOptions().dtype(dtype));
+  // A view: with a storage of its own, every piece would leave small allocations of long life
+  // between a forward's large temporaries, whose holes then fit nothing: 350 MB after 7611 tokens,
+  // 30 layers.
+  const at::Tensor piece =
+      region_.narrow(0, static_cast<int64_t>(used_), static_cast<int64_t>(bytes));
+  used_ += aligned;
+  return piece.view(dtype).view(sizes);
 }
 
 }  // namespace rillkv

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 namespace rillkv {
 
@@ -18,11 +17,10 @@ class HugePageArena {
   /// A tensor of zeros on the CPU, 64-byte aligned. Throws std::bad_alloc.
   at::Tensor take(at::IntArrayRef sizes, at::ScalarType dtype);
   /// Lets go of the region at hand.
-  void clear() { region_.reset(); }
+  void clear() { region_ = at::Tensor(); }
 
  private:
-  struct Region;
-  std::shared_ptr<Region> region_;  // null: none yet
+  at::Tensor region_;  // u8; undefined: none yet
   size_t used_ = 0;
 };
 
