@@ -1,12 +1,12 @@
 // Decode attention of a few query rows that share a kv head (the heads of its group) over sealed
 // blocks of 128 tokens, D = 64 or 128, in integers, straight from the packed codes.
 //
-// Keys, of one row: avx512_decode_one_row.h. Of several: a pair's channels are looked up as 16-bit
-// integers (lo + step code) in a unit of the pair, rotated within the block by R(j) in 16-bit fixed
-// point, and kept, both channels of a token in one dword, in a tile of the block that all rows
-// share. R(t0) goes to the queries: r = R(-t0) q~, rounded to 16 bits in a unit of the row and
-// block, so that one vpdpwssd adds a pair of 16 tokens. The unit of r bounds sum |r_p| so that no
-// sum leaves 32 bits.
+// Keys, of one row: avx512_decode_one_row.h. Of several: a pair's channels become 16-bit integers
+// (lo + step code) in a unit of the pair, are rotated within the block by R(j) in 16-bit fixed
+// point and brought together, both channels of a token in one dword. R(t0) goes to the queries: r =
+// R(-t0) q~, rounded to 16 bits in a unit of the row and block, so that one vpdpwssd adds a pair of
+// 16 tokens. The unit of r bounds sum |r_p| so that no sum leaves 32 bits. Two or three rows add as
+// keys are rotated, with all sums in registers; more read the keys from a tile of the block.
 //
 // Values: avx512_decode_values.h. Both halves are held to the error of bf16 code (decode_test.cpp).
 //
@@ -21,7 +21,7 @@
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
 
-constexpr int kRowsAtOnce = 2;            // with three, 24 accumulators, gcc 12 spills them all
+constexpr int kRowsAtOnce = 2;            // from the tile
 constexpr float kMaxKey = 23000.0f;       // times sqrt(2), what a rotation may make of it, < 2^15
 constexpr float kMaxQuery = 32700.0f;     // of one coefficient
 constexpr float kMaxQuerySum = 65000.0f;  // times 2^15 stays below 2^31, roundings included

@@ -3,10 +3,10 @@
 //
 //   q~ . R(t0 + j) (x, y) = c_j u + s_j w,   u = r1 x + r2 y,   w = r2 x - r1 y,   r = R(-t0) q~
 //
-// with R(j) = (c_j, s_j). u and w are sums of what each channel's code adds, and a code has 16
-// values (beyond 4 bits: two fields of 16), so that one vpermd on a table made for this row and
-// block gives both, as two words of a dword; vpdpwssd multiplies by (c_j, s_j) and adds. There is
-// no product of keys and queries at all, and tokens come out in their natural order.
+// with R(j) = (c_j, s_j). u and w are sums of what each channel's code adds, as two words of a
+// dword: of up to 4 bits one vpermd on a table of 16 made for this row and block, beyond one
+// vpmulhrsw. vpdpwssd multiplies by (c_j, s_j) and adds. There is no product of keys and queries at
+// all, and tokens come out in their natural order.
 #pragma once
 
 #include "kernels/cpu/avx512_decode_pairs.h"
