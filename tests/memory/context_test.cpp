@@ -66,10 +66,9 @@ TEST_F(ContextMemory, GrowsByTheCacheAlone) {
   // 4.53 bits an element: the comparison is worth something only if the cache itself is what it
   // should be.
   EXPECT_LE(double(bytes) * 8, 4.54 * double(2 * kLayers * kHeads * kDim * (32768 - 2048)));
-  // The design's bound; measured 1.03 with blocks one behind the other (HugePageArena), 1.10
-  // without.
+  // The design's bound; measured 0.97, because memory comes in steps of 2 MB (HugePageArena).
   EXPECT_LE(double(rss), 1.05 * double(bytes)) << "resident " << rss << ", cache " << bytes;
-  EXPECT_GE(double(rss), 0.95 * double(bytes)) << "measures something else";
+  EXPECT_GE(double(rss), 0.9 * double(bytes)) << "measures something else";
 }
 
 // What a seal leaves behind must not lie between the large temporaries of a forward, where it would
