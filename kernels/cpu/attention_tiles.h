@@ -177,26 +177,35 @@ RILLKV_INLINE uint32_t* tile_vector(uint32_t* tile, int steps, int vector) {
                     S::kLanes;
 }
 
-/// Memory that will be read soon, fetched a few cache lines at a time beside the work on a block,
-/// so that neither the memory nor the arithmetic waits for the other.
-struct Prefetch {
-  const uint8_t* at = nullptr;
-  const uint8_t* end = nullptr;
-  size_t bytes_a_step = 0;
-
+/// Memory that will be read soon, fetched a few cache lines at a time beside the work on a block:
+/// evenly, because memory that is asked for faster than it answers stalls the work, and while it is
+/// not asked at all it idles.
+class Prefetch {
+ public:
   Prefetch() = default;
   /// `bytes` from `begin` on, in `steps` steps.
   Prefetch(const uint8_t* begin, size_t bytes, int steps)
-      : at(begin),
-        end(begin == nullptr ? nullptr : begin + bytes),
-        bytes_a_step((bytes / static_cast<size_t>(steps) + 127) / 64 * 64) {}
+      : at_(begin),
+        due_(begin),
+        end_(begin == nullptr ? nullptr : begin + bytes),
+        bytes_a_step_(bytes / static_cast<size_t>(steps) + 1) {}
 
   template <class S>
   RILLKV_INLINE void step() {
-    const uint8_t* stop = at + bytes_a_step;
-    if (stop > end) stop = end;
-    for (; at < stop; at += 64) S::prefetch(at);
+    fetch<S>(bytes_a_step_);
   }
+  /// The next `bytes`; returns how many of them lie beyond the end.
+  template <class S>
+  RILLKV_INLINE size_t fetch(size_t bytes) {
+    const size_t room = static_cast<size_t>(end_ - due_), here = bytes < room ? bytes : room;
+    due_ += here;
+    for (; at_ < due_; at_ += 64) S::prefetch(at_);
+    return bytes - here;
+  }
+
+ private:
+  const uint8_t *at_ = nullptr, *due_ = nullptr, *end_ = nullptr;
+  size_t bytes_a_step_ = 0;
 };
 
 /// Scales of a block in fp32, from the workspace.

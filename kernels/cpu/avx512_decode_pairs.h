@@ -95,19 +95,18 @@ struct PairCodes {
   I high1, low1, high2, low2;
 };
 
-/// A block that will be read soon, its keys and then its values, fetched a few cache lines at a
-/// time beside the work on another: evenly, because memory that is asked for faster than it answers
-/// stalls the work, and while it is not asked at all it idles.
+/// The next block's keys and then its values, fetched in proportion to what the parts of the work
+/// on one block take.
 class Ahead {
  public:
   Ahead() = default;
   Ahead(const uint8_t* keys, size_t key_bytes, const uint8_t* values, size_t value_bytes, int pairs)
-      : keys_(keys),
-        values_(values - key_bytes),
-        key_bytes_(static_cast<int>(key_bytes)),
-        bytes_(static_cast<int>(key_bytes + value_bytes)),
-        bytes_a_pair_(static_cast<int>(static_cast<float>(bytes_) * kKeyTime) / pairs),
-        bytes_a_quad_((bytes_ - bytes_a_pair_ * pairs) / (kTokens / 4) + 1) {}
+      : keys_(keys, key_bytes, 1), values_(values, value_bytes, 1) {
+    const size_t bytes = key_bytes + value_bytes;
+    bytes_a_pair_ =
+        static_cast<size_t>(static_cast<float>(bytes) * kKeyTime) / static_cast<size_t>(pairs);
+    bytes_a_quad_ = (bytes - bytes_a_pair_ * static_cast<size_t>(pairs)) / (kTokens / 4) + 1;
+  }
 
   /// Beside a pair of channels of the keys.
   RILLKV_INLINE void step_pair() { fetch(bytes_a_pair_); }
@@ -117,17 +116,10 @@ class Ahead {
  private:
   static constexpr float kKeyTime = 0.78f;  // share of the pairs in the work on a block
 
-  RILLKV_INLINE void fetch(int bytes) {
-    due_ = due_ + bytes < bytes_ ? due_ + bytes : bytes_;
-    for (; done_ < due_; done_ += 64) {
-      Simd::prefetch((done_ < key_bytes_ ? keys_ : values_) + done_);
-    }
-  }
+  RILLKV_INLINE void fetch(size_t bytes) { values_.fetch<Simd>(keys_.fetch<Simd>(bytes)); }
 
-  const uint8_t *keys_ = nullptr, *values_ = nullptr;
-  int key_bytes_ = 0, bytes_ = 0;  // of the keys, of both
-  int bytes_a_pair_ = 0, bytes_a_quad_ = 0;
-  int done_ = 0, due_ = 0;
+  tiled::Prefetch keys_, values_;
+  size_t bytes_a_pair_ = 0, bytes_a_quad_ = 0;
 };
 
 /// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.

@@ -68,7 +68,7 @@ TEST_F(ContextMemory, GrowsByTheCacheAlone) {
   EXPECT_LE(double(bytes) * 8, 4.54 * double(2 * kLayers * kHeads * kDim * (32768 - 2048)));
   // The design's bound; measured 0.97, because memory comes in steps of 2 MB (HugePageArena).
   EXPECT_LE(double(rss), 1.05 * double(bytes)) << "resident " << rss << ", cache " << bytes;
-  EXPECT_GE(double(rss), 0.9 * double(bytes)) << "measures something else";
+  EXPECT_GE(double(rss), 0.95 * double(bytes)) << "measures something else";
 }
 
 // What a seal leaves behind must not lie between the large temporaries of a forward, where it would
