@@ -1,28 +1,21 @@
-# rillkv_kernels: the CPU kernels, one file an instruction set, each with its own flags. They get no
-# Torch include path: they see pointers, strides and sizes.
-#
-# The instruction set is part of the file name: avx2*.cpp, avx512*.cpp or *_avx2.cpp, *_avx512.cpp.
-# Everything else is portable code.
+# rillkv_kernels: the CPU kernels. They get no Torch include path: they see pointers, strides and
+# sizes. The folder of an instruction set is compiled with its flags, everything else for any x86-64.
 
-file(GLOB RILLKV_KERNEL_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cpu/*.cpp")
-set(RILLKV_AVX2_FLAGS -mavx2 -mfma -mf16c)
-set(RILLKV_AVX512_FLAGS
-    ${RILLKV_AVX2_FLAGS} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mavx512vnni
-    -mavx512bf16)
-
+file(GLOB RILLKV_KERNEL_SOURCES CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cpu/*.cpp"
+     "${PROJECT_SOURCE_DIR}/kernels/cpu/scalar/*.cpp")
 add_library(rillkv_kernels OBJECT ${RILLKV_KERNEL_SOURCES})
-if(NOT RILLKV_KERNEL_SOURCES)
-  target_sources(rillkv_kernels PRIVATE "${PROJECT_SOURCE_DIR}/cmake/empty.cpp")
-endif()
 rillkv_compile_settings(rillkv_kernels)
 target_include_directories(rillkv_kernels PUBLIC "${PROJECT_SOURCE_DIR}")
 target_compile_options(rillkv_kernels PRIVATE $<$<CONFIG:Release,RelWithDebInfo>:-O3>)
 
-foreach(source IN LISTS RILLKV_KERNEL_SOURCES)
-  cmake_path(GET source STEM name)
-  if(name MATCHES "^avx512|_avx512")
-    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${RILLKV_AVX512_FLAGS}")
-  elseif(name MATCHES "^avx2|_avx2")
-    set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${RILLKV_AVX2_FLAGS}")
-  endif()
-endforeach()
+# rillkv_add_isa(FOLDER FLAG...)
+function(rillkv_add_isa folder)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cpu/${folder}/*.cpp")
+  target_sources(rillkv_kernels PRIVATE ${sources})
+  set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS "${ARGN}")
+endfunction()
+
+set(_rillkv_avx2_flags -mavx2 -mfma -mf16c)
+rillkv_add_isa(avx2 ${_rillkv_avx2_flags})
+rillkv_add_isa(avx512 ${_rillkv_avx2_flags} -mavx512f -mavx512bw -mavx512vl -mavx512dq
+               -mavx512vbmi -mavx512vnni -mavx512bf16)

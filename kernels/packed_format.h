@@ -45,21 +45,24 @@
 //
 //   0                        2 * G * T    lo   fp16[G][T]   absent if symmetric
 //   token_step_offset        2 * G * T    step fp16[G][T]
-//   token_codes_offset                    nibble rows [T][nibble planes], then crumb rows [T], then
-//   bit
-//                                         rows [T]; a row is one plane of D elements
+//   token_codes_offset                    nibble rows [T][nibble planes], then crumb rows [T],
+//                                         then bit rows [T]; a row is one plane of D elements
 //   total                    rounded up to kAlignment
 //
 // Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
 // step 0. All offsets are bytes from the start of the block, which is kAlignment-aligned.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 
 #if defined(__CUDACC__)
 #define RILLKV_HOST_DEVICE __host__ __device__
+#define RILLKV_FORMAT_ASSERT(condition) static_cast<void>(0)
 #else
+// Bounds, in debug builds: these functions run in inner loops.
+#define RILLKV_FORMAT_ASSERT(condition) assert(condition)
 // Always inlined: a copy emitted by a file that is compiled for AVX-512 could otherwise be the one
 // that the linker keeps for the portable files.
 #define RILLKV_HOST_DEVICE __attribute__((always_inline))
@@ -81,7 +84,7 @@ RILLKV_HOST_DEVICE constexpr size_t align_up(size_t bytes, size_t to = kAlignmen
 }
 
 // ---- planes ----
-RILLKV_HOST_DEVICE constexpr int nibble_planes(int width) { return width == 8 ? 2 : width >> 2; }
+RILLKV_HOST_DEVICE constexpr int nibble_planes(int width) { return width >> 2; }
 RILLKV_HOST_DEVICE constexpr int crumb_planes(int width) { return (width >> 1) & 1; }
 RILLKV_HOST_DEVICE constexpr int bit_planes(int width) { return width & 1; }
 /// Right shift that brings the (first) nibble of a code to bit 0; the second nibble of width 8 has
@@ -96,10 +99,70 @@ RILLKV_HOST_DEVICE constexpr int plane_words(int count, int element_bits) {
 RILLKV_HOST_DEVICE constexpr size_t plane_bytes(int count, int element_bits) {
   return 4 * static_cast<size_t>(plane_words(count, element_bits));
 }
+
+/// Numbers of planes by kind: of one channel or row, of those that come before it, of a block.
+struct PlaneCounts {
+  uint32_t nibbles = 0, crumbs = 0, bits = 0;
+};
+RILLKV_HOST_DEVICE constexpr PlaneCounts planes_of(int width) {
+  RILLKV_FORMAT_ASSERT(kMinWidth <= width && width <= kMaxWidth);
+  return {static_cast<uint32_t>(nibble_planes(width)), static_cast<uint32_t>(crumb_planes(width)),
+          static_cast<uint32_t>(bit_planes(width))};
+}
+RILLKV_HOST_DEVICE constexpr PlaneCounts operator+(PlaneCounts a, PlaneCounts b) {
+  return {a.nibbles + b.nibbles, a.crumbs + b.crumbs, a.bits + b.bits};
+}
+RILLKV_HOST_DEVICE constexpr PlaneCounts operator*(uint32_t n, PlaneCounts a) {
+  return {n * a.nibbles, n * a.crumbs, n * a.bits};
+}
+
+/// Bytes by kind of plane.
+struct PlaneOffsets {
+  uint32_t nibbles = 0, crumbs = 0, bits = 0;
+};
+/// What so many planes of `count` elements take.
+RILLKV_HOST_DEVICE constexpr PlaneOffsets plane_extents(PlaneCounts planes, int count) {
+  return {planes.nibbles * static_cast<uint32_t>(plane_bytes(count, 4)),
+          planes.crumbs * static_cast<uint32_t>(plane_bytes(count, 2)),
+          planes.bits * static_cast<uint32_t>(plane_bytes(count, 1))};
+}
+/// Where, from the start of a block's codes, the planes begin that come after those of `before`;
+/// `total`: of the whole block. Channel blocks: `count` is the block's tokens. Token blocks: it is
+/// head_dim, and every row has planes_of(width).
+RILLKV_HOST_DEVICE constexpr PlaneOffsets plane_offsets(PlaneCounts before, PlaneCounts total,
+                                                        int count) {
+  RILLKV_FORMAT_ASSERT(before.nibbles <= total.nibbles && before.crumbs <= total.crumbs &&
+                       before.bits <= total.bits);
+  const PlaneOffsets here = plane_extents(before, count), all = plane_extents(total, count);
+  return {here.nibbles, all.nibbles + here.crumbs, all.nibbles + all.crumbs + here.bits};
+}
+/// Bytes of so many planes of `count` elements.
+RILLKV_HOST_DEVICE constexpr size_t codes_bytes(int count, PlaneCounts planes) {
+  return plane_offsets(planes, planes, count).bits;
+}
 /// Bytes of all planes of `count` codes of `width` bits.
 RILLKV_HOST_DEVICE constexpr size_t codes_bytes(int count, int width) {
-  return nibble_planes(width) * plane_bytes(count, 4) +
-         crumb_planes(width) * plane_bytes(count, 2) + bit_planes(width) * plane_bytes(count, 1);
+  return codes_bytes(count, planes_of(width));
+}
+
+// ---- widths of channel pairs ----
+/// The byte of a pair: the widths of channels p and p + D/2.
+RILLKV_HOST_DEVICE constexpr uint8_t pair_widths(int first, int second) {
+  RILLKV_FORMAT_ASSERT(kMinWidth <= first && first <= kMaxWidth);
+  RILLKV_FORMAT_ASSERT(kMinWidth <= second && second <= kMaxWidth);
+  return static_cast<uint8_t>(first | second << 4);
+}
+RILLKV_HOST_DEVICE constexpr int first_width(uint32_t pair) { return static_cast<int>(pair & 15); }
+RILLKV_HOST_DEVICE constexpr int second_width(uint32_t pair) { return static_cast<int>(pair >> 4); }
+/// Of one channel; widths: [head_dim / 2] pairs.
+RILLKV_HOST_DEVICE constexpr int channel_width(const uint8_t* widths, int channel, int head_dim) {
+  RILLKV_FORMAT_ASSERT(0 <= channel && channel < head_dim);
+  const int half = head_dim / 2;
+  return channel < half ? first_width(widths[channel]) : second_width(widths[channel - half]);
+}
+/// Planes of both channels of a pair.
+RILLKV_HOST_DEVICE constexpr PlaneCounts planes_of_pair(uint32_t pair) {
+  return planes_of(first_width(pair)) + planes_of(second_width(pair));
 }
 
 // ---- channel block ----
@@ -118,10 +181,6 @@ RILLKV_HOST_DEVICE constexpr size_t channel_block_bytes(int head_dim, int block_
                                                         bool symmetric, int width_sum) {
   return align_up(channel_codes_offset(head_dim, symmetric) +
                   static_cast<size_t>(block_size) / 8 * static_cast<size_t>(width_sum));
-}
-RILLKV_HOST_DEVICE constexpr int channel_width(const uint8_t* widths, int channel, int head_dim) {
-  const int half = head_dim / 2;
-  return channel < half ? widths[channel] & 15 : widths[channel - half] >> 4;
 }
 /// The channel whose planes come after those of `position` others, and the inverse.
 RILLKV_HOST_DEVICE constexpr int channel_at(int position, int head_dim) {

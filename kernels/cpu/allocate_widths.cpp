@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/packed_format.h"
 
 namespace rillkv::kernels::cpu {
 
@@ -47,7 +48,7 @@ void allocate_widths(const float* range, const float* energy, int head_dim, cons
   for (size_t i = 0; i < count; ++i) ++level[static_cast<size_t>(all[i].pair)];
   for (int p = 0; p < pairs; ++p) {
     const int width = classes[level[static_cast<size_t>(p)]];
-    widths[p] = static_cast<uint8_t>(width | width << 4);
+    widths[p] = format::pair_widths(width, width);
   }
 }
 

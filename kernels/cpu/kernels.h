@@ -13,16 +13,14 @@
 
 namespace rillkv::kernels::cpu {
 
-struct KernelTable {
-  const char* name;  // "scalar", "avx2", "avx512"
-
-  // ---- attention ----
+struct AttentionKernels {
   /// Bytes of scratch that `attend` needs; depends on head_dim, block_size and the task's queries,
   /// never on the context's length. The scratch is 64-byte aligned.
   size_t (*attention_workspace_bytes)(const AttentionParams&, int32_t query_tokens);
   void (*attend)(const AttentionParams&, const AttentionTask&, void* workspace);
+};
 
-  // ---- statistics ----
+struct StatisticsKernels {
   /// absmax[c] = max over tokens of |x[t, kv_head, c]|; NaN if any is NaN. out: [head_dim]
   void (*absmax)(const PackParams&, float* out);
   /// Exact minimum and maximum over tokens of each channel. lo, hi: [head_dim]. Input is finite.
@@ -30,8 +28,10 @@ struct KernelTable {
   /// sums[c] += q[t, h, c]^2 in fp32, tokens in ascending order, no contraction. `input` holds
   /// queries [tokens, heads, D] before RoPE, `kv_head` is the query head here. sums: [head_dim]
   void (*add_squares)(const PackParams&, float* sums);
+};
 
-  // ---- packing; formats in kernels/packed_format.h ----
+/// Formats: kernels/packed_format.h.
+struct PackKernels {
   /// Affine channel block (policy "adaptive"): the stored lo is fp16(lo + 0) towards minus
   /// infinity, the stored step fp16((hi - stored lo) / (2^w - 1)) towards plus infinity, code =
   /// clamp(rint((x - stored lo) / stored step), 0, 2^w - 1); lo, hi as min_max gives them; widths:
@@ -56,24 +56,36 @@ struct KernelTable {
   /// params.block_size rows; other rows are left alone.
   void (*pack_tokens_symmetric)(const PackParams&, int32_t first_row, int32_t bits, uint8_t* out);
 
-  // ---- rotations ----
   /// y = H x / sqrt(D) for every token of one head, D a power of two; butterflies in order 1, 2, 4,
   /// ..., fp32, one multiply by 1/sqrt(D) at the end. In place allowed.
   void (*hadamard)(const PackParams&, MutableActivation out);
+};
 
-  // ---- between the linear layers; rows [begin, end) ----
+/// Between the linear layers; rows [begin, end).
+struct ElementwiseKernels {
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
   void (*gate)(const GateParams&, int64_t begin, int64_t end);
   /// Tokens [begin, end).
   void (*rope)(const RopeParams&, int64_t begin, int64_t end);
+};
 
-  // ---- linear layers in bf16; null where the instruction set has no bf16 dot product ----
+/// Linear layers in bf16; null where the instruction set has no bf16 dot product.
+struct LinearKernels {
   /// W [out_features, in_features] bf16 into panels [begin, end).
   void (*pack_linear)(const void* weight, int64_t out_features, int64_t in_features, int64_t begin,
-                      int64_t end, void* packed);
+                      int64_t end, void* packed) = nullptr;
   /// Output panels [panel_begin, panel_end) of rows [row_begin, row_end).
   void (*linear)(const LinearParams&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
-                 int64_t row_end);
+                 int64_t row_end) = nullptr;
+};
+
+/// What one instruction set runs.
+struct KernelTable : AttentionKernels,
+                     StatisticsKernels,
+                     PackKernels,
+                     ElementwiseKernels,
+                     LinearKernels {
+  const char* name;  // "scalar", "avx2", "avx512"
 };
 
 /// The table in use: the best the machine has, or the one RILLKV_ISA names.

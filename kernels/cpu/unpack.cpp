@@ -1,9 +1,10 @@
 // Packed blocks back to fp32.
 #include <vector>
 
-#include "kernels/cpu/common.h"
+#include "kernels/cpu/generic/half.h"
+#include "kernels/cpu/generic/scales.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/cpu/planes.h"
+#include "kernels/planes.h"
 
 namespace rillkv::kernels::cpu {
 
@@ -14,12 +15,13 @@ void unpack_channels(const uint8_t* block, int tokens, int block_size, int head_
   const uint16_t* step =
       reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(D, symmetric));
   const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
-  PlaneCursor<const uint8_t> planes = channel_planes(block, block_size, D, symmetric, widths);
+  format::Planes<const uint8_t> planes =
+      format::channel_planes(block, block_size, D, symmetric).begin;
   uint8_t codes[kMaxBlockSize];
   for (int i = 0; i < D; ++i) {
     const int c = format::channel_at(i, D);
     const int width = format::channel_width(widths, c, D);
-    unpack_codes(planes, block_size, width, codes);
+    format::unpack_codes(planes, block_size, width, codes);
     const float scale = half_to_float(step[c]);
     const float offset = symmetric ? 0.0f : half_to_float(lo[c]);
     const int zero = symmetric ? 1 << (width - 1) : 0;
@@ -38,9 +40,9 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
   const int zero = symmetric ? 1 << (bits - 1) : 0;
   std::vector<uint8_t> codes(static_cast<size_t>(D));
   for (int t = 0; t < tokens; ++t) {
-    PlaneCursor<const uint8_t> planes =
-        token_planes(block, block_size, t, D, groups, symmetric, bits);
-    unpack_codes(planes, D, bits, codes.data());
+    format::Planes<const uint8_t> planes =
+        format::token_planes(block, block_size, t, D, groups, symmetric, bits);
+    format::unpack_codes(planes, D, bits, codes.data());
     for (int g = 0; g < groups; ++g) {
       const float scale = half_to_float(step[g * block_size + t]);
       const float offset = symmetric ? 0.0f : half_to_float(lo[g * block_size + t]);

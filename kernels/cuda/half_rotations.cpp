@@ -1,4 +1,4 @@
-#include "kernels/cpu/common.h"
+#include "kernels/cpu/generic/half.h"
 #include "kernels/cuda/tile_order.h"
 
 namespace rillkv::kernels::cuda {

@@ -5,7 +5,7 @@
 #include <limits>
 #include <random>
 
-#include "kernels/cpu/common.h"
+#include "kernels/cpu/generic/half.h"
 #include "tests/reference/half.h"
 
 namespace rillkv::kernels::cpu {

@@ -1,0 +1,9 @@
+#include "kernels/cpu/generic/elementwise.h"
+
+#include "kernels/cpu/isa.h"
+
+namespace rillkv::kernels::cpu::avx2 {
+
+constinit const ElementwiseKernels kElementwise = elementwise_kernels();
+
+}  // namespace rillkv::kernels::cpu::avx2

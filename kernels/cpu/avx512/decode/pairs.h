@@ -1,0 +1,210 @@
+// Channel pairs of a key block by width: where their planes lie, and a loop over those of one
+// width. Mixed widths would make every pair a chain of unpredictable branches; visited by width,
+// each width's code has its shifts and planes fixed.
+#pragma once
+
+#include "kernels/cpu/avx512/simd.h"
+#include "kernels/cpu/fixed_rotations.h"  // kFixedOne; vpmulhrsw's is 32768
+#include "kernels/cpu/generic/plane_registers.h"
+#include "kernels/cpu/generic/prefetch.h"
+
+namespace rillkv::kernels::cpu::avx512 {
+namespace {
+
+using F = __m512;
+using I = __m512i;
+
+constexpr int kTokens = 128;
+
+inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
+/// 16 fp16 numbers.
+inline F load_halves(const uint16_t* p) { return Simd::load_as<Dtype::kFloat16>(p, 0); }
+
+/// Words 2 i and 2 i + 1: lane i of `even` and of `odd`.
+inline I pack_words(I even, I odd) {
+  return _mm512_mask_blend_epi16(0xAAAAAAAA, even, _mm512_slli_epi32(odd, 16));
+}
+
+/// Pairs of a block as sets of bits, by what planes they have.
+struct PairSets {
+  uint64_t by_width[format::kMaxWidth + 1];
+  uint64_t nibbles, second_nibbles, crumbs, bits;
+
+  /// Planes of the pairs in a set, of both channels.
+  format::PlaneCounts planes(uint64_t among) const {
+    const auto count = [&](uint64_t set) {
+      return static_cast<uint32_t>(__builtin_popcountll(set & among));
+    };
+    return 2 *
+           format::PlaneCounts{count(nibbles) + count(second_nibbles), count(crumbs), count(bits)};
+  }
+};
+
+/// False if the two channels of some pair differ in width.
+template <int kD>
+bool classify(const uint8_t* widths, PairSets& sets) {
+  constexpr __mmask64 kAll = kD == 128 ? ~uint64_t{0} : (uint64_t{1} << (kD / 2)) - 1;
+  const I both = _mm512_maskz_loadu_epi8(kAll, widths), low_bits = _mm512_set1_epi8(15);
+  const I width = _mm512_and_si512(both, low_bits);
+  if (_mm512_cmpneq_epi8_mask(width, _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits)) != 0) {
+    return false;
+  }
+  for (int w = 1; w <= format::kMaxWidth; ++w) {
+    sets.by_width[w] = _mm512_cmpeq_epi8_mask(width, _mm512_set1_epi8(static_cast<char>(w)));
+  }
+  sets.nibbles = _mm512_test_epi8_mask(width, _mm512_set1_epi8(12));
+  sets.second_nibbles = sets.by_width[8];
+  sets.crumbs = _mm512_test_epi8_mask(width, _mm512_set1_epi8(2));
+  sets.bits = _mm512_test_epi8_mask(width, _mm512_set1_epi8(1));
+  return true;
+}
+
+/// Where the planes begin and end.
+struct BlockPlanes {
+  Planes begin;
+  const uint8_t* end;
+  BlockPlanes(const uint8_t* codes, const PairSets& sets) {
+    const format::PlaneCounts all = sets.planes(~uint64_t{0});
+    begin = format::planes_at(codes, format::plane_offsets({}, all, kTokens));
+    end = codes + format::codes_bytes(kTokens, all);
+  }
+};
+
+/// The largest codes, 2^width - 1, of the 16 pairs whose widths begin at `widths`.
+inline F largest_codes(const uint8_t* widths) {
+  const I one = _mm512_set1_epi32(1);
+  const I width = _mm512_and_si512(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(widths))),
+      _mm512_set1_epi32(15));
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
+}
+
+/// (r1, r2) = R(-t0) q~ of the 16 pairs from pair i on.
+template <int kPairs>
+RILLKV_INLINE void turn_back(const float* query, const float* rotation, int i, F& r1, F& r2) {
+  const F q1 = _mm512_loadu_ps(query + i), q2 = _mm512_loadu_ps(query + kPairs + i);
+  const F c = _mm512_loadu_ps(rotation + i), s = _mm512_loadu_ps(rotation + kPairs + i);
+  r1 = _mm512_fmadd_ps(q1, c, _mm512_mul_ps(q2, s));
+  r2 = _mm512_fmsub_ps(q2, c, _mm512_mul_ps(q1, s));
+}
+
+/// The unit in which the largest of `most` is at most `max_one` and the sum of `total` `max_sum`.
+inline float unit_for(F most, F total, float max_one, float max_sum) {
+  const float by_sum = _mm512_reduce_add_ps(total) / max_sum;
+  const float by_most = _mm512_reduce_max_ps(most) / max_one;
+  return by_sum > by_most ? by_sum : by_most;
+}
+/// Its reciprocal, 0 where there is nothing to measure.
+inline F inverse_unit(float unit) { return _mm512_set1_ps(unit > 1.0e-30f ? 1.0f / unit : 0.0f); }
+
+/// Codes of a pair's two channels, see load_codes.
+struct PairCodes {
+  I high1, low1, high2, low2;
+};
+
+/// The next block's keys and then its values, fetched in proportion to what the parts of the work
+/// on one block take.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const uint8_t* keys, size_t key_bytes, const uint8_t* values, size_t value_bytes, int pairs)
+      : keys_(keys, key_bytes, 1), values_(values, value_bytes, 1) {
+    const size_t bytes = key_bytes + value_bytes;
+    bytes_a_pair_ =
+        static_cast<size_t>(static_cast<float>(bytes) * kKeyTime) / static_cast<size_t>(pairs);
+    bytes_a_quad_ = (bytes - bytes_a_pair_ * static_cast<size_t>(pairs)) / (kTokens / 4) + 1;
+  }
+
+  /// Beside a pair of channels of the keys.
+  RILLKV_INLINE void step_pair() { fetch(bytes_a_pair_); }
+  /// Beside four tokens of the values.
+  RILLKV_INLINE void step_quad() { fetch(bytes_a_quad_); }
+
+ private:
+  static constexpr float kKeyTime = 0.78f;  // share of the pairs in the work on a block
+
+  RILLKV_INLINE void fetch(size_t bytes) { values_.fetch<Simd>(keys_.fetch<Simd>(bytes)); }
+
+  Prefetch keys_, values_;
+  size_t bytes_a_pair_ = 0, bytes_a_quad_ = 0;
+};
+
+/// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
+template <int kWidth, class Visit>
+RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+                                 const Visit& visit) {
+  for (uint64_t left = sets.by_width[kWidth]; left != 0; left &= left - 1) {
+    const int p = __builtin_ctzll(left);
+    ahead.step_pair();
+    Planes at = planes.begin;
+    format::advance(at, kTokens, sets.planes((uint64_t{1} << p) - 1));
+    PairCodes codes;
+    load_codes<Simd, kTokens>(at, kWidth, 0, codes.high1, codes.low1);
+    format::advance(at, kTokens, kWidth);
+    load_codes<Simd, kTokens>(at, kWidth, 0, codes.high2, codes.low2);
+    visit(p, codes);
+  }
+}
+
+// A code as a number z from -1 to 1, so that a channel's value is centre + range z, and 2^15 z a
+// word, so that vpmulhrsw makes the product:
+//
+//   up to 4 bits  z = code / half - 1, half = (2^width - 1) / 2: tables of the 16 values are made
+//   beyond        z = code / half - 1, half = 2^(width - 1): the code itself, in a byte
+//
+// Where value = lo + step code, range = half step and centre = lo + range.
+
+/// `half` of the 16 pairs whose widths begin at `widths`.
+inline F half_the_codes(const uint8_t* widths) {
+  const F largest = largest_codes(widths);
+  const F twice =
+      _mm512_mask_add_ps(largest, _mm512_cmp_ps_mask(largest, _mm512_set1_ps(15.0f), _CMP_GT_OQ),
+                         largest, _mm512_set1_ps(1.0f));
+  return _mm512_mul_ps(twice, _mm512_set1_ps(0.5f));
+}
+
+/// Up to 4 bits: 2^15 z of code i, in both words of lane i.
+template <int kWidth>
+RILLKV_INLINE I table_of_words() {
+  static_assert(kWidth <= 4);
+  static constexpr struct Table {
+    alignas(64) uint32_t lanes[16];
+    constexpr Table() : lanes() {
+      constexpr int kLargest = (1 << kWidth) - 1;
+      for (int code = 0; code <= kLargest; ++code) {
+        const double z = (2.0 * code - kLargest) / kLargest;
+        const int word = static_cast<int>(32767.0 * z + (z < 0 ? -0.5 : 0.5));
+        lanes[code] = (static_cast<uint32_t>(word) & 0xFFFFu) * 0x10001u;
+      }
+    }
+  } kTable;
+  return _mm512_load_si512(kTable.lanes);
+}
+
+/// Beyond 4 bits: 2^7 z as signed bytes, in byte b of lane i those of the tokens 32 b + i (`even`)
+/// and 32 b + 16 + i (`odd`).
+template <int kWidth>
+struct SignedCodes {
+  static_assert(kWidth > 4);
+  I even, odd;
+
+  RILLKV_INLINE SignedCodes(I high, I low) {
+    const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
+    const I signs = _mm512_xor_si512(high, _mm512_set1_epi8(static_cast<char>(0x88)));
+    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(8 - kWidth));
+    even = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(signs, 4), rest, 0xCA);  // top ? : low
+    odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
+  }
+};
+
+/// sum += a . b, words to dwords; of a single b, the same for all dwords. Not the intrinsic, of
+/// which gcc 12 copies the sum twice.
+RILLKV_INLINE void add_products(I& sum, I a, const int16_t* b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*reinterpret_cast<const I*>(b)));
+}
+RILLKV_INLINE void add_products(I& sum, I a, const int32_t& b) {
+  asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(a), "m"(b));
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cpu::avx512

@@ -1,0 +1,386 @@
+// AVX-512 (F, BW, DQ, VL, VBMI, VNNI, BF16) and F16C as the vocabulary of generic/simd_concept.h,
+// which says what each operation does. Included by avx512/ only.
+#pragma once
+
+// GCC 12's own header leaves the registers of _mm512_undefined_* uninitialised on purpose and then
+// warns wherever they are inlined (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/generic/simd_concept.h"
+#include "kernels/params.h"
+
+namespace rillkv::kernels::cpu::avx512 {
+
+struct Simd {
+  static constexpr int kLanes = 16;
+  using F = __m512;
+  using I = __m512i;
+  using H = __m256i;
+  using Part = __mmask16;
+  static constexpr int kExact = _MM_FROUND_NO_EXC;
+
+  // ---- constants ----
+  static F zero() { return _mm512_setzero_ps(); }
+  static F set1(float x) { return _mm512_set1_ps(x); }
+  static I zero_int() { return _mm512_setzero_si512(); }
+  static I set1_int(int32_t x) { return _mm512_set1_epi32(x); }
+  static Part part(int count) {
+    return count >= kLanes ? static_cast<Part>(0xffff)
+                           : static_cast<Part>((1u << (count > 0 ? count : 0)) - 1u);
+  }
+
+  // ---- memory ----
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static F load_part(const float* p, Part part) { return _mm512_maskz_loadu_ps(part, p); }
+  static F load_part_or(const float* p, Part part, F other) {
+    return _mm512_mask_loadu_ps(other, part, p);
+  }
+  static F load_once(const float* p) {
+    F x = _mm512_loadu_ps(p);
+    asm("" : "+v"(x));
+    return x;
+  }
+  static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static void store_part(float* p, F x, Part part) { _mm512_mask_storeu_ps(p, part, x); }
+  static I load_int(const void* p) { return _mm512_loadu_si512(p); }
+  static void store_int(void* p, I x) { _mm512_storeu_si512(p, x); }
+  // In assembly because GCC otherwise folds the load into every one of the multiply-adds that use
+  // it, four loads for one.
+  static I broadcast(const uint32_t* p) {
+    I x;
+    asm("vpbroadcastd %1, %0" : "=v"(x) : "m"(*p));
+    return x;
+  }
+  static I load_bytes(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static void store_bytes(uint8_t* p, I x) { store_16(_mm512_cvtepi32_epi8(x), p); }
+  static void store_half_part(uint16_t* p, H x, Part part) { _mm256_mask_storeu_epi16(p, part, x); }
+  template <int kWords>
+  static I repeat_words(const uint8_t* p) {
+    if constexpr (kWords == 1) {
+      int32_t word;
+      __builtin_memcpy(&word, p, 4);
+      return _mm512_set1_epi32(word);
+    } else if constexpr (kWords == 2) {
+      int64_t words;
+      __builtin_memcpy(&words, p, 8);
+      return _mm512_set1_epi64(words);
+    } else if constexpr (kWords == 4) {
+      return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    } else {
+      static_assert(kWords == 8);
+      return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    }
+  }
+  static I gather_words(const uint8_t* base, I word_index) {
+    return _mm512_i32gather_epi32(word_index, reinterpret_cast<const int*>(base), 4);
+  }
+  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+  // ---- rows of a dtype ----
+  template <Dtype kType>
+  static F load_as(const void* row, int c) {
+    if constexpr (kType == Dtype::kFloat32) {
+      return _mm512_loadu_ps(static_cast<const float*>(row) + c);
+    } else {
+      return widen<kType>(_mm256_loadu_si256(
+          reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(row) + c)));
+    }
+  }
+  template <Dtype kType>
+  static F load_part_as(const void* row, int c, Part part) {
+    if constexpr (kType == Dtype::kFloat32) {
+      return _mm512_maskz_loadu_ps(part, static_cast<const float*>(row) + c);
+    } else {
+      return widen<kType>(_mm256_maskz_loadu_epi16(part, static_cast<const uint16_t*>(row) + c));
+    }
+  }
+  template <Dtype kType>
+  static void store_as(void* row, int c, F x) {
+    if constexpr (kType == Dtype::kFloat32) {
+      _mm512_storeu_ps(static_cast<float*>(row) + c, x);
+    } else {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(row) + c),
+                          narrow<kType>(x));
+    }
+  }
+  // Apart from store_as because a masked store costs several times a plain one on some machines.
+  template <Dtype kType>
+  static void store_part_as(void* row, int c, F x, Part part) {
+    if constexpr (kType == Dtype::kFloat32) {
+      _mm512_mask_storeu_ps(static_cast<float*>(row) + c, part, x);
+    } else {
+      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + c, part, narrow<kType>(x));
+    }
+  }
+
+  // ---- arithmetic ----
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F fnma(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
+  static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | kExact); }
+  static I round_to_int(F x) {
+    return _mm512_cvt_roundps_epi32(x, _MM_FROUND_TO_NEAREST_INT | kExact);
+  }
+  static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
+  static F infinity_if_zero(F x) {
+    return _mm512_mask_mov_ps(x, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_EQ_OQ),
+                              set1(__builtin_inff()));
+  }
+  static F keep(F x, Part part) { return _mm512_maskz_mov_ps(part, x); }
+  static F hide_after(F x, const int32_t* index, int32_t limit) {
+    const __mmask16 hidden = _mm512_cmpgt_epi32_mask(load_int(index), set1_int(limit));
+    return _mm512_mask_blend_ps(hidden, x, set1(-__builtin_inff()));
+  }
+  static int count_outside(F x, F lo, F hi) {
+    return __builtin_popcount(static_cast<unsigned>(_mm512_cmp_ps_mask(x, lo, _CMP_LT_OQ)) |
+                              static_cast<unsigned>(_mm512_cmp_ps_mask(x, hi, _CMP_GT_OQ)));
+  }
+  static float first_lane(F x) { return _mm512_cvtss_f32(x); }
+  static float reduce_add(F x) { return _mm512_reduce_add_ps(x); }
+  static float reduce_min(F x) { return _mm512_reduce_min_ps(x); }
+  static float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
+  static float fold16(const F* sums) {
+    const __m256 eight =
+        _mm256_add_ps(_mm512_castps512_ps256(sums[0]), _mm512_extractf32x8_ps(sums[0], 1));
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  // ---- 16-bit floats ----
+  static H to_half_down(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEG_INF | kExact); }
+  static H to_half_up(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_POS_INF | kExact); }
+  static H to_half(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact); }
+  static F from_half(H x) { return _mm512_cvtph_ps(x); }
+  static float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
+  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16. Not the instruction, which
+  // takes subnormal numbers for zero.
+  static H to_bfloat16(F x) {
+    const I bits = as_int(x), top = _mm512_srli_epi32(bits, 16);
+    const I odd = _mm512_and_si512(top, set1_int(1));
+    const I rounded =
+        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, set1_int(0x7fff))), 16);
+    return _mm512_cvtepi32_epi16(
+        _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top, set1_int(0x40)));
+  }
+
+  // ---- bits ----
+  static F as_float(I x) { return _mm512_castsi512_ps(x); }
+  static I as_int(F x) { return _mm512_castps_si512(x); }
+  static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+  static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+  static I and_not(I a, I b) { return _mm512_andnot_si512(a, b); }
+  static I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
+  static I greater(I a, I b) { return _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b)); }
+  static I shift_right(I x, int n) { return _mm512_srli_epi32(x, static_cast<unsigned>(n)); }
+  static I shift_left(I x, int n) { return _mm512_slli_epi32(x, static_cast<unsigned>(n)); }
+  static I shift_right_each(I x, I n) { return _mm512_srlv_epi32(x, n); }
+  static I shift_left_each(I x, I n) { return _mm512_sllv_epi32(x, n); }
+  template <int kBits>
+  static I append(I words, I x, I mask) {  // 0xf8 is the truth table of a | (b & c)
+    return _mm512_ternarylogic_epi32(_mm512_slli_epi32(words, kBits), x, mask, 0xf8);
+  }
+
+  // ---- codes of 4 bits ----
+  /// A 16-entry table in one register: vpermps reads 4 bits.
+  struct Affine {
+    F table;
+    Affine(float lo, float step)
+        : table(
+              _mm512_fmadd_ps(_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                              _mm512_set1_ps(step), _mm512_set1_ps(lo))) {}
+    F operator()(I codes) const { return _mm512_permutexvar_ps(codes, table); }
+  };
+  struct Scaled {
+    Affine table;
+    explicit Scaled(float step) : table(0.0f, step) {}
+    F operator()(I codes, F high) const { return _mm512_add_ps(table(codes), high); }
+  };
+  static F low_bits(I x, int mask) { return to_float(bit_and(x, set1_int(mask))); }
+
+  // ---- shuffles ----
+  template <int kSpan>
+  static F exchange(F x) {
+    if constexpr (kSpan == 1) return _mm512_permute_ps(x, 0xB1);
+    if constexpr (kSpan == 2) return _mm512_permute_ps(x, 0x4E);
+    if constexpr (kSpan == 4) return _mm512_shuffle_f32x4(x, x, 0xB1);
+    if constexpr (kSpan == 8) return _mm512_shuffle_f32x4(x, x, 0x4E);
+  }
+  static void transpose(I (&x)[16]) {
+    I y[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {  // pairs of rows
+      y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+      y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // quads of rows: 128-bit lane l of x[4i+j] is column 4l+j
+      x[4 * i] = _mm512_unpacklo_epi64(y[4 * i], y[4 * i + 2]);
+      x[4 * i + 1] = _mm512_unpackhi_epi64(y[4 * i], y[4 * i + 2]);
+      x[4 * i + 2] = _mm512_unpacklo_epi64(y[4 * i + 1], y[4 * i + 3]);
+      x[4 * i + 3] = _mm512_unpackhi_epi64(y[4 * i + 1], y[4 * i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {                              // a 4 x 4 transpose of 128-bit lanes
+      const I a = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88);  // lanes 0 2 of rows 0-3, 4-7
+      const I b = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xDD);  // lanes 1 3
+      const I c = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88);  // rows 8-11, 12-15
+      const I d = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xDD);
+      y[j] = _mm512_shuffle_i32x4(a, c, 0x88);       // column j
+      y[8 + j] = _mm512_shuffle_i32x4(a, c, 0xDD);   // column 8 + j
+      y[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);   // column 4 + j
+      y[12 + j] = _mm512_shuffle_i32x4(b, d, 0xDD);  // column 12 + j
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) x[i] = y[i];
+  }
+  static void store_columns(const uint32_t* words, uint8_t* const* at, int offset) {
+    const I a = _mm512_load_si512(words), b = _mm512_load_si512(words + 16);
+    const I c = _mm512_load_si512(words + 32), d = _mm512_load_si512(words + 48);
+    const I ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
+    const I cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
+    const auto store_quarters = [&](I x, uint8_t* const* to) {
+      store_16(_mm512_castsi512_si128(x), to[0] + offset);
+      store_16(_mm512_extracti32x4_epi32(x, 1), to[4] + offset);
+      store_16(_mm512_extracti32x4_epi32(x, 2), to[8] + offset);
+      store_16(_mm512_extracti32x4_epi32(x, 3), to[12] + offset);
+    };
+    store_quarters(_mm512_unpacklo_epi64(ab_low, cd_low), at);
+    store_quarters(_mm512_unpackhi_epi64(ab_low, cd_low), at + 1);
+    store_quarters(_mm512_unpacklo_epi64(ab_high, cd_high), at + 2);
+    store_quarters(_mm512_unpackhi_epi64(ab_high, cd_high), at + 3);
+  }
+  template <int kWords>
+  static void store_folded(uint8_t* out, I x) {
+    static_assert(kWords == 2 || kWords == 4 || kWords == 8);
+    const __m256i eight =
+        _mm256_or_si256(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    if constexpr (kWords == 8) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), eight);
+    } else {
+      const __m128i four =
+          _mm_or_si128(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+      if constexpr (kWords == 4) {
+        store_16(four, out);
+      } else {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(out),
+                         _mm_or_si128(four, _mm_unpackhi_epi64(four, four)));
+      }
+    }
+  }
+
+ private:
+  template <Dtype kType>
+  static F widen(__m256i x) {
+    if constexpr (kType == Dtype::kFloat16) return _mm512_cvtph_ps(x);
+    return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+  }
+  template <Dtype kType>
+  static __m256i narrow(F x) {
+    return kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half(x);
+  }
+  static void store_16(__m128i x, uint8_t* at) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), x);
+  }
+};
+static_assert(SimdVocabulary<Simd>);
+
+/// 24 accumulators of 6 x 4 registers leave 4 for the panel, 1 for the broadcast and hide the
+/// latency of 4 cycles at one multiply-add a cycle with room to spare.
+struct Microtile {
+  static constexpr int kMicroRows = 6;
+  static constexpr int kPanelVectors = 4;
+};
+
+/// fp32 tiles: a dword is one float, one multiply-add a dword.
+struct Fp32 : Simd, Microtile {
+  static constexpr int kPack = 1;
+  static constexpr int kTileTokens = 256;
+
+  static void store_pair(uint32_t* first, uint32_t* second, F a, F b) {
+    store_int(first, as_int(a));
+    store_int(second, as_int(b));
+  }
+  static F dot(F sum, I a, I b) { return fma(as_float(a), as_float(b), sum); }
+
+  /// Relative error 1e-7: a polynomial in x - round(x) (minimax, degree 6) and an exponent add that
+  /// underflows to 0 as it should.
+  static F exp2(F x) {
+    const F n = round(x);
+    // -inf - -inf is NaN; the clamp makes it -inf + 1e30, whose power of two is scaled to 0 anyway.
+    const F f = sub(max(x, set1(-1.0e4f)), max(n, set1(-1.0e4f)));
+    F y = fma(f, set1(1.53458113e-4f), set1(1.33999312e-3f));
+    y = fma(y, f, set1(9.61848896e-3f));
+    y = fma(y, f, set1(5.55032878e-2f));
+    y = fma(y, f, set1(2.40226469e-1f));
+    y = fma(y, f, set1(6.93147206e-1f));
+    y = fma(y, f, set1(1.0f));
+    return _mm512_scalef_ps(y, n);
+  }
+};
+static_assert(TileArithmetic<Fp32>);
+
+/// bf16 tiles: a dword is two bf16 values, two multiply-adds a dword (vdpbf16ps).
+struct Bf16 : Simd, Microtile {
+  static constexpr int kPack = 2;
+  static constexpr int kTileTokens = 512;
+
+  static I pack_pair(F a, F b) {
+    const I halves = (I)_mm512_cvtne2ps_pbh(b, a);
+    const I interleave =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(interleave, halves);
+  }
+  static I pack_row(F first, F second) { return (I)_mm512_cvtne2ps_pbh(second, first); }
+  static void store_pair(uint32_t* first, uint32_t*, F a, F b) {
+    store_int(first, pack_pair(a, b));
+  }
+  static F dot(F sum, I a, I b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+
+  /// A 32-entry table of bf16 in one register, a's values below and b's above: one vpermw for 32
+  /// values.
+  struct PairTable {
+    I table;
+    PairTable(float lo_a, float step_a, float lo_b, float step_b)
+        : table((I)_mm512_cvtne2ps_pbh(Affine(lo_b, step_b).table, Affine(lo_a, step_a).table)) {}
+    I operator()(I words) const {
+      // (words & 0x000f000f) | 0x00100000: bit 4 of the index chooses b's half
+      const I index =
+          _mm512_ternarylogic_epi32(words, set1_int(0x000f000f), set1_int(0x00100000), 0xEA);
+      return _mm512_permutexvar_epi16(index, table);
+    }
+  };
+  static I low_words(I a, I b) {
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16));
+  }
+  static I high_words(I a, I b) {
+    return _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(a, 16), b);
+  }
+
+  /// Relative error 8e-5 (bf16 keeps 2e-3): vscalef multiplies by 2^floor(x), so a cubic in x -
+  /// floor(x) is all that is left (minimax). 2^-inf = 0.
+  static F exp2(F x) {
+    const F f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    F y = fma(f, set1(7.802451e-2f), set1(2.2606717e-1f));
+    y = fma(y, f, set1(6.9583354e-1f));
+    y = fma(y, f, set1(9.9992522e-1f));
+    return _mm512_scalef_ps(y, x);
+  }
+};
+static_assert(TileArithmetic<Bf16> && PairedArithmetic<Bf16>);
+
+}  // namespace rillkv::kernels::cpu::avx512
