@@ -120,6 +120,9 @@ RILLKV_HOST_DEVICE constexpr PlaneCounts operator*(uint32_t n, PlaneCounts a) {
 struct PlaneOffsets {
   uint32_t nibbles = 0, crumbs = 0, bits = 0;
 };
+RILLKV_HOST_DEVICE constexpr PlaneOffsets operator+(PlaneOffsets a, PlaneOffsets b) {
+  return {a.nibbles + b.nibbles, a.crumbs + b.crumbs, a.bits + b.bits};
+}
 /// What so many planes of `count` elements take.
 RILLKV_HOST_DEVICE constexpr PlaneOffsets plane_extents(PlaneCounts planes, int count) {
   return {planes.nibbles * static_cast<uint32_t>(plane_bytes(count, 4)),

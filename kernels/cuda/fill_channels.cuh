@@ -37,6 +37,11 @@ namespace rillkv::kernels::cuda {
 /// magnitude that the format admits stay finite in fp16.
 inline constexpr float kKeyUnit = 0.5f;
 
+/// Bytes of a plane of each kind.
+__device__ constexpr format::PlaneOffsets plane_sizes() {
+  return format::plane_extents({1, 1, 1}, kAttentionTile);
+}
+
 /// Scale of codes in fp32: value = centre + unit z.
 struct CodeScale {
   float centre, unit;
@@ -85,7 +90,7 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
 
   // Planes before each pair: a scan.
   const auto planes_of = [](uint32_t both) {
-    return plane_counts(both & 15) + plane_counts(both >> 4);
+    return plane_counts(format::first_width(both)) + plane_counts(format::second_width(both));
   };
   uint32_t sum = planes_of(own);
 #pragma unroll
@@ -103,7 +108,8 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
 
   // The pair's rank by the width of its lower channel: from the top bit down, pairs that are still
   // equal and have a zero where this one has a one come before it.
-  const uint32_t key = (own & 15) - 1, other_key = (others & 15) - 1;
+  const auto key = static_cast<uint32_t>(format::first_width(own)) - 1;
+  const auto other_key = static_cast<uint32_t>(format::first_width(others)) - 1;
   uint32_t equal = 0xffffffffu, other_equal = kHalf > 32 ? 0xffffffffu : 0;
   uint32_t less = 0, other_less = 0;
 #pragma unroll
@@ -122,28 +128,24 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
                    (upper ? __popc(other_equal) : 0);
 
   // Half warp rank & 1 reads planes at places of that parity first.
-  const uint32_t width = own & 15;
+  const uint32_t width = format::first_width(own);
   const uint32_t kinds = width == 8 ? 1 << 20 : plane_counts(width), odd = before & kinds;
-  const bool regular = width == own >> 4 && (odd == 0 || odd == kinds);
+  const bool regular =
+      format::first_width(own) == format::second_width(own) && (odd == 0 || odd == kinds);
   const bool swap_planes = regular && (odd != 0) != ((rank & 1) != 0);
   const bool swap_channels = swap_planes && width != 8;
-  PlaneOffsets at = plane_offsets(before, total, kAttentionTile);
-  if (swap_planes) {
-    at.nibbles += kAttentionTile / 2;
-    at.crumbs += kAttentionTile / 4;
-    at.bit_plane += kAttentionTile / 8;
-  }
+  format::PlaneOffsets at = plane_offsets(before, total, kAttentionTile);
+  if (swap_planes) at = at + plane_sizes();
   const int row = kRotate || !swap_channels ? pair : pair + kHalf;
-  const uint32_t place =
-      static_cast<uint32_t>(row * 2 * kAttentionTile + (row & 7) * 16) |
-      (regular ? width : own) << 16 |
-      static_cast<uint32_t>(swap_planes ? -kAttentionTile / 2 : kAttentionTile / 2) << 24;
+  const uint32_t place = static_cast<uint32_t>(row * 2 * kAttentionTile + (row & 7) * 16) |
+                         (regular ? width : own) << 16 |
+                         (swap_planes ? 0 - plane_sizes().nibbles : plane_sizes().nibbles) << 24;
 
   const auto* lo = reinterpret_cast<const uint16_t*>(meta);
   const auto* step =
       reinterpret_cast<const uint16_t*>(meta + format::channel_step_offset(D, symmetric));
-  const CodeScale a = code_scale(lo, step, pair, static_cast<int>(own & 15), symmetric);
-  const CodeScale b = code_scale(lo, step, pair + kHalf, static_cast<int>(own >> 4), symmetric);
+  const CodeScale a = code_scale(lo, step, pair, format::first_width(own), symmetric);
+  const CodeScale b = code_scale(lo, step, pair + kHalf, format::second_width(own), symmetric);
   const ChannelTable out(table, kHalf);
   // What `low` and `high` are of the lower and the upper channel, in the order of reading.
   const auto ordered = [&](float low, float high) {
@@ -161,7 +163,7 @@ __device__ inline void prepare_channels(uint8_t* table, const uint8_t* meta, boo
     out.first[pair] = {centre.x, centre.y, unit.x, 0};
     out.second[pair] = {0, unit.y, at.nibbles, place};
   }
-  out.third[pair] = {at.crumbs, at.bit_plane};
+  out.third[pair] = {at.crumbs, at.bits};
   out.order[rank] = static_cast<uint16_t>(pair * sizeof(uint4));
 }
 
@@ -179,18 +181,18 @@ struct WordOfPlanes {
         bit_shift(3 - (thread >> 2 & 3)) {}
 
   template <int kWidth>
-  __device__ void expand(uint32_t (&z)[4], PlaneOffsets at,
+  __device__ void expand(uint32_t (&z)[4], format::PlaneOffsets at,
                          const ExpandConstants& constants) const {
     uint32_t first = 0, second = 0, crumb = 0, bit = 0;
     if constexpr (format::nibble_planes(kWidth) > 0) first = load_shared(nibbles + at.nibbles);
     if constexpr (format::nibble_planes(kWidth) > 1) {
-      second = load_shared<kAttentionTile / 2>(nibbles + at.nibbles);
+      second = load_shared<plane_sizes().nibbles>(nibbles + at.nibbles);
     }
     if constexpr (format::crumb_planes(kWidth) > 0) {
       crumb = load_shared(crumbs + at.crumbs) << crumb_shift;
     }
     if constexpr (format::bit_planes(kWidth) > 0) {
-      bit = load_shared(bits + at.bit_plane) << bit_shift;
+      bit = load_shared(bits + at.bits) << bit_shift;
     }
     uint32_t high, low;
     merge_planes<kWidth>(high, low, first, second, crumb, bit);
@@ -200,22 +202,23 @@ struct WordOfPlanes {
   /// Two channels of one width: the planes read first at `at`, the second ones `next` (nibbles),
   /// next / 2 (crumbs) and next / 4 (bits) further.
   template <int kWidth>
-  __device__ void expand_pair(uint32_t (&za)[4], uint32_t (&zb)[4], PlaneOffsets at, int next,
-                              const ExpandConstants& constants) const {
+  __device__ void expand_pair(uint32_t (&za)[4], uint32_t (&zb)[4], format::PlaneOffsets at,
+                              int next, const ExpandConstants& constants) const {
     if constexpr (kWidth == 8) {
       // The planes of a channel take turns.
       const uint32_t one = nibbles + at.nibbles, other = one + static_cast<uint32_t>(next);
       const auto channel = [&](uint32_t(&z)[4], uint32_t x, uint32_t y) {
         expand_codes<8>(z, next < 0 ? y : x, next < 0 ? x : y, constants);
       };
+      constexpr uint32_t kNext = 2 * plane_sizes().nibbles;
       channel(za, load_shared(one), load_shared(other));
-      channel(zb, load_shared<kAttentionTile>(one), load_shared<kAttentionTile>(other));
+      channel(zb, load_shared<kNext>(one), load_shared<kNext>(other));
     } else {
       expand<kWidth>(za, at, constants);
       expand<kWidth>(
           zb,
           {at.nibbles + static_cast<uint32_t>(next), at.crumbs + static_cast<uint32_t>(next >> 1),
-           at.bit_plane + static_cast<uint32_t>(next >> 2)},
+           at.bits + static_cast<uint32_t>(next >> 2)},
           constants);
     }
   }
@@ -313,13 +316,13 @@ __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, u
       for (uint32_t turn = 0; turn < 2; ++turn) {
         if (turn != opaque(half_warp)) continue;
         const uint2 more = rest();
-        const uint32_t width = own & 15;
-        const PlaneOffsets a = {second.z, more.x, more.y};
-        const PlaneOffsets b = {a.nibbles + (width >> 2) * (kAttentionTile / 2),
-                                a.crumbs + (width >> 1 & 1) * (kAttentionTile / 4),
-                                a.bit_plane + (width & 1) * (kAttentionTile / 8)};
-        for_width(width, [&](auto w) { words.expand<w.value>(za, a, constants); });
-        for_width(own >> 4, [&](auto w) { words.expand<w.value>(zb, b, constants); });
+        const int first_width = format::first_width(own);
+        const format::PlaneOffsets a = {second.z, more.x, more.y};
+        const format::PlaneOffsets b =
+            a + format::plane_extents(format::planes_of(first_width), kAttentionTile);
+        for_width(first_width, [&](auto w) { words.expand<w.value>(za, a, constants); });
+        for_width(format::second_width(own),
+                  [&](auto w) { words.expand<w.value>(zb, b, constants); });
         finish();
       }
       continue;

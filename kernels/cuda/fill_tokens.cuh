@@ -27,19 +27,13 @@
 namespace rillkv::kernels::cuda {
 
 /// Where a token block's planes are; row r of a plane at r * row bytes.
-struct TokenPlanes {
-  const uint8_t *nibbles, *crumbs, *bits;
-  int nibble_row, crumb_row, bit_row;
+struct TokenPlanes : format::Planes<const uint8_t> {
+  format::PlaneOffsets row;  // bytes
 
   __device__ TokenPlanes(const uint8_t* block, int head_dim, int rows, int groups, bool symmetric,
-                         int width) {
-    nibble_row = format::nibble_planes(width) * (head_dim / 2);
-    crumb_row = format::crumb_planes(width) * (head_dim / 4);
-    bit_row = format::bit_planes(width) * (head_dim / 8);
-    nibbles = block + format::token_codes_offset(rows, groups, symmetric);
-    crumbs = nibbles + rows * nibble_row;
-    bits = crumbs + rows * crumb_row;
-  }
+                         int width)
+      : Planes(format::token_planes(block, rows, 0, head_dim, groups, symmetric, width)),
+        row(format::plane_extents(format::planes_of(width), head_dim)) {}
 };
 
 /// 32 bytes of a row, of which lanes with `swap` read the second half first.
@@ -136,16 +130,16 @@ __device__ inline void fill_token_rows(uint8_t* tile, const uint8_t* block, int 
 
   const TokenPlanes planes(block, D, kAttentionTile, groups, false, kWidth);
   uint32_t nibbles[8] = {}, second[8] = {}, crumbs[8] = {}, bits[8] = {};
-  const uint8_t* nibble_row = planes.nibbles + lane.token * planes.nibble_row;
+  const uint8_t* nibble_row = planes.nibbles + lane.token * planes.row.nibbles;
   if constexpr (format::nibble_planes(kWidth) == 1) lane.load_nibbles(nibbles, nibble_row);
   if constexpr (format::nibble_planes(kWidth) == 2) {
     lane.load_nibble_planes(nibbles, second, nibble_row);
   }
   if constexpr (format::crumb_planes(kWidth) > 0) {
-    lane.load_crumbs(crumbs, planes.crumbs + lane.token * planes.crumb_row);
+    lane.load_crumbs(crumbs, planes.crumbs + lane.token * planes.row.crumbs);
   }
   if constexpr (format::bit_planes(kWidth) > 0) {
-    lane.load_bits(bits, planes.bits + lane.token * planes.bit_row);
+    lane.load_bits(bits, planes.bits + lane.token * planes.row.bits);
   }
   uint32_t high[8], low[8];
 #pragma unroll

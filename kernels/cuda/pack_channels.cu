@@ -95,7 +95,7 @@ __device__ void allocate_widths(const PackChannelsAffineParams& p, const float* 
   for (int pair = static_cast<int>(threadIdx.x); pair < pairs;
        pair += static_cast<int>(blockDim.x)) {
     const int width = p.classes[s.levels[pair]];
-    s.widths[pair] = static_cast<uint8_t>(width | width << 4);
+    s.widths[pair] = format::pair_widths(width, width);
   }
   __syncthreads();
 }
@@ -110,20 +110,18 @@ __device__ void write_planes(const BlockPackParams& p, const ChannelPackShared& 
   }
   fill_zero(out + widths_at + head_dim / 2, codes_out);
   const uint32_t total = s.offsets[head_dim];
-  const uint32_t code_bytes = plane_offsets(total, total, p.block_size).bit_plane;
+  const uint32_t code_bytes = plane_offsets(total, total, p.block_size).bits;
   fill_zero(codes_out + code_bytes, codes_out + format::align_up(code_bytes));
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (int n = warp; n < head_dim; n += static_cast<int>(blockDim.x) / 32) {
     const int c = format::channel_at(n, head_dim);
     const int width = format::channel_width(s.widths, c, head_dim);
-    const PlaneOffsets at = plane_offsets(s.offsets[n], total, p.block_size);
+    const format::PlaneOffsets at = plane_offsets(s.offsets[n], total, p.block_size);
     const uint8_t* codes = s.codes + c * (p.block_size + 4);
     for (int i = lane; i < words_of_row(width, p.block_size); i += 32) {
       const PlaneWord word = make_plane_word(codes, i, width, p.block_size);
-      const uint32_t start = word.plane == 0   ? at.nibbles
-                             : word.plane == 1 ? at.crumbs
-                                               : at.bit_plane;
+      const uint32_t start = word.plane == 0 ? at.nibbles : word.plane == 1 ? at.crumbs : at.bits;
       reinterpret_cast<uint32_t*>(codes_out + start)[word.word] = word.bits;
     }
   }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/quantise.cuh"
 #include "kernels/cuda/shared_layout.h"
 #include "kernels/cuda/unpack.cuh"
+#include "kernels/planes.h"
 
 namespace rillkv::kernels::cuda {
 namespace {
@@ -71,31 +72,12 @@ __device__ AffineScale group_scale(const float* x, int count, int width, uint32_
   return best;
 }
 
-struct RowPlanes {
-  uint32_t* nibbles;
-  uint32_t* crumbs;
-  uint32_t* bit_plane;
-};
-
-__device__ RowPlanes row_planes(uint8_t* block, int rows, int row, int head_dim, int groups,
-                                bool symmetric, int width) {
-  uint8_t* codes = block + format::token_codes_offset(rows, groups, symmetric);
-  const size_t nibble_row = format::nibble_planes(width) * format::plane_bytes(head_dim, 4);
-  const size_t crumb_row = format::crumb_planes(width) * format::plane_bytes(head_dim, 2);
-  const size_t bit_row = format::bit_planes(width) * format::plane_bytes(head_dim, 1);
-  uint8_t* crumbs = codes + rows * nibble_row;
-  uint8_t* bit_planes = crumbs + rows * crumb_row;
-  return {reinterpret_cast<uint32_t*>(codes + row * nibble_row),
-          reinterpret_cast<uint32_t*>(crumbs + row * crumb_row),
-          reinterpret_cast<uint32_t*>(bit_planes + row * bit_row)};
-}
-
-__device__ void write_row(const RowPlanes& to, const uint8_t* codes, int head_dim, int width,
-                          int lane) {
+__device__ void write_row(const format::Planes<uint8_t>& to, const uint8_t* codes, int head_dim,
+                          int width, int lane) {
   for (int i = lane; i < words_of_row(width, head_dim); i += kLanes) {
     const PlaneWord word = make_plane_word(codes, i, width, head_dim);
-    uint32_t* plane = word.plane == 0 ? to.nibbles : word.plane == 1 ? to.crumbs : to.bit_plane;
-    plane[word.word] = word.bits;
+    uint8_t* plane = word.plane == 0 ? to.nibbles : word.plane == 1 ? to.crumbs : to.bits;
+    reinterpret_cast<uint32_t*>(plane)[word.word] = word.bits;
   }
 }
 
@@ -169,8 +151,8 @@ __device__ void pack_affine(const PackTokensParams& p) {
     }
   }
   __syncwarp(r.mask);
-  write_row(row_planes(out, rows, r.row, head_dim, p.groups, false, p.bits), r.codes, head_dim,
-            p.bits, r.lane);
+  write_row(format::token_planes(out, rows, r.row, head_dim, p.groups, false, p.bits), r.codes,
+            head_dim, p.bits, r.lane);
   add_clipped(p.block, clipped, r);
 }
 
@@ -193,8 +175,8 @@ __device__ void pack_symmetric(const PackTokensParams& p) {
   __syncwarp(r.mask);
   const int row = p.first_row + r.row;
   if (r.lane == 0) reinterpret_cast<uint16_t*>(out)[row] = step_bits;
-  write_row(row_planes(out, rows, row, head_dim, 1, true, p.bits), r.codes, head_dim, p.bits,
-            r.lane);
+  write_row(format::token_planes(out, rows, row, head_dim, 1, true, p.bits), r.codes, head_dim,
+            p.bits, r.lane);
 }
 
 }  // namespace

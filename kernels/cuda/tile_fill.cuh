@@ -43,7 +43,7 @@ __device__ inline float4 sink_four(const uint8_t* block, int rows, int row, int 
   uint32_t m[4] = {0x3f800000u, 0x3f800000u, 0x3f800000u, 0x3f800000u};
   if (width >= 4) {
     constexpr int kWords = D / 8;
-    const uint8_t* nibbles = planes.nibbles + row * planes.nibble_row;
+    const uint8_t* nibbles = planes.nibbles + row * planes.row.nibbles;
     const int shift = 4 * (4 * q / kWords);
     merge_plane(m, plane_words_at<kWords>(nibbles, q), shift - 19, 15u << 19);
     if (width == 8) {
@@ -53,12 +53,12 @@ __device__ inline float4 sink_four(const uint8_t* block, int rows, int row, int 
   if (format::crumb_planes(width)) {
     constexpr int kWords = D / 16;
     const int at = width < 4 ? 21 : 17;
-    merge_plane(m, plane_words_at<kWords>(planes.crumbs + row * planes.crumb_row, q),
+    merge_plane(m, plane_words_at<kWords>(planes.crumbs + row * planes.row.crumbs, q),
                 2 * (4 * q / kWords) - at, 3u << at);
   }
   if (format::bit_planes(width)) {
     const int at = 23 - width;
-    const uint8_t* bits = planes.bits + row * planes.bit_row;
+    const uint8_t* bits = planes.bits + row * planes.row.bits;
     if constexpr (D == 128) {
       merge_plane(m, *reinterpret_cast<const uint4*>(bits), q - at, 1u << at);
     } else {  // two words: elements 0, 1 at bit 2 q, elements 2, 3 at bit 2 q + 1
