@@ -12,23 +12,27 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/generic/exponential.h"
+#include "kernels/cpu/generic/lanes128.h"
 #include "kernels/cpu/generic/simd_concept.h"
+#include "kernels/cpu/generic/vector_ops.h"
 #include "kernels/params.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 
-struct Simd {
-  static constexpr int kLanes = 16;
+struct Registers {
   using F = __m512;
   using I = __m512i;
+};
+
+struct Simd : VectorOps<Registers> {
+  static constexpr int kLanes = 16;
   using H = __m256i;
   using Part = __mmask16;
   static constexpr int kExact = _MM_FROUND_NO_EXC;
 
   // ---- constants ----
-  static F zero() { return _mm512_setzero_ps(); }
   static F set1(float x) { return _mm512_set1_ps(x); }
-  static I zero_int() { return _mm512_setzero_si512(); }
   static I set1_int(int32_t x) { return _mm512_set1_epi32(x); }
   static Part part(int count) {
     return count >= kLanes ? static_cast<Part>(0xffff)
@@ -60,22 +64,20 @@ struct Simd {
   static I load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static void store_bytes(uint8_t* p, I x) { store_16(_mm512_cvtepi32_epi8(x), p); }
-  static void store_half_part(uint16_t* p, H x, Part part) { _mm256_mask_storeu_epi16(p, part, x); }
+  static void store_bytes(uint8_t* p, I x) { cpu::store_16(p, _mm512_cvtepi32_epi8(x)); }
+  static H load_16(const uint16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static H load_16_part(const uint16_t* p, Part part) { return _mm256_maskz_loadu_epi16(part, p); }
+  static void store_16(uint16_t* p, H x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static void store_16_part(uint16_t* p, H x, Part part) { _mm256_mask_storeu_epi16(p, part, x); }
   template <int kWords>
   static I repeat_words(const uint8_t* p) {
-    if constexpr (kWords == 1) {
-      int32_t word;
-      __builtin_memcpy(&word, p, 4);
-      return _mm512_set1_epi32(word);
-    } else if constexpr (kWords == 2) {
-      int64_t words;
-      __builtin_memcpy(&words, p, 8);
-      return _mm512_set1_epi64(words);
-    } else if constexpr (kWords == 4) {
-      return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    } else {
-      static_assert(kWords == 8);
+    [[maybe_unused]] const auto* words = reinterpret_cast<const __m128i*>(p);
+    if constexpr (kWords == 1) return _mm512_broadcastd_epi32(_mm_loadu_si32(p));
+    if constexpr (kWords == 2) return _mm512_broadcastq_epi64(_mm_loadl_epi64(words));
+    if constexpr (kWords == 4) return _mm512_broadcast_i32x4(_mm_loadu_si128(words));
+    if constexpr (kWords == 8) {
       return _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
     }
   }
@@ -84,48 +86,7 @@ struct Simd {
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
-  // ---- rows of a dtype ----
-  template <Dtype kType>
-  static F load_as(const void* row, int c) {
-    if constexpr (kType == Dtype::kFloat32) {
-      return _mm512_loadu_ps(static_cast<const float*>(row) + c);
-    } else {
-      return widen<kType>(_mm256_loadu_si256(
-          reinterpret_cast<const __m256i*>(static_cast<const uint16_t*>(row) + c)));
-    }
-  }
-  template <Dtype kType>
-  static F load_part_as(const void* row, int c, Part part) {
-    if constexpr (kType == Dtype::kFloat32) {
-      return _mm512_maskz_loadu_ps(part, static_cast<const float*>(row) + c);
-    } else {
-      return widen<kType>(_mm256_maskz_loadu_epi16(part, static_cast<const uint16_t*>(row) + c));
-    }
-  }
-  template <Dtype kType>
-  static void store_as(void* row, int c, F x) {
-    if constexpr (kType == Dtype::kFloat32) {
-      _mm512_storeu_ps(static_cast<float*>(row) + c, x);
-    } else {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(row) + c),
-                          narrow<kType>(x));
-    }
-  }
-  // Apart from store_as because a masked store costs several times a plain one on some machines.
-  template <Dtype kType>
-  static void store_part_as(void* row, int c, F x, Part part) {
-    if constexpr (kType == Dtype::kFloat32) {
-      _mm512_mask_storeu_ps(static_cast<float*>(row) + c, part, x);
-    } else {
-      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(row) + c, part, narrow<kType>(x));
-    }
-  }
-
   // ---- arithmetic ----
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
@@ -155,34 +116,19 @@ struct Simd {
   static float fold16(const F* sums) {
     const __m256 eight =
         _mm256_add_ps(_mm512_castps512_ps256(sums[0]), _mm512_extractf32x8_ps(sums[0], 1));
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    return add_four(_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)));
   }
 
-  // ---- 16-bit floats ----
+  // ---- numbers of 16 bits ----
+  static I widen(H x) { return _mm512_cvtepu16_epi32(x); }
+  static H narrow(I x) { return _mm512_cvtepi32_epi16(x); }
   static H to_half_down(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEG_INF | kExact); }
   static H to_half_up(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_POS_INF | kExact); }
   static H to_half(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact); }
   static F from_half(H x) { return _mm512_cvtph_ps(x); }
   static float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
-  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16. Not the instruction, which
-  // takes subnormal numbers for zero.
-  static H to_bfloat16(F x) {
-    const I bits = as_int(x), top = _mm512_srli_epi32(bits, 16);
-    const I odd = _mm512_and_si512(top, set1_int(1));
-    const I rounded =
-        _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, set1_int(0x7fff))), 16);
-    return _mm512_cvtepi32_epi16(
-        _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top, set1_int(0x40)));
-  }
 
   // ---- bits ----
-  static F as_float(I x) { return _mm512_castsi512_ps(x); }
-  static I as_int(F x) { return _mm512_castps_si512(x); }
-  static I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
-  static I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
-  static I and_not(I a, I b) { return _mm512_andnot_si512(a, b); }
   static I max_unsigned(I a, I b) { return _mm512_max_epu32(a, b); }
   static I greater(I a, I b) { return _mm512_movm_epi32(_mm512_cmpgt_epi32_mask(a, b)); }
   static I shift_right(I x, int n) { return _mm512_srli_epi32(x, static_cast<unsigned>(n)); }
@@ -253,10 +199,10 @@ struct Simd {
     const I ab_low = _mm512_unpacklo_epi32(a, b), ab_high = _mm512_unpackhi_epi32(a, b);
     const I cd_low = _mm512_unpacklo_epi32(c, d), cd_high = _mm512_unpackhi_epi32(c, d);
     const auto store_quarters = [&](I x, uint8_t* const* to) {
-      store_16(_mm512_castsi512_si128(x), to[0] + offset);
-      store_16(_mm512_extracti32x4_epi32(x, 1), to[4] + offset);
-      store_16(_mm512_extracti32x4_epi32(x, 2), to[8] + offset);
-      store_16(_mm512_extracti32x4_epi32(x, 3), to[12] + offset);
+      cpu::store_16(to[0] + offset, _mm512_castsi512_si128(x));
+      cpu::store_16(to[4] + offset, _mm512_extracti32x4_epi32(x, 1));
+      cpu::store_16(to[8] + offset, _mm512_extracti32x4_epi32(x, 2));
+      cpu::store_16(to[12] + offset, _mm512_extracti32x4_epi32(x, 3));
     };
     store_quarters(_mm512_unpacklo_epi64(ab_low, cd_low), at);
     store_quarters(_mm512_unpackhi_epi64(ab_low, cd_low), at + 1);
@@ -271,29 +217,9 @@ struct Simd {
     if constexpr (kWords == 8) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), eight);
     } else {
-      const __m128i four =
-          _mm_or_si128(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-      if constexpr (kWords == 4) {
-        store_16(four, out);
-      } else {
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(out),
-                         _mm_or_si128(four, _mm_unpackhi_epi64(four, four)));
-      }
+      store_words<kWords>(
+          out, _mm_or_si128(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
     }
-  }
-
- private:
-  template <Dtype kType>
-  static F widen(__m256i x) {
-    if constexpr (kType == Dtype::kFloat16) return _mm512_cvtph_ps(x);
-    return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-  }
-  template <Dtype kType>
-  static __m256i narrow(F x) {
-    return kType == Dtype::kBFloat16 ? to_bfloat16(x) : to_half(x);
-  }
-  static void store_16(__m128i x, uint8_t* at) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), x);
   }
 };
 static_assert(SimdVocabulary<Simd>);
@@ -316,19 +242,12 @@ struct Fp32 : Simd, Microtile {
   }
   static F dot(F sum, I a, I b) { return fma(as_float(a), as_float(b), sum); }
 
-  /// Relative error 1e-7: a polynomial in x - round(x) (minimax, degree 6) and an exponent add that
-  /// underflows to 0 as it should.
+  /// Relative error 1e-7; the exponent add underflows to 0 as it should.
   static F exp2(F x) {
     const F n = round(x);
     // -inf - -inf is NaN; the clamp makes it -inf + 1e30, whose power of two is scaled to 0 anyway.
     const F f = sub(max(x, set1(-1.0e4f)), max(n, set1(-1.0e4f)));
-    F y = fma(f, set1(1.53458113e-4f), set1(1.33999312e-3f));
-    y = fma(y, f, set1(9.61848896e-3f));
-    y = fma(y, f, set1(5.55032878e-2f));
-    y = fma(y, f, set1(2.40226469e-1f));
-    y = fma(y, f, set1(6.93147206e-1f));
-    y = fma(y, f, set1(1.0f));
-    return _mm512_scalef_ps(y, n);
+    return _mm512_scalef_ps(exp2_fraction<Simd>(f), n);
   }
 };
 static_assert(TileArithmetic<Fp32>);

@@ -10,7 +10,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/generic/half.h"
+#include "kernels/cpu/generic/exponential.h"
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/kernels.h"
@@ -19,26 +19,6 @@ namespace rillkv::kernels::cpu {
 namespace {
 
 constexpr int kLanes = 16;
-
-/// exp(x) for |x| <= 87: 2^n * exp(r) with |r| <= ln(2)/2, whose Taylor polynomial of degree 7 errs
-/// by less than 4e-9 relative; what remains is about two fp32 roundings.
-inline float exponential(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-  const float shifted = clamped * 1.44269504f + kMagic;
-  const float n = shifted - kMagic;
-  const float r =
-      (clamped - n * 0.693359375f) - n * -2.12194440e-4f;  // ln(2) in two parts: exact products
-  float y = 1.0f / 5040;
-  y = y * r + 1.0f / 720;
-  y = y * r + 1.0f / 120;
-  y = y * r + 1.0f / 24;
-  y = y * r + 1.0f / 6;
-  y = y * r + 0.5f;
-  y = y * r + 1.0f;
-  y = y * r + 1.0f;
-  return y * float_from_bits((float_bits(shifted) + 127u) << 23);  // the integer is in the low bits
-}
 
 template <Dtype kDtype>
 inline void rms_norm_rows(const NormParams& p, int64_t begin, int64_t end) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/generic/rows.h"
+#include "kernels/cpu/generic/simd_rows.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
@@ -83,7 +84,7 @@ void hadamard_registers(int count, const Load& load, float factor, void* out) {
   }
   const typename S::F factors = S::set1(factor);
   for (int v = 0; v < registers; ++v) {
-    S::template store_as<kType>(out, v * L, S::mul(x[v], factors));
+    store_as<S, kType>(out, v * L, S::mul(x[v], factors));
   }
 }
 
@@ -101,7 +102,7 @@ void hadamard_row(int count, const Load& load, const LoadPart& load_part, float 
   } else {
     const auto part = S::part(count);
     const typename S::F x = butterflies_in_register<S>(load_part(part), count);
-    S::template store_part_as<kType>(out, 0, S::mul(x, S::set1(factor)), part);
+    store_part_as<S, kType>(out, 0, S::mul(x, S::set1(factor)), part);
   }
 }
 
@@ -114,8 +115,8 @@ void hadamard_tokens(const PackParams& p, const MutableActivation& out) {
     const uint8_t* row = first_row(p);
     for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
       hadamard_row<S, kType>(
-          p.head_dim, [&](int c) { return S::template load_as<kType>(row, c); },
-          [&](auto part) { return S::template load_part_as<kType>(row, 0, part); }, factor,
+          p.head_dim, [&](int c) { return load_as<S, kType>(row, c); },
+          [&](auto part) { return load_part_as<S, kType>(row, 0, part); }, factor,
           row_of(out, kType, t, p.kv_head));
     }
   });

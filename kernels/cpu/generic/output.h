@@ -6,6 +6,7 @@
 #include "kernels/cpu/generic/hadamard.h"
 #include "kernels/cpu/generic/online_softmax.h"
 #include "kernels/cpu/generic/rows.h"
+#include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/params.h"
 
@@ -42,7 +43,7 @@ void finish_row_simd(const AttentionParams& p, const OnlineSoftmax& row, int64_t
     }
     for (int c = 0; c < D; c += S::kLanes) {
       const auto part = S::part(D - c);
-      S::template store_part_as<kType>(
+      store_part_as<S, kType>(
           out, c, S::mul(S::load_part(row.accumulators + c, part), S::set1(factor)), part);
     }
   });

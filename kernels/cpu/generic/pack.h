@@ -20,6 +20,7 @@
 #include "kernels/cpu/generic/plane_registers.h"
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/scales.h"
+#include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/planes.h"
 
@@ -173,8 +174,8 @@ int64_t pack_strip(const PackParams& p, int c, typename S::Part part,
         const int t = r + (4 * j + s) * R;
         Int code = S::zero_int();
         if (t < p.tokens) {
-          code = channel_code<S, kSymmetric>(
-              S::template load_part_as<kType>(first + t * stride, c, part), strip, clipped);
+          code = channel_code<S, kSymmetric>(load_part_as<S, kType>(first + t * stride, c, part),
+                                             strip, clipped);
         }
         // words |= ((code >> shift) & mask) << (element_bits * k)
         if (strip.any_nibble) {
@@ -231,13 +232,13 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
       const typename S::F top = S::max(S::sub(strip.half, S::set1(1.0f)), S::set1(1.0f));
       const typename S::H step_bits = S::to_half(S::div(upper, top));
       strip.scale.divisor = S::infinity_if_zero(S::from_half(step_bits));
-      S::store_half_part(step_out + c, step_bits, part);
+      S::store_16_part(step_out + c, step_bits, part);
     } else {
       const typename S::F lower = S::load_part(lo + c, part);
       typename S::H lo_bits, step_bits;
       strip.scale = make_affine_scale<S>(lower, upper, strip.top, lo_bits, step_bits);
-      S::store_half_part(lo_out + c, lo_bits, part);
-      S::store_half_part(step_out + c, step_bits, part);
+      S::store_16_part(lo_out + c, lo_bits, part);
+      S::store_16_part(step_out + c, step_bits, part);
     }
     clipped += pack_strip<S, kType, kSymmetric>(p, c, part, strip);
   }
@@ -310,8 +311,8 @@ template <class S, Dtype kType>
 void load_whole_row(const uint8_t* row, int head_dim, float* x) {
   constexpr int L = S::kLanes;
   int c = 0;
-  for (; c + L <= head_dim; c += L) S::store(x + c, S::template load_as<kType>(row, c));
-  S::store(x + c, S::template load_part_as<kType>(row, c, S::part(head_dim - c)));
+  for (; c + L <= head_dim; c += L) S::store(x + c, load_as<S, kType>(row, c));
+  S::store(x + c, load_part_as<S, kType>(row, c, S::part(head_dim - c)));
 }
 
 /// Minimum and maximum of x[0, count).
@@ -445,8 +446,8 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
       typename S::H lo_bits, step_bits;
       const Scale<S> scales =
           make_affine_scale<S>(S::load(lo), S::load(hi), S::set1(top), lo_bits, step_bits);
-      S::store_half_part(lo_out + g * T + first, lo_bits, S::part(rows));
-      S::store_half_part(step_out + g * T + first, step_bits, S::part(rows));
+      S::store_16_part(lo_out + g * T + first, lo_bits, S::part(rows));
+      S::store_16_part(step_out + g * T + first, step_bits, S::part(rows));
       S::store(lo, scales.lo);
       S::store(step, scales.step);
       S::store(divisor, scales.divisor);

@@ -20,13 +20,11 @@
 //   load_once(p)                     load(p), which the compiler must not repeat at each use
 //   broadcast(p)                     one dword in all lanes, likewise
 //   load_bytes(p) store_bytes(p, x)  kLanes unsigned bytes to and from dwords of 0 .. 255
-//   store_half_part(p, h, part)      the part's 16-bit numbers
+//   load_16(p) store_16(p, h)        kLanes 16-bit numbers
+//   load_16_part(p, part) store_16_part(p, h, part)   the part's, as load_part and store_part
 //   repeat_words<n>(p)               lane l is dword l % n; n a power of two below kLanes
 //   gather_words(p, i)               lane l is dword i[l] of p
 //   prefetch(p)                      the cache line at p, into the second-level cache
-// ROWS OF A DTYPE, `c` elements from their start
-//   load_as<type>(row, c)  load_part_as<type>(row, c, part)
-//   store_as<type>(row, c, x)  store_part_as<type>(row, c, x, part)   to nearest even
 // ARITHMETIC
 //   add sub mul div      lane by lane
 //   min(a, b) max(a, b)  b if the lanes compare equal or one of them is NaN
@@ -39,12 +37,12 @@
 //   count_outside(x, lo, hi)      how many lanes are < lo or > hi
 //   first_lane(x)  reduce_add(x) (any order)  reduce_min(x)  reduce_max(x) (no NaN)
 //   fold16(sums)         of 16 numbers in 16 / kLanes registers: s[l] += s[l + 8], + 4, + 2, + 1
-// 16-BIT FLOATS
-//   to_half_down to_half_up to_half   rounded towards -infinity, +infinity, to nearest even
-//   to_bfloat16(x)       to nearest even; NaN keeps its upper half with the quiet bit set
+// NUMBERS OF 16 BITS
+//   widen(h) narrow(i)   unsigned, to and from dwords of 0 .. 65535
+//   to_half_down to_half_up to_half   fp16 rounded towards -infinity, +infinity, to nearest even
 //   from_half(h)  half_to_float(u16)
 // BITS
-//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  max_unsigned(a, b)
+//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  add_int  max_unsigned(a, b)
 //   greater(a, b)        signed; all bits of a lane, or none
 //   shift_right(x, n) shift_left(x, n)   logical, all lanes by n;   *_each(x, n) lane by lane
 //   append<n>(words, x, mask)            words << n | (x & mask)
@@ -63,8 +61,6 @@
 
 #include <concepts>
 #include <cstdint>
-
-#include "kernels/params.h"
 
 namespace rillkv::kernels::cpu {
 
@@ -95,15 +91,13 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::broadcast(words) } -> std::same_as<typename S::I>;
   { S::load_bytes(bytes) } -> std::same_as<typename S::I>;
   S::store_bytes(bytes_out, i);
-  S::store_half_part(halves, h, part);
+  { S::load_16(halves) } -> std::same_as<typename S::H>;
+  { S::load_16_part(halves, part) } -> std::same_as<typename S::H>;
+  S::store_16(halves, h);
+  S::store_16_part(halves, h, part);
   { S::template repeat_words<4>(bytes) } -> std::same_as<typename S::I>;
   { S::gather_words(bytes, i) } -> std::same_as<typename S::I>;
   S::prefetch(row);
-
-  { S::template load_as<Dtype::kBFloat16>(row, 0) } -> std::same_as<typename S::F>;
-  { S::template load_part_as<Dtype::kFloat16>(row, 0, part) } -> std::same_as<typename S::F>;
-  S::template store_as<Dtype::kFloat32>(out, 0, f);
-  S::template store_part_as<Dtype::kBFloat16>(out, 0, f, part);
 
   { S::add(f, f) } -> std::same_as<typename S::F>;
   { S::sub(f, f) } -> std::same_as<typename S::F>;
@@ -126,10 +120,11 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::reduce_max(f) } -> std::same_as<float>;
   { S::fold16(fs) } -> std::same_as<float>;
 
+  { S::widen(h) } -> std::same_as<typename S::I>;
+  { S::narrow(i) } -> std::same_as<typename S::H>;
   { S::to_half_down(f) } -> std::same_as<typename S::H>;
   { S::to_half_up(f) } -> std::same_as<typename S::H>;
   { S::to_half(f) } -> std::same_as<typename S::H>;
-  { S::to_bfloat16(f) } -> std::same_as<typename S::H>;
   { S::from_half(h) } -> std::same_as<typename S::F>;
   { S::half_to_float(uint16_t{}) } -> std::same_as<float>;
 
@@ -138,6 +133,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::bit_or(i, i) } -> std::same_as<typename S::I>;
   { S::bit_and(i, i) } -> std::same_as<typename S::I>;
   { S::and_not(i, i) } -> std::same_as<typename S::I>;
+  { S::add_int(i, i) } -> std::same_as<typename S::I>;
   { S::max_unsigned(i, i) } -> std::same_as<typename S::I>;
   { S::greater(i, i) } -> std::same_as<typename S::I>;
   { S::shift_right(i, 1) } -> std::same_as<typename S::I>;

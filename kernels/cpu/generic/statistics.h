@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/generic/half.h"
 #include "kernels/cpu/generic/rows.h"
+#include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/kernels.h"
 
@@ -30,9 +31,9 @@ void reduce_strip(const PackParams& p, int c, Reduction reduction) {
   const int64_t stride = row_bytes(p);
   for (int t = 0; t < p.tokens; ++t, row += stride) {
     for (int v = 0; v < N - 1; ++v) {
-      reduction.add(state[v], S::template load_as<kType>(row, c + v * L));
+      reduction.add(state[v], load_as<S, kType>(row, c + v * L));
     }
-    reduction.add(state[N - 1], S::template load_part_as<kType>(row, c + (N - 1) * L, part));
+    reduction.add(state[N - 1], load_part_as<S, kType>(row, c + (N - 1) * L, part));
   }
   for (int v = 0; v < N - 1; ++v) reduction.end(state[v], c + v * L, S::part(L));
   reduction.end(state[N - 1], c + (N - 1) * L, part);

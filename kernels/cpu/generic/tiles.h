@@ -18,6 +18,7 @@
 
 #include "kernels/cpu/generic/plane_registers.h"
 #include "kernels/cpu/generic/prefetch.h"
+#include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/params.h"
 #include "kernels/planes.h"
@@ -30,7 +31,7 @@ template <class S>
 void halves_to_floats(const uint16_t* in, int count, float* out) {
   for (int i = 0; i < count; i += S::kLanes) {
     const auto part = S::part(count - i);
-    S::store_part(out + i, S::template load_part_as<Dtype::kFloat16>(in, i, part), part);
+    S::store_part(out + i, load_part_as<S, Dtype::kFloat16>(in, i, part), part);
   }
 }
 
@@ -307,7 +308,7 @@ template <class S>
 void read_row(const void* row, Dtype dtype, int head_dim, float* out) {
   with_dtype(dtype, [&](auto type) {
     for (int c = 0; c < head_dim; c += S::kLanes) {
-      S::store(out + c, S::template load_part_as<type>(row, c, S::part(head_dim - c)));
+      S::store(out + c, load_part_as<S, type>(row, c, S::part(head_dim - c)));
     }
   });
 }

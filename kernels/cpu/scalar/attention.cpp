@@ -10,6 +10,7 @@
 // over the tokens (scores) and the channels (sum of values), contiguously.
 #include <cstring>
 
+#include "kernels/cpu/generic/exponential.h"
 #include "kernels/cpu/generic/half.h"
 #include "kernels/cpu/generic/online_softmax.h"
 #include "kernels/cpu/generic/output.h"
@@ -64,27 +65,6 @@ Workspace lay_out(const AttentionParams& p, int64_t rows, void* memory) {
   w.codes = take(B > D ? B : D);
   w.bytes = offset;
   return w;
-}
-
-/// exp(x) for x <= 0, relative error below 3e-7, without branches; below -87 it stays at e^-87.
-inline float exp_nonpositive(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  // x = n ln 2 + r, |r| <= ln(2) / 2; ln 2 in two parts, the first with trailing zeros so that the
-  // product with n is exact.
-  constexpr float kShift = 12582912.0f;
-  const float shifted = x * 1.44269504f + kShift;
-  const float n = shifted - kShift;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  // Taylor series; the first term left out is below 6e-9.
-  float e = 1.0f / 5040.0f;
-  e = e * r + 1.0f / 720.0f;
-  e = e * r + 1.0f / 120.0f;
-  e = e * r + 1.0f / 24.0f;
-  e = e * r + 1.0f / 6.0f;
-  e = e * r + 0.5f;
-  e = e * r + 1.0f;
-  e = e * r + 1.0f;
-  return e * float_from_bits((float_bits(shifted) - float_bits(kShift) + 127u) << 23);
 }
 
 /// The pair (a[i], b[i]) becomes R (a[i], b[i]).
@@ -257,7 +237,7 @@ float max_of(const float* x, int count) {
 
 /// x becomes exp(x - most); returns the sum.
 float exponentials(float* x, int count, float most) {
-  for (int t = 0; t < count; ++t) x[t] = exp_nonpositive(x[t] - most);
+  for (int t = 0; t < count; ++t) x[t] = exponential(x[t] - most);
   float lanes[kLanes] = {};
   int t = 0;
   for (; t + kLanes <= count; t += kLanes) {
@@ -311,7 +291,7 @@ struct Task {
                          static_cast<size_t>(g);
         OnlineSoftmax& row = w.rows[r];
         score(w.queries + r * static_cast<size_t>(D), w.keys, D, p.block_size, visible, w.weights);
-        const float shrink = exp_nonpositive(row.raise(max_of(w.weights, visible)));
+        const float shrink = exponential(row.raise(max_of(w.weights, visible)));
         if (shrink != 1.0f) {
           for (int c = 0; c < D; ++c) row.accumulators[c] *= shrink;
         }

@@ -7,6 +7,7 @@
 #include "kernels/cpu/fixed_rotations.h"  // kFixedOne; vpmulhrsw's is 32768
 #include "kernels/cpu/generic/plane_registers.h"
 #include "kernels/cpu/generic/prefetch.h"
+#include "kernels/cpu/generic/simd_rows.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
@@ -18,7 +19,7 @@ constexpr int kTokens = 128;
 
 inline I round_to_int(F x) { return _mm512_cvtps_epi32(x); }
 /// 16 fp16 numbers.
-inline F load_halves(const uint16_t* p) { return Simd::load_as<Dtype::kFloat16>(p, 0); }
+inline F load_halves(const uint16_t* p) { return load_as<Simd, Dtype::kFloat16>(p, 0); }
 
 /// Words 2 i and 2 i + 1: lane i of `even` and of `odd`.
 inline I pack_words(I even, I odd) {
