@@ -58,8 +58,8 @@ const Family& find_family(const JsonReader& reader) {
               "LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM with its model_type");
 }
 
-// For the keys that transformers' configuration classes let be null. Every other null is an error, as
-// it is there, rather than a default that nobody chose.
+// For the keys that transformers' configuration classes let be null. Every other null is an error,
+// as it is there, rather than a default that nobody chose.
 std::optional<int64_t> nullable_integer(const JsonReader& reader, const char* key, int64_t least,
                                         int64_t greatest) {
   return reader.has(key) ? reader.integer(key, least, greatest) : std::nullopt;
