@@ -6,7 +6,6 @@
 #include <numbers>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "rillkv/error.h"
@@ -239,7 +238,7 @@ ModelConfig ModelConfig::from_json(std::string_view text, const std::string& whe
   config.eos_token_ids = token_ids(reader, "eos_token_id");
   if (!reader.present("eos_token_id") && family.eos >= 0) config.eos_token_ids = {family.eos};
   const char* dtype = reader.has("dtype") ? "dtype" : "torch_dtype";
-  if (reader.has(dtype)) config.dtype = reader.string(dtype).value();
+  if (reader.has(dtype)) config.dtype = reader.string(dtype).value_or("");
   return config;
 }
 

@@ -85,7 +85,7 @@ class Quality : public ::testing::Test {
     // differs from the reference's and between instruction sets. A share p of n independent
     // positions has variance p (1 - p) / n. If the noise here and the reference's had nothing in
     // common, the difference of the two shares would have twice that; what they have in common
-    // makes it less. Three deviations: 0.9 to 7 points.
+    // makes it less. Three deviations: 0.9 to 6.5 points.
     const double top1 = row.at(protocol).at("top1").get<double>();
     const double deviation = std::sqrt(2 * top1 * (1 - top1) / positions);
     EXPECT_GE(agree / positions, top1 - 3 * deviation) << preset << " " << protocol;
