@@ -52,7 +52,8 @@ LAYERS = {
     # Kernels see pointers, strides and sizes: no Torch, and nothing of the layers above.
     "kernels": {"std"},
     "kernels/cpu": STD | {"kernels", "kernels/cpu/generic"},
-    "kernels/cpu/generic": {"std", "kernels", "kernels/cpu"},
+    # Intrinsics: what several instruction sets of one family share.
+    "kernels/cpu/generic": {"std", "simd", "kernels", "kernels/cpu"},
     "kernels/cpu/scalar": STD | {"kernels", "kernels/cpu", "kernels/cpu/generic"},
     **{f"kernels/cpu/{isa}": {"std", "simd", "kernels", "kernels/cpu", "kernels/cpu/generic"}
        for isa in WIDER_ISAS},

@@ -4,8 +4,10 @@
 usage: named_paths.py SOURCE_DIR DOCUMENT...
 
 Looked at: links to files, and code spans that are a path from the project's root (`kernels/cpu/plan.h`,
-`src/<layer>/*.cpp`, `plan.{h,cpp}`) or the bare name of a source file, which must exist somewhere.
+`src/<layer>/*.cpp`, `plan.{h,cpp}`) or the bare name of a source file, which must exist somewhere. In
+a picture (.svg): every name of a source file or folder, which may leave out where it begins.
 """
+import fnmatch
 import itertools
 import pathlib
 import re
@@ -26,8 +28,24 @@ def exists(root, pattern):
     return (root / pattern).exists() or any(root.glob(pattern))
 
 
+def missing_in_picture(root, document):
+    """The same as `missing` for an .svg file."""
+    there = [str(path.relative_to(root)) + ("/" if path.is_dir() else "")
+             for top in ("include", "src", "kernels", "examples", "tests") if (root / top).exists()
+             for path in [root / top, *(root / top).rglob("*")]]
+    found = []
+    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
+        for text in re.findall(r">([^<>]+)</text>", line):
+            for name in re.findall(r"[\w/*]+\.(?:h|cpp|cuh?)\b|\b[a-z_0-9]+/(?:[a-z_0-9]+/)*(?!\w)", text):
+                if not any(fnmatch.fnmatchcase("/" + path, "*/" + name) for path in there):
+                    found.append((number, name))
+    return found
+
+
 def missing(root, document):
     """[(line, name)] of what a document names and nobody has."""
+    if document.suffix == ".svg":
+        return missing_in_picture(root, document)
     top = {entry.name for entry in root.iterdir() if entry.is_dir()} - {"build", "models", "results"}
     files = {file.name for folder in top if not folder.startswith(".")
              for file in (root / folder).rglob("*.*")}

@@ -104,6 +104,12 @@ class NamedPathsTest(CheckTest):
             "README.md:1: no src/core/a.{h,cu}", "README.md:3: no b.md", "README.md:3: no b.cpp",
             "README.md:4: no src/none/*.cpp"])
 
+    def test_reads_pictures(self):
+        self.write("src/core/a.cpp")
+        self.write("a.svg", "<text>core/a.cpp, src/core/ or a*.cpp</text>\n<text>a/b.cpp c/ a b</text>")
+        self.assertEqual(self.check("named_paths.py", "a.svg"),
+                         (1, "a.svg:2: no a/b.cpp\na.svg:2: no c/\n"))
+
 
 if __name__ == "__main__":
     unittest.main()
