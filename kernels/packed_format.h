@@ -216,7 +216,7 @@ RILLKV_HOST_DEVICE constexpr size_t token_block_bytes(int tokens, int head_dim, 
                   static_cast<size_t>(tokens) * codes_bytes(head_dim, width));
 }
 
-// ---- the sizes that DESIGN promises, checked where they are defined ----
+// ---- the sizes that docs/architecture.md promises ----
 static_assert(codes_bytes(128, 7) == 64 + 32 + 16 && codes_bytes(128, 8) == 128);
 // balanced, 4.25 / 4 bits: 4.531 bits an element at D = 64, 4.516 at D = 128.
 static_assert(channel_block_bytes(64, 128, false, 64 * 17 / 4) == 4672);

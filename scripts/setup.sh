@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the build needs: Debian packages (only if one is missing) and, into .venv, the pinned
-# Python packages that carry LibTorch and the default model; into .venv-tools what the scripts that tune
-# and plot use.
+# Python packages that carry LibTorch and the default model; into .venv-tools what the scripts that tune,
+# plot and lint use.
 #
 # usage: scripts/setup.sh [--reference]
 #   --reference   also .venv-reference, with what the scripts that make reference values need

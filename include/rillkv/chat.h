@@ -26,9 +26,9 @@ ChatTemplate parse_chat_template(const std::string& name);
 std::optional<std::string> default_system_prompt(const std::string& folder);
 
 /// One user turn, up to where the assistant begins to speak. Only the template's own text is
-/// trusted: special tokens spelt out in `user` or `system` stay ordinary text. ([INST] and <<SYS>>
-/// of LLaMA 2 are ordinary text for its tokenizer too, so there a user can imitate them.) LLaMA's
-/// templates strip white space around both texts. kNone trusts `user`, as transformers do.
+/// trusted: special tokens spelt out in `user` or `system` stay ordinary text. (`[INST]` and
+/// `<<SYS>>` of LLaMA 2 are ordinary text for its tokenizer too, so there a user can imitate them.)
+/// LLaMA's templates strip white space around both texts. kNone trusts `user`, as transformers do.
 /// Throws UsageError for a system prompt with kNone.
 std::vector<TextPart> make_chat_prompt(ChatTemplate chat, const std::string& user,
                                        const std::optional<std::string>& system = std::nullopt);

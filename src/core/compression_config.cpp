@@ -51,7 +51,7 @@ constexpr unsigned kCompressed = bit(Policy::kAdaptive) | bit(Policy::kEma);
 constexpr unsigned kAll = kCompressed | bit(Policy::kDense);
 
 Key integer_key(const char* name, const char* range, unsigned policies,
-                int64_t CompressionConfig::*field, std::function<bool(int64_t)> valid) {
+                int64_t CompressionConfig::*field, const std::function<bool(int64_t)>& valid) {
   return {name,
           range,
           policies,
@@ -63,7 +63,7 @@ Key integer_key(const char* name, const char* range, unsigned policies,
 }
 
 Key number_key(const char* name, const char* range, unsigned policies,
-               double CompressionConfig::*field, std::function<bool(double)> valid) {
+               double CompressionConfig::*field, const std::function<bool(double)>& valid) {
   return {name,
           range,
           policies,

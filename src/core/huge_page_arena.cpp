@@ -20,7 +20,8 @@ at::Tensor map_region(size_t bytes) {
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) throw std::bad_alloc();
-  void* data = reinterpret_cast<void*>(round_up(reinterpret_cast<uintptr_t>(base), kHugePage));
+  const auto address = reinterpret_cast<uintptr_t>(base);
+  void* data = static_cast<uint8_t*>(base) + (round_up(address, kHugePage) - address);
 #ifdef MADV_HUGEPAGE
   madvise(data, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, small pages serve
 #endif

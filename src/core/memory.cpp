@@ -1,6 +1,7 @@
 #include "rillkv/memory.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #ifdef __GLIBC__
@@ -19,7 +20,7 @@ int64_t status_line(const char* name) {
   const size_t length = std::strlen(name);
   while (std::fgets(line, sizeof line, file) != nullptr) {
     if (std::strncmp(line, name, length) == 0) {
-      std::sscanf(line + length, "%lld", &kilobytes);
+      kilobytes = std::strtoll(line + length, nullptr, 10);
       break;
     }
   }

@@ -30,9 +30,9 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
   value_groups_ = format::value_groups(static_cast<int>(options.head_dim),
                                        static_cast<int>(c.value_group_size));
   for (int64_t b : c.bit_classes) classes_.push_back(static_cast<int>(b));
-  // DESIGN section 3: every head spends the same whole number of increments, so that every key
+  // docs/architecture.md: every head spends the same whole number of increments, so that every key
   // block has the same size; 1e-6 forgives a mean that is not exact in binary.
-  const double pairs = static_cast<double>(options.head_dim / 2);
+  const double pairs = static_cast<double>(options.head_dim) / 2;
   const int spacing = classes_[1] - classes_[0];
   const double wanted = (c.key_bits_mean - classes_.front()) * pairs / spacing + 1e-6;
   increments_ = std::min(static_cast<int>(wanted),
@@ -40,7 +40,7 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
 }
 
 double QuantizerImpl::key_bits_mean() const {
-  const double pairs = static_cast<double>(options_.head_dim / 2);
+  const double pairs = static_cast<double>(options_.head_dim) / 2;
   return classes_.front() + increments_ * (classes_[1] - classes_[0]) / pairs;
 }
 

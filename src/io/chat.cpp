@@ -70,7 +70,7 @@ std::optional<std::string> default_system_prompt(const std::string& folder) {
   if (begin == text.npos) return std::nullopt;
   const size_t end = text.find(kTurnEnd, begin);
   if (end == text.npos) return std::nullopt;
-  const std::string prompt = text.substr(begin + start.size(), end - begin - start.size());
+  std::string prompt = text.substr(begin + start.size(), end - begin - start.size());
   // Quotes or braces mean that it is put together by the program, not a literal.
   if (prompt.empty() || prompt.find_first_of("'\"{}") != prompt.npos) return std::nullopt;
   return prompt;

@@ -53,8 +53,8 @@ json read_json_object(const std::string& path) {
   return value;
 }
 
-JsonReader::JsonReader(const json& object, std::string where)
-    : object_(object), where_(std::move(where)) {
+JsonReader::JsonReader(const json& object, std::string where, Null null)
+    : object_(object), where_(std::move(where)), null_(null) {
   RILLKV_CHECK(object.is_object(), where_, ": expected a JSON object, found ", object.type_name());
 }
 
@@ -68,54 +68,58 @@ std::string JsonReader::name(const char* key) const {
 }
 
 void JsonReader::fail(const char* key, const std::string& expectation) const {
-  const json* value = find(key);
-  std::string actual = "nothing";
-  if (value != nullptr) {
+  std::string actual = is_null(key) ? "null" : "nothing";
+  if (const json* value = find(key)) {
     actual = value->dump(-1, ' ', true, json::error_handler_t::replace);
     if (actual.size() > 120) actual = actual.substr(0, 120) + "...";
   }
   throw Error(str_cat(name(key), ": expected ", expectation, ", found ", actual));
 }
 
+const json* JsonReader::value(const char* key, const std::string& expectation) const {
+  if (null_ == Null::kError && is_null(key)) fail(key, expectation);
+  return find(key);
+}
+
 std::optional<int64_t> JsonReader::integer(const char* key, int64_t least, int64_t greatest) const {
-  const json* value = find(key);
-  if (value == nullptr) return std::nullopt;
   const std::string expectation = str_cat("an integer in ", least, "..", greatest);
-  if (!value->is_number_integer()) fail(key, expectation);
+  const json* found = value(key, expectation);
+  if (found == nullptr) return std::nullopt;
+  if (!found->is_number_integer()) fail(key, expectation);
   // An unsigned value beyond int64 would wrap to a negative one.
-  if (value->is_number_unsigned() && value->get<uint64_t>() > uint64_t{INT64_MAX}) {
+  if (found->is_number_unsigned() && found->get<uint64_t>() > uint64_t{INT64_MAX}) {
     fail(key, expectation);
   }
-  const auto result = value->get<int64_t>();
+  const auto result = found->get<int64_t>();
   if (result < least || result > greatest) fail(key, expectation);
   return result;
 }
 
 int64_t JsonReader::required_integer(const char* key, int64_t least, int64_t greatest) const {
-  const auto value = integer(key, least, greatest);
-  if (!value) fail(key, str_cat("an integer in ", least, "..", greatest));
-  return *value;
+  const auto found = integer(key, least, greatest);
+  if (!found) fail(key, str_cat("an integer in ", least, "..", greatest));
+  return *found;
 }
 
 std::optional<double> JsonReader::number(const char* key) const {
-  const json* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_number()) fail(key, "a number");
-  return value->get<double>();
+  const json* found = value(key, "a number");
+  if (found == nullptr) return std::nullopt;
+  if (!found->is_number()) fail(key, "a number");
+  return found->get<double>();
 }
 
 std::optional<bool> JsonReader::boolean(const char* key) const {
-  const json* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_boolean()) fail(key, "true or false");
-  return value->get<bool>();
+  const json* found = value(key, "true or false");
+  if (found == nullptr) return std::nullopt;
+  if (!found->is_boolean()) fail(key, "true or false");
+  return found->get<bool>();
 }
 
 std::optional<std::string> JsonReader::string(const char* key) const {
-  const json* value = find(key);
-  if (value == nullptr) return std::nullopt;
-  if (!value->is_string()) fail(key, "a string");
-  return value->get<std::string>();
+  const json* found = value(key, "a string");
+  if (found == nullptr) return std::nullopt;
+  if (!found->is_string()) fail(key, "a string");
+  return found->get<std::string>();
 }
 
 }  // namespace rillkv::io

@@ -16,16 +16,21 @@ nlohmann::json parse_json(std::string_view text, const std::string& where, int d
 /// Reads and parses a file whose top level must be an object.
 nlohmann::json read_json_object(const std::string& path);
 
-/// Typed access to one JSON object. A missing key and `null` are the same thing: absent.
-/// The object must outlive the reader. Wrong types and ranges throw Error naming source and key.
+/// What a typed getter makes of `null`: nothing, as if the key were missing, or an error.
+enum class Null { kAbsent, kError };
+
+/// Typed access to one JSON object. The object must outlive the reader. Wrong types and ranges
+/// throw Error naming source and key.
 class JsonReader {
  public:
-  JsonReader(const nlohmann::json& object, std::string where);
+  JsonReader(const nlohmann::json& object, std::string where, Null null = Null::kAbsent);
 
+  /// The value, or nullptr where the key is missing or null, whatever getters make of null.
   const nlohmann::json* find(const char* key) const;
   bool has(const char* key) const { return find(key) != nullptr; }
   /// Also true for null.
   bool present(const char* key) const { return object_.contains(key); }
+  bool is_null(const char* key) const { return present(key) && !has(key); }
 
   std::optional<int64_t> integer(const char* key, int64_t least, int64_t greatest) const;
   int64_t required_integer(const char* key, int64_t least, int64_t greatest) const;
@@ -38,8 +43,12 @@ class JsonReader {
   [[noreturn]] void fail(const char* key, const std::string& expectation) const;
 
  private:
+  /// What a getter reads; nullptr: nothing.
+  const nlohmann::json* value(const char* key, const std::string& expectation) const;
+
   const nlohmann::json& object_;
   std::string where_;
+  Null null_;
 };
 
 }  // namespace rillkv::io

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <filesystem>
 #include <numbers>
-#include <utility>
+#include <optional>
+#include <string_view>
+#include <vector>
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
@@ -55,6 +57,13 @@ const Family& find_family(const JsonReader& reader) {
               "LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM with its model_type");
 }
 
+// For the keys that transformers' configuration classes let be null. Every other null is an error,
+// as it is there, rather than a default that nobody chose.
+std::optional<int64_t> nullable_integer(const JsonReader& reader, const char* key, int64_t least,
+                                        int64_t greatest) {
+  return reader.has(key) ? reader.integer(key, least, greatest) : std::nullopt;
+}
+
 // A feature that changes the numbers and that this library does not have must be off.
 void require_off(const JsonReader& reader, const char* key) {
   if (reader.boolean(key).value_or(false)) reader.fail(key, "false (not supported)");
@@ -67,10 +76,10 @@ void read_window(const JsonReader& reader, const Family& family, const ModelConf
   } else if (mistral || reader.has("sliding_window")) {
     // Absent is not null here: transformers' MistralConfig then assumes 4096.
     constexpr int64_t kMistralDefault = 4096;
-    const bool is_null = reader.present("sliding_window") && !reader.has("sliding_window");
     const int64_t window =
-        is_null ? kLargestPosition
-                : reader.integer("sliding_window", 1, kLargestPosition).value_or(kMistralDefault);
+        reader.is_null("sliding_window")
+            ? kLargestPosition
+            : reader.integer("sliding_window", 1, kLargestPosition).value_or(kMistralDefault);
     if (window < config.max_position_embeddings) {
       reader.fail("sliding_window",
                   str_cat("null or at least max_position_embeddings (",
@@ -131,8 +140,8 @@ void read_rope(const JsonReader& reader, ModelConfig& config) {
   }
   if (scaling == nullptr) return;
   if (!scaling->is_object()) reader.fail(section, "an object or null");
-  const JsonReader rope(*scaling, reader.name(section));
-  read_rope_scaling(rope, rope.has("rope_type") ? "rope_type" : "type", config);
+  const JsonReader rope(*scaling, reader.name(section), io::Null::kError);
+  read_rope_scaling(rope, rope.present("rope_type") ? "rope_type" : "type", config);
   if (const auto theta = rope.number("rope_theta")) {
     config.rope_theta = positive(rope, "rope_theta", *theta);
   }
@@ -169,12 +178,14 @@ void read_sizes(const JsonReader& reader, const Family& family, ModelConfig& con
   config.num_hidden_layers = size("num_hidden_layers");
   config.num_attention_heads = size("num_attention_heads");
   const int64_t heads = config.num_attention_heads;
-  config.num_key_value_heads = reader.integer("num_key_value_heads", 1, kLargestSize)
-                                   .value_or(family.kv_heads > 0 ? family.kv_heads : heads);
+  // Null is not absent here: it means no grouping, whatever the family.
+  const bool family_decides = family.kv_heads > 0 && !reader.present("num_key_value_heads");
+  config.num_key_value_heads = nullable_integer(reader, "num_key_value_heads", 1, kLargestSize)
+                                   .value_or(family_decides ? family.kv_heads : heads);
   if (heads % config.num_key_value_heads != 0) {
     reader.fail("num_key_value_heads", str_cat("a divisor of num_attention_heads (", heads, ")"));
   }
-  if (const auto head_dim = reader.integer("head_dim", 2, kLargestSize)) {
+  if (const auto head_dim = nullable_integer(reader, "head_dim", 2, kLargestSize)) {
     config.head_dim = *head_dim;
     if (config.head_dim % 2 != 0) reader.fail("head_dim", "an even number");
   } else {
@@ -194,7 +205,7 @@ void read_sizes(const JsonReader& reader, const Family& family, ModelConfig& con
 
 ModelConfig ModelConfig::from_json(std::string_view text, const std::string& where) {
   const json root = io::parse_json(text, where);
-  const JsonReader reader(root, where);
+  const JsonReader reader(root, where, io::Null::kError);
   const Family& family = find_family(reader);
   ModelConfig config;
   config.architecture = family.architecture;
@@ -226,7 +237,8 @@ ModelConfig ModelConfig::from_json(std::string_view text, const std::string& whe
                                                          : family.bos;
   config.eos_token_ids = token_ids(reader, "eos_token_id");
   if (!reader.present("eos_token_id") && family.eos >= 0) config.eos_token_ids = {family.eos};
-  config.dtype = reader.string(reader.has("dtype") ? "dtype" : "torch_dtype").value_or("");
+  const char* dtype = reader.has("dtype") ? "dtype" : "torch_dtype";
+  if (reader.has(dtype)) config.dtype = reader.string(dtype).value_or("");
   return config;
 }
 

@@ -1,6 +1,7 @@
 #include "rillkv/llama.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <chrono>
 #include <set>

@@ -304,7 +304,7 @@ TEST(QuantizedKvCache, ReportCountsAllocatedBytes) {
   EXPECT_EQ(report.kv_bytes_bf16, 2 * 2 * 2 * tokens * kKvHeads * dim);
   EXPECT_DOUBLE_EQ(report.kv_bits_sealed.key, 4672 * 8.0 / (64 * 128));
   EXPECT_DOUBLE_EQ(report.kv_bits_sealed.value, 4608 * 8.0 / (64 * 128));
-  EXPECT_LE(report.kv_bits_sealed.total, 4.54);  // DESIGN section 8
+  EXPECT_LE(report.kv_bits_sealed.total, 4.54);  // docs/architecture.md: 4.531
   EXPECT_DOUBLE_EQ(report.estimated_bits.key, 4.25);
   EXPECT_DOUBLE_EQ(report.clip_rate.total, 0);
   EXPECT_EQ(report.layers.size(), 2u);

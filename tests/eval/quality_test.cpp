@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "rillkv/files.h"
@@ -78,17 +81,23 @@ class Quality : public ::testing::Test {
     EXPECT_LE(kl, expected + std::max(0.1 * expected, 2e-5)) << preset << " " << protocol;
     // A cache that compressed nothing would beat any bound.
     EXPECT_GE(kl, 0.5 * expected) << preset << " " << protocol;
-    // Agreement is a share of 640 positions: 2 points are 13 of them, more than two deviations of
-    // the 12 to 80 that disagree.
-    EXPECT_GE(agree / positions, row.at(protocol).at("top1").get<double>() - 0.02)
-        << preset << " " << protocol;
+    // Top-1 agreement counts positions, and near ties fall either way with the order of sums, which
+    // differs from the reference's and between instruction sets. A share p of n independent
+    // positions has variance p (1 - p) / n. If the noise here and the reference's had nothing in
+    // common, the difference of the two shares would have twice that; what they have in common
+    // makes it less. Three deviations: 0.9 to 6.5 points.
+    const double top1 = row.at(protocol).at("top1").get<double>();
+    const double deviation = std::sqrt(2 * top1 * (1 - top1) / positions);
+    EXPECT_GE(agree / positions, top1 - 3 * deviation) << preset << " " << protocol;
     // The reference counts codes and metadata; blocks are padded to 64 bytes twice, for 128 x 64
     // elements: less than 2 * 64 * 8 / 8192 bits an element.
     const double bits = row.at("bits").get<double>();
     EXPECT_GE(report.kv_bits_sealed.total, bits - 1e-9) << preset << " " << protocol;
     EXPECT_LE(report.kv_bits_sealed.total, bits + 2.0 * 64 * 8 / 8192) << preset << " " << protocol;
-    std::printf("%-9s %-8s KL %.5f, reference %.5f; %.3f bits, reference %.3f\n", preset.c_str(),
-                protocol.c_str(), kl, expected, report.kv_bits_sealed.total, bits);
+    std::printf(
+        "%-9s %-8s KL %.5f, reference %.5f; top-1 %.4f, %.4f (deviation %.4f); %.3f bits, %.3f\n",
+        preset.c_str(), protocol.c_str(), kl, expected, agree / positions, top1, deviation,
+        report.kv_bits_sealed.total, bits);
   }
 
   static json golden_;

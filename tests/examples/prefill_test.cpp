@@ -80,8 +80,7 @@ class Prefill : public ::testing::Test {
 
 TemporaryFolder* Prefill::shared_ = nullptr;
 
-// DESIGN section 7, in its order.
-// A side of the report: what the design lists, and what every report carries beside it.
+// A side of the report: the cache's figures, and what every report carries beside them.
 const Words kKeys{"clip_rate",
                   "compression_ratio",
                   "decode_tokens_per_s",

@@ -169,6 +169,37 @@ TEST(ModelConfig, RejectsWrongTypesAndRanges) {
   expect_bad("max_position_embeddings", 0, {"integer"});
 }
 
+// Which keys transformers' configuration classes let be null, and what they then take.
+TEST(ModelConfig, NullIsWhatTransformersMakesOfIt) {
+  for (const char* key : {"rms_norm_eps", "rope_theta", "max_position_embeddings", "hidden_act",
+                          "tie_word_embeddings", "attention_bias", "mlp_bias", "rope_interleaved",
+                          "partial_rotary_factor", "model_type"}) {
+    expect_bad(key, nullptr, {"expected", "null"});
+  }
+  json source = llama();
+  for (const char* key :
+       {"num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters", "sliding_window",
+        "layer_types", "quantization_config", "dtype", "torch_dtype", "architectures"}) {
+    source[key] = nullptr;
+  }
+  source["bos_token_id"] = source["eos_token_id"] = nullptr;
+  const ModelConfig config = parse(source);
+  EXPECT_EQ(config.num_key_value_heads, 32);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_EQ(config.rope_scaling, RopeScaling::kDefault);
+  EXPECT_EQ(config.dtype, "");
+  EXPECT_EQ(config.bos_token_id, -1);
+  EXPECT_TRUE(config.eos_token_ids.empty());
+  // MistralConfig and Qwen2Config: absent takes their default, null as many as heads.
+  source = llama();
+  source.update({{"architectures", {"MistralForCausalLM"}},
+                 {"model_type", "mistral"},
+                 {"sliding_window", nullptr}});
+  EXPECT_EQ(parse(source).num_key_value_heads, 8);
+  source["num_key_value_heads"] = nullptr;
+  EXPECT_EQ(parse(source).num_key_value_heads, 32);
+}
+
 TEST(ModelConfig, RejectsFeaturesThatAreNotComputed) {
   expect_bad("hidden_act", "gelu", {"silu", "gelu"});
   expect_bad("quantization_config", {{"bits", 4}}, {"quantised"});
@@ -195,12 +226,12 @@ TEST(ModelConfig, ChecksRopeScalingsParameters) {
     source["rope_scaling"][key] = value;
     expect_error([&] { parse(source); }, {"rope_scaling", key, part});
   };
-  expect("factor", nullptr, "nothing");
+  expect("factor", nullptr, "null");
   expect("factor", 0.5, "at least 1");
   expect("factor", "8", "number");
   expect("low_freq_factor", 0, "above 0");
   expect("high_freq_factor", 1.0, "more than low_freq_factor");
-  expect("original_max_position_embeddings", nullptr, "nothing");
+  expect("original_max_position_embeddings", nullptr, "null");
   expect("original_max_position_embeddings", 0, "integer");
   source["rope_scaling"] = "linear";
   expect_error([&] { parse(source); }, {"rope_scaling", "object"});

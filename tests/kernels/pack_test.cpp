@@ -109,6 +109,11 @@ double affine_tolerance(double step, double lo, double hi) {
   return step / 2 + std::ldexp(hi - lo, -22);
 }
 
+// How far an unpacked lo + step * code may be from its exact value. step is fp16 and has 11
+// significant bits, a code at most 8: fp32's 24 hold their product exactly. The sum rounds once, by
+// at most 2^-24 of its value: it is a multiple of 2^-24, as lo and step are, so never subnormal.
+double unpacked_tolerance(double value) { return std::ldexp(std::fabs(value), -24); }
+
 void PackTest::check_channels_affine(int head_dim) {
   for_every_input(head_dim, [&](ActivationBuffer& x, int block_size, uint32_t seed) {
     const std::vector<int> widths = random_widths(head_dim, 1, seed);
@@ -149,9 +154,9 @@ void PackTest::check_channels_affine(int head_dim) {
         const double error = std::fabs(value - x.get(t, kHead, c));
         ASSERT_TRUE(error <= affine_tolerance(step, lo[size_t(c)], hi[size_t(c)]))
             << "channel " << c << " token " << t << " error " << error << " step " << step;
-        // fp32: one product, one sum.
-        ASSERT_NEAR(unpacked[size_t(t * head_dim + c)], value,
-                    std::ldexp(std::fabs(value) + std::fabs(step) * 255, -23));
+        ASSERT_TRUE(std::fabs(unpacked[size_t(t * head_dim + c)] - value) <=
+                    unpacked_tolerance(value))
+            << "channel " << c << " token " << t << " value " << value;
       }
       // The step is no coarser than needed: two fp16 roundings, of lo and of the step, each at
       // most 2^-10 relative or 2^-24.
@@ -301,8 +306,9 @@ TEST_P(PackTest, TokensAffine) {
       for (int t = 0; t < x.tokens(); ++t) {
         for (int c = 0; c < head_dim; ++c) {
           const double value = values[size_t(t)][size_t(c)];
-          ASSERT_NEAR(unpacked[size_t(t * head_dim + c)], value,
-                      std::ldexp(std::fabs(value) + 65504, -23) * 2);
+          ASSERT_TRUE(std::fabs(unpacked[size_t(t * head_dim + c)] - value) <=
+                      unpacked_tolerance(value))
+              << "channel " << c << " token " << t << " value " << value;
         }
       }
     });
