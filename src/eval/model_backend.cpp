@@ -10,6 +10,7 @@
 #include "rillkv/error.h"
 #include "rillkv/eval/memory_sampler.h"
 #include "rillkv/generation.h"
+#include "rillkv/memory.h"
 
 namespace rillkv::eval {
 namespace {
@@ -147,9 +148,7 @@ ModelBackend::ModelBackend(LlamaModel model, std::shared_ptr<const Tokenizer> to
                            ModelBackendOptions options)
     : model_(std::move(model)), tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
   options_.config.validate_for(model_->config().head_dim);
-  stop_ids_ = model_->config().eos_token_ids;
-  const int64_t end = end_of_turn_id(*tokenizer_, options_.chat);
-  if (end >= 0 && !contains(stop_ids_, end)) stop_ids_.push_back(end);
+  stop_ids_ = stop_ids(*tokenizer_, options_.chat, model_->config().eos_token_ids);
 }
 
 std::vector<int64_t> ModelBackend::encode_prompt(std::string_view text, bool chat) const {
@@ -186,7 +185,7 @@ Generation ModelBackend::run(const GenerationRequest& request) {
     if (!newline.empty()) stop_ids.push_back(newline.back());
   }
   Generation generation;
-  release_free_memory();  // What the other side left is not this one's.
+  release_freed_memory();  // What the other side left is not this one's.
   MemorySampler memory;
   auto sequence = std::make_unique<Sequence>(model_, options_.config, request.prompt);
   auto greedy = std::make_unique<GreedyRun>(*sequence, request, stop_ids, !request.stop_at_newline);
