@@ -12,10 +12,10 @@ constexpr int64_t kHidden = kHeads * kHeadDim, kKvHidden = kKvHeads * kHeadDim;
 
 struct Attention {
   int64_t layer;  // of the model, and of its caches
-  at::Tensor q = at::randn({kHidden, kHidden}) / 16;
-  at::Tensor k = at::randn({kHidden, kKvHidden}) / 16;
-  at::Tensor v = at::randn({kHidden, kKvHidden}) / 16;
-  at::Tensor o = at::randn({kHidden, kHidden}) / 16;
+  at::Tensor q = at::randn({kHidden, kHidden}) / std::sqrt(kHidden);
+  at::Tensor k = at::randn({kHidden, kKvHidden}) / std::sqrt(kHidden);
+  at::Tensor v = at::randn({kHidden, kKvHidden}) / std::sqrt(kHidden);
+  at::Tensor o = at::randn({kHidden, kHidden}) / std::sqrt(kHidden);
 
   // x: [tokens, hidden], the tokens that follow those of the cache: a chunk, or a decoded one.
   at::Tensor forward(const at::Tensor& x, rillkv::QuantizedKvCache& cache) const {
@@ -41,7 +41,8 @@ int main() {
   rillkv::QuantizedKvCache cache(geometry, config, at::kFloat);
   rillkv::QuantizedKvCache dense(geometry, config.baseline(), at::kFloat);  // to compare with
 
-  const at::Tensor tokens = at::randn({1024, kHidden});
+  // In place of hidden states: tokens that differ, around what they have in common.
+  const at::Tensor tokens = at::randn({1024, kHidden}) + at::randn({1, kHidden});
   double error = 0;
   // The cache takes any number of tokens a call. Chunks keep what is in full precision small.
   for (int64_t begin = 0; begin < tokens.size(0); begin += config.chunk_size) {

@@ -8,6 +8,7 @@
 namespace rillkv::eval {
 
 Distribution::Distribution(std::span<const float> logits) : logits_(logits) {
+  RILLKV_CHECK(!logits.empty(), "expected logits of at least one token, got none");
   best_ = std::max_element(logits.begin(), logits.end()) - logits.begin();
   const double largest = logits[static_cast<size_t>(best_)];
   double sum = 0;

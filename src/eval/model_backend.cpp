@@ -67,7 +67,9 @@ int64_t best_token(const at::Tensor& logits, const std::vector<int64_t>& banned)
   at::Tensor row = logits;
   if (!banned.empty()) {
     row = logits.clone();
-    for (int64_t id : banned) row[id] = -std::numeric_limits<float>::infinity();
+    for (int64_t id : banned) {  // A tokenizer may know tokens that the model lacks.
+      if (id < row.numel()) row[id] = -std::numeric_limits<float>::infinity();
+    }
   }
   return choose_token(row, 0, 0);
 }
@@ -178,6 +180,13 @@ Generation ModelBackend::run(const GenerationRequest& request) {
   RILLKV_CHECK(!request.prompt.empty(), "expected a prompt of at least one token, got none");
   RILLKV_CHECK(request.answer.empty() == request.distractor.empty(),
                "expected answer and distractor or neither");
+  const int64_t vocab = model_->config().vocab_size;
+  for (const std::vector<int64_t>* ids : {&request.answer, &request.distractor}) {
+    for (const int64_t id : *ids) {
+      RILLKV_CHECK(id >= 0 && id < vocab, "expected answers of token ids in 0..", vocab - 1,
+                   ", got ", id);
+    }
+  }
   const at::NoGradGuard no_grad;
   std::vector<int64_t> stop_ids = stop_ids_;
   if (request.stop_at_newline) {

@@ -40,6 +40,7 @@ TEST(Distribution, LogProbabilitiesAreTheSoftmaxs) {
 TEST(Distribution, TheLowestIdIsBestAmongEquals) {
   const std::vector<float> logits = {1, 3, 3, 2};
   EXPECT_EQ(Distribution(logits).best(), 1);
+  EXPECT_THAT(error_of([] { Distribution({}); }), HasSubstr("got none"));
 }
 
 TEST(Distribution, DivergenceIsKullbackLeiblers) {

@@ -182,7 +182,9 @@ TEST_F(PerplexityTest, ResumedEqualsWhole) {
       EXPECT_EQ(resumed.windows[0].scored, whole.windows[0].scored);
       EXPECT_EQ(resumed.windows[0].compressed.cache.kv_bytes,
                 whole.windows[0].compressed.cache.kv_bytes);
-      EXPECT_EQ(resumed.windows[0].dense.ttft_s, whole.windows[0].dense.ttft_s);
+      if (kept > 0) {  // Not run again: its time is that of the log.
+        EXPECT_EQ(resumed.windows[0].dense.ttft_s, whole.windows[0].dense.ttft_s);
+      }
     }
   }
 }

@@ -10,7 +10,7 @@ namespace rillkv::eval {
 /// softmax(logits) over a vocabulary, sums in double. A view: the logits must outlive it.
 class Distribution {
  public:
-  /// logits: [vocab], at least one.
+  /// logits: [vocab]. Throws Error if there are none.
   explicit Distribution(std::span<const float> logits);
 
   /// log p(token), nats; `token` in 0..vocab - 1 is not checked.
