@@ -3,7 +3,7 @@ include(CMakePackageConfigHelpers)
 
 set(RILLKV_PACKAGE_DIR "${CMAKE_INSTALL_LIBDIR}/cmake/rillkv")
 
-install(TARGETS rillkv EXPORT rillkv-targets
+install(TARGETS rillkv rillkv_eval EXPORT rillkv-targets
         ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"
         LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/rillkv" TYPE INCLUDE FILES_MATCHING PATTERN "*.h")

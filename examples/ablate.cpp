@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
 #include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "support/commands.h"
 
 namespace {
@@ -69,11 +71,21 @@ void check_list(const std::string& where, const std::string& key, const json& va
   }
 }
 
+/// Whether a report can hold this text as it is.
+bool is_utf8(const json& text) {
+  try {
+    text.dump();
+    return true;
+  } catch (const json::exception&) {
+    return false;
+  }
+}
+
 /// "key=[v1,v2]" or "key=v1,v2".
 std::pair<std::string, json> parse_vary(const std::string& text) {
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0) {
-    throw UsageError(str_cat("--vary: expected key=value,value,..., got ", quoted(text)));
+    throw UsageError(str_cat("--vary: expected key=value,value,..., got ", in_quotes(text)));
   }
   const std::string key = text.substr(0, equals), list = text.substr(equals + 1);
   json values = json::parse(list, nullptr, false);
@@ -87,6 +99,11 @@ std::pair<std::string, json> parse_vary(const std::string& text) {
     }
   }
   check_list("--vary", key, values);
+  for (const json& value : values) {
+    if (value.is_string() && !is_utf8(value)) {
+      throw UsageError(str_cat("--vary: expected UTF-8, got ", in_quotes(list)));
+    }
+  }
   return {key, values};
 }
 
@@ -97,7 +114,7 @@ std::vector<Row> read_grid(const std::string& path) {
   for (const auto& item : file.items()) {
     if (item.key() != "grid" && item.key() != "rows" && item.key() != "about") {
       throw UsageError(
-          str_cat(path, ": unknown key ", quoted(item.key()), ": expected grid, rows or about"));
+          str_cat(path, ": unknown key ", in_quotes(item.key()), ": expected grid, rows or about"));
     }
   }
   std::vector<Row> rows;
@@ -112,7 +129,11 @@ std::vector<Row> read_grid(const std::string& path) {
     for (const auto& item : entry["set"].items()) {
       row.settings.emplace_back(item.key(), item.value());
     }
-    row.label = entry.value("label", label_of(row));
+    const json label = entry.value("label", json(label_of(row)));
+    if (!label.is_string()) {
+      throw UsageError(str_cat(path, ": expected each label to be a text, got ", label.dump()));
+    }
+    row.label = label.get<std::string>();
     rows.push_back(std::move(row));
   }
   const json grid = file.value("grid", json::object());
@@ -182,8 +203,8 @@ std::string to_csv(const std::vector<json>& rows, const std::vector<std::string>
   for (const auto& column : csv_columns()) text += str_cat(",", column.first);
   text += "\n";
   for (const json& row : rows) {
-    text += csv_field(row.at("label"));
-    for (const std::string& key : keys) text += "," + csv_field(row.at("config").at(key));
+    text += csv_field(at_path(row, "label"));
+    for (const std::string& key : keys) text += "," + csv_field(at_path(row, "config." + key));
     for (const auto& column : csv_columns()) text += "," + csv_field(at_path(row, column.second));
     text += "\n";
   }
@@ -267,14 +288,15 @@ json measure(cli::Session& session, const CompressionConfig& base, const Row& ro
 double figure(const json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
 
 void print_row(const json& row) {
-  const std::string label = row["label"];
+  const std::string label = short_value(at_path(row, "label"));
   if (row.contains("error")) {
     std::printf("%-44s failed: %s\n", label.c_str(), row["error"].get<std::string>().c_str());
   } else {
-    const json& r = row["result"];
     std::printf("%-44s %9.3f %10.6f %8.2f %8.1f\n", label.c_str(),
-                figure(r["kv_bits_sealed"]["total"]), figure(r["kl_mean"]),
-                100 * figure(r["top1_agreement"]), figure(r["seconds"]));
+                figure(at_path(row, "result.kv_bits_sealed.total")),
+                figure(at_path(row, "result.kl_mean")),
+                100 * figure(at_path(row, "result.top1_agreement")),
+                figure(at_path(row, "result.seconds")));
   }
   std::fflush(stdout);
 }
@@ -293,7 +315,8 @@ void ablate(const Arguments& a) {
   const CompressionConfig base = cli::make_config(a.model);
   const json known = json::parse(base.to_json());
   for (const std::string& key : keys) {
-    if (!known.contains(key)) throw UsageError(str_cat("unknown configuration key ", quoted(key)));
+    if (!known.contains(key))
+      throw UsageError(str_cat("unknown configuration key ", in_quotes(key)));
   }
   cli::check_writable(a.json);
   if (!a.csv.empty()) cli::check_writable(a.csv);

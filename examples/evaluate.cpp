@@ -1,5 +1,6 @@
 // evaluate: how much quality a compressed cache costs, and what it saves.
 #include <cstdio>
+#include <filesystem>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <initializer_list>
+#include <filesystem>
 #include <map>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
-#include "rillkv/files.h"
 #include "rillkv/log.h"
+#include "rillkv/quotes.h"
 #include "support/commands.h"
 #include "support/experiment_file.h"
 
@@ -63,23 +63,16 @@ void choose_preset(Arguments& a) {
   std::vector<std::string> ema;
   for (const std::string& setting : a.model.settings) {
     const std::string key = setting.substr(0, setting.find('='));
-    const auto is_one_of = [&](std::initializer_list<const char*> keys) {
-      return std::find(keys.begin(), keys.end(), key) != keys.end();
-    };
-    if (is_one_of({"policy", "key_bits_mean", "value_bits", "bit_classes", "query_energy_decay",
-                   "value_group_size", "value_rotation"})) {
-      return;
-    }
-    if (is_one_of({"ema_decay", "outlier_threshold_abs", "outlier_threshold_relative",
-                   "key_bits_normal", "value_bits_normal", "value_quant_groups"})) {
-      ema.push_back(key);
-    }
+    const bool under_ema = CompressionConfig::has_effect(key, Policy::kEma);
+    const bool under_adaptive = CompressionConfig::has_effect(key, Policy::kAdaptive);
+    if (key == "policy" || (under_adaptive && !under_ema)) return;
+    if (under_ema && !under_adaptive) ema.push_back(key);
   }
   if (ema.empty()) return;
   a.model.config = "seed";
   cli::apply_log_level(a.model);
   log(LogLevel::kWarning,
-      str_cat("'", ema.front(), "' belongs to the original's method: using the ",
+      str_cat(in_quotes(ema.front()), " belongs to the original's method: using the ",
               "preset seed; --config chooses another"));
 }
 
@@ -91,12 +84,14 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   file["dtype"] = a.model.dtype;
   file["chat"] = a.model.chat;
   if (a.model.threads) file["threads"] = *a.model.threads;
-  file["config"] = std::string(to_string(session.config.policy)) == "dense" ? "dense" : "balanced";
+  file["config"] = session.config.policy == Policy::kDense ? "dense" : "balanced";
   file["set"] = OrderedJson::parse(session.config.to_json());
-  CompressionConfig all = session.config;
-  all.given_keys.clear();
-  for (const auto& item : file["set"].items()) all.given_keys.push_back(item.key());
-  for (const std::string& key : all.ineffective_keys()) file["set"].erase(key);
+  const OrderedJson all = file["set"];
+  for (const auto& item : all.items()) {
+    if (!CompressionConfig::has_effect(item.key(), session.config.policy)) {
+      file["set"].erase(item.key());
+    }
+  }
   file["tasks"] = a.tasks;
   file["data"] = a.longbench.data.empty() ? OrderedJson() : OrderedJson(a.longbench.data);
   file["max_samples"] = a.longbench.max_samples;
@@ -189,7 +184,7 @@ void experiment(Arguments a) {
   if (plan.needle) eval::check(a.needle.options);
   if (!plan.longbench.empty()) cli::check(a.longbench);
   if (a.name.empty() || a.name.find('/') != std::string::npos) {
-    throw UsageError(str_cat("expected --experiment-name without '/', got ", quoted(a.name)));
+    throw UsageError(str_cat("expected --experiment-name without '/', got ", in_quotes(a.name)));
   }
   const fs::path folder = fs::path(a.output_dir) / a.name;
 

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <cstdio>
-#include <iostream>
+#include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "rillkv/device.h"
 #include "rillkv/error.h"
+#include "rillkv/eval/distribution.h"
 #include "rillkv/eval/memory_sampler.h"
 #include "rillkv/eval/performance.h"
 #include "rillkv/files.h"
@@ -65,11 +67,10 @@ Prompt read_prompt(const Options& o, const LlamaModel& model) {
   if (need_tokenizer) {
     const std::string text = o.prompt_file.empty() ? o.prompt : read_file(o.prompt_file);
     RILLKV_CHECK(!text.empty(), "expected a prompt of at least one token, got an empty one");
-    std::optional<std::string> system = o.system;
-    if (!system && chat == ChatTemplate::kChatML) system = default_system_prompt(o.model.model);
+    const std::optional<std::string> system =
+        o.system ? o.system : default_system_prompt(chat, o.model.model);
     prompt.ids = encode_chat(*prompt.tokenizer, chat, text, system);
-    const int64_t end = end_of_turn_id(*prompt.tokenizer, chat);
-    if (end >= 0) prompt.stop_ids.push_back(end);
+    prompt.stop_ids = stop_ids(*prompt.tokenizer, chat, std::move(prompt.stop_ids));
   }
   RILLKV_CHECK(!prompt.ids.empty(), "expected a prompt of at least one token, got an empty one");
   return prompt;
@@ -77,7 +78,7 @@ Prompt read_prompt(const Options& o, const LlamaModel& model) {
 
 Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
              const CompressionConfig& config, const char* label) {
-  eval::release_free_memory();  // What the other side left is not this one's.
+  release_freed_memory();  // What the other side left is not this one's.
   eval::MemorySampler memory;
   QuantizedKvCache cache = model->make_cache(config);
   GenerationOptions options;
@@ -118,17 +119,10 @@ Json to_json(const CompressionConfig& config, const Run& run) {
   return json;
 }
 
-/// KL(dense || compressed) of the next-token distributions, nats.
-double kl_divergence(const at::Tensor& dense, const at::Tensor& compressed) {
-  const at::Tensor p = dense.to(at::kDouble).log_softmax(-1);
-  const at::Tensor q = compressed.to(at::kDouble).log_softmax(-1);
-  return (p.exp() * (p - q)).sum().item<double>();
-}
-
-double agreement(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
-  int64_t same = 0;
-  for (size_t i = 0; i < a.size(); ++i) same += a[i] == b[i];
-  return static_cast<double>(same) / static_cast<double>(a.size());
+/// What follows the prompt.
+eval::Distribution next_token(const Run& run) {
+  const at::Tensor& logits = run.generation.last_logits;
+  return eval::Distribution({logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel())});
 }
 
 std::string mebibytes(double bytes) {
@@ -227,8 +221,9 @@ void prefill(const Options& o) {
   if (o.baseline) {
     dense = run_once(o, model, prompt, config.baseline(), "prefill, dense");
     json["baseline"] = to_json(config.baseline(), *dense);
-    json["kl_last"] = kl_divergence(dense->generation.last_logits, run.generation.last_logits);
-    json["top1_agreement"] = agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
+    json["kl_last"] = eval::kl_divergence(next_token(*dense), next_token(run));
+    json["top1_agreement"] =
+        eval::agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }
   json["process_peak_rss_bytes"] = peak_rss_bytes();  // Reading the weights included.
   if (!o.logits_out.empty()) {

@@ -12,15 +12,19 @@
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "rillkv/log.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv::cli {
 
 void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_option("--model", o.model, "Checkpoint folder: config.json, safetensors, tokenizer")
       ->required();
-  app.add_option(
-      "--config", o.config,
-      "Compression: a JSON file or a preset (seed, balanced, quality, compact, extreme, dense)");
+  std::string presets;
+  for (const std::string& name : CompressionConfig::preset_names()) {
+    presets += (presets.empty() ? "" : ", ") + name;
+  }
+  app.add_option("--config", o.config,
+                 "Compression: a JSON file or a preset (" + presets + "; default: balanced)");
   app.add_option("--set", o.settings, "Override one configuration key, as key=value; repeatable")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -42,9 +46,9 @@ void apply_log_level(const ModelOptions& o) {
 
 CompressionConfig make_config(const ModelOptions& o) {
   apply_log_level(o);
-  CompressionConfig config = CompressionConfig::load(o.config.empty() ? "balanced" : o.config);
-  const bool named = o.config.empty();
-  if (named) config.given_keys.clear();
+  // The defaults are the preset balanced, but none of its keys counts as given.
+  CompressionConfig config =
+      o.config.empty() ? CompressionConfig() : CompressionConfig::load(o.config);
   for (const std::string& setting : o.settings) config.set(setting);
   if (o.chunk_size) config.set(str_cat("chunk_size=", *o.chunk_size));
   config.validate();
@@ -66,13 +70,14 @@ LlamaModel load(const ModelOptions& o) {
 void check_writable(const std::string& path) {
   if (path.empty()) return;
   namespace fs = std::filesystem;
-  const fs::path folder = fs::absolute(path).parent_path();
   std::error_code error;
-  RILLKV_CHECK(fs::is_directory(folder, error), "cannot write '", path, "': no such folder");
-  RILLKV_CHECK(!fs::is_directory(path, error), "cannot write '", path, "': it is a folder");
+  const fs::path folder = fs::absolute(path, error).parent_path();
+  const std::string cannot = "cannot write " + in_quotes(path);
+  RILLKV_CHECK(fs::is_directory(folder, error), cannot, ": no such folder");
+  RILLKV_CHECK(!fs::is_directory(path, error), cannot, ": it is a folder");
   const fs::path probe = folder / (".rillkv-probe-" + std::to_string(::getpid()));
   std::FILE* file = std::fopen(probe.c_str(), "wb");
-  RILLKV_CHECK(file != nullptr, "cannot write '", path, "': the folder is not writable");
+  RILLKV_CHECK(file != nullptr, cannot, ": the folder is not writable");
   std::fclose(file);
   fs::remove(probe, error);
 }
@@ -90,17 +95,13 @@ std::vector<int64_t> read_token_ids(const std::string& path) {
     while (end < text.size() && !is_space(text[end])) ++end;
     int64_t id = 0;
     const auto [stop, error] = std::from_chars(text.data() + i, text.data() + end, id);
-    RILLKV_CHECK(error == std::errc() && stop == text.data() + end, "'", path,
-                 "': expected token ids separated by white space, got ",
-                 quoted(std::string_view(text).substr(i, end - i)));
+    RILLKV_CHECK(error == std::errc() && stop == text.data() + end, in_quotes(path),
+                 ": expected token ids separated by white space, got ",
+                 in_quotes(std::string_view(text).substr(i, end - i)));
     ids.push_back(id);
     i = end;
   }
   return ids;
-}
-
-nlohmann::ordered_json to_json(const KeyValueTotal& total) {
-  return {{"key", total.key}, {"value", total.value}, {"total", total.total}};
 }
 
 int run(CLI::App& app, int argc, char** argv, const std::function<void()>& program) {

@@ -22,7 +22,7 @@ namespace rillkv::cli {
 
 struct ModelOptions {
   std::string model;
-  std::string config;                 // file or preset; empty: balanced
+  std::string config;                 // file or preset; empty: the defaults, "balanced"
   std::vector<std::string> settings;  // key=value
   std::string device = "cpu";
   std::string dtype = "auto";
@@ -52,8 +52,6 @@ void check_writable(const std::string& path);
 /// Token ids separated by white space. Throws Error naming the file and the first thing that is no
 /// id.
 std::vector<int64_t> read_token_ids(const std::string& path);
-
-nlohmann::ordered_json to_json(const KeyValueTotal& total);
 
 /// Parses and runs. Exit codes: 0, 1 run-time failure, 2 bad usage; one line on stderr for an
 /// error.

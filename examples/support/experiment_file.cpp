@@ -5,7 +5,6 @@
 #include "rillkv/compression_config.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/result_log.h"
-#include "rillkv/files.h"
 
 namespace rillkv::cli {
 namespace {

@@ -7,6 +7,7 @@
 #include "rillkv/eval/performance.h"
 #include "rillkv/eval/result_log.h"
 #include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "support/commands.h"
 
 namespace rillkv::cli {
@@ -36,7 +37,8 @@ eval::LongBenchScoring scoring_of(const std::string& edit_ratio) {
   if (edit_ratio == "indel") {
     scoring.edit_ratio = eval::EditRatio::kIndel;
   } else if (edit_ratio != "difflib") {
-    throw UsageError(str_cat("expected --edit-ratio difflib or indel, got '", edit_ratio, "'"));
+    throw UsageError(
+        str_cat("expected --edit-ratio difflib or indel, got ", in_quotes(edit_ratio)));
   }
   return scoring;
 }
@@ -161,29 +163,29 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
 
 OrderedJson score_longbench_folder(const fs::path& folder, const std::string& edit_ratio) {
   const eval::LongBenchScoring scoring = scoring_of(edit_ratio);
-  RILLKV_CHECK(fs::is_directory(folder), "expected a folder of prediction files, got '",
-               folder.string(), "'");
+  RILLKV_CHECK(is_folder(folder), "expected a folder of prediction files, got ",
+               in_quotes(folder.string()));
   OrderedJson report;
   report["benchmark"] = "longbench";
   report["complete"] = true;
   report["tasks"] = OrderedJson::object();
   bool baseline = false;
   // Either what `evaluate longbench` left (compressed/, dense/) or plain prediction files.
-  const fs::path ours = fs::is_directory(folder / "compressed") ? folder / "compressed" : folder;
+  const fs::path ours = is_folder(folder / "compressed") ? folder / "compressed" : folder;
   for (const LongBenchTask& task : eval::longbench_tasks()) {
     const fs::path file = ours / (task.name + ".jsonl");
-    if (!fs::exists(file)) continue;
+    if (!is_file(file)) continue;
     OrderedJson& entry = report["tasks"][task.name];
     entry = eval::to_json(task, eval::score_longbench(task, eval::read_jsonl(file), scoring));
     const fs::path dense = folder / "dense" / file.filename();
-    if (fs::exists(dense)) {
+    if (is_file(dense)) {
       baseline = true;
       entry["baseline"] =
           eval::to_json(task, eval::score_longbench(task, eval::read_jsonl(dense), scoring));
     }
   }
-  RILLKV_CHECK(!report["tasks"].empty(), "expected TASK.jsonl files in '", ours.string(),
-               "', found none");
+  RILLKV_CHECK(!report["tasks"].empty(), "expected TASK.jsonl files in ", in_quotes(ours.string()),
+               ", found none");
   report["average"] = average(report["tasks"], nullptr);
   if (baseline) report["baseline"] = {{"average", average(report["tasks"], "baseline")}};
   report["predictions"] = folder.string();
@@ -233,7 +235,7 @@ void print_longbench(const OrderedJson& report) {
       if (!item.value().contains("unsegmented")) continue;
       for (const char* side : {"", "compressed/", "dense/"}) {
         const fs::path file = fs::path(folder) / (side + item.key() + ".jsonl");
-        if (fs::exists(file)) files += " " + file.string();
+        if (is_file(file)) files += " " + file.string();
       }
     }
     std::printf(

@@ -1,4 +1,3 @@
-#include <cmath>
 #include <optional>
 
 #include "rillkv/error.h"
@@ -7,41 +6,11 @@
 #include "rillkv/eval/perplexity.h"
 #include "rillkv/eval/result_log.h"
 #include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "support/commands.h"
 
 namespace rillkv::cli {
-namespace {
-
 using nlohmann::json;
-
-json to_json(const eval::WindowResult& w) {
-  return {{"nll", w.nll},
-          {"nll_baseline", w.nll_baseline},
-          {"kl", w.kl},
-          {"top1", w.top1},
-          {"scored", w.scored},
-          {"compressed", eval::to_json(w.compressed)},
-          {"dense", eval::to_json(w.dense)}};
-}
-
-/// A number that was not finite was stored as null.
-double number(const json& record, const char* key) {
-  return record.at(key).is_number() ? record.at(key).get<double>() : std::nan("");
-}
-
-eval::WindowResult window_from(const json& record) {
-  eval::WindowResult w;
-  w.nll = number(record, "nll");
-  w.nll_baseline = number(record, "nll_baseline");
-  w.kl = number(record, "kl");
-  w.top1 = number(record, "top1");
-  w.scored = record.at("scored");
-  w.compressed = eval::run_stats_from_json(record.at("compressed"));
-  w.dense = eval::run_stats_from_json(record.at("dense"));
-  return w;
-}
-
-}  // namespace
 
 void add_perplexity_options(CLI::App& app, PerplexityArguments& a, bool input_required) {
   auto* input = app.add_option_group("input", "What to read");
@@ -58,7 +27,7 @@ void add_perplexity_options(CLI::App& app, PerplexityArguments& a, bool input_re
 void check(const PerplexityArguments& a) {
   if (a.windows < 0) throw UsageError(str_cat("expected --windows >= 0, got ", a.windows));
   if (a.protocol != "prefill" && a.protocol != "stress") {
-    throw UsageError(str_cat("expected --protocol prefill or stress, got '", a.protocol, "'"));
+    throw UsageError(str_cat("expected --protocol prefill or stress, got ", in_quotes(a.protocol)));
   }
 }
 
@@ -91,17 +60,11 @@ OrderedJson run_perplexity(Session& session, const std::vector<int64_t>& tokens,
   if (!log.empty()) {
     windows.emplace(log, perplexity_fingerprint(session, tokens, a), restart);
     windows->stamp(record_stamp());
-    for (const json& record : windows->records()) options.finished.push_back(window_from(record));
   }
-  int64_t done = static_cast<int64_t>(options.finished.size());
-  options.on_window = [&](const eval::WindowResult& window) {
-    if (windows) windows->append(std::to_string(done), to_json(window));
-    ++done;
-    return !eval::interrupted();
-  };
   const eval::Progress bar = bar_progress("perplexity", session.options.quiet);
   options.on_progress = [&](int64_t step, int64_t total) { bar(step, total, ""); };
-  const eval::PerplexityResult result = eval::perplexity(session.model, tokens, options);
+  const eval::PerplexityResult result =
+      eval::perplexity(session.model, tokens, options, windows ? &*windows : nullptr);
 
   eval::PerformanceSummary ours(session.config), theirs(session.config.baseline());
   double seconds = 0;

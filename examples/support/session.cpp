@@ -48,9 +48,7 @@ std::unique_ptr<eval::ModelBackend> Session::backend(bool dense) {
   eval::ModelBackendOptions backend_options;
   backend_options.config = dense ? config.baseline() : config;
   backend_options.chat = parse_chat_template(options.chat);
-  if (backend_options.chat == ChatTemplate::kChatML) {
-    backend_options.system = default_system_prompt(options.model);
-  }
+  backend_options.system = default_system_prompt(backend_options.chat, options.model);
   return std::make_unique<eval::ModelBackend>(model, tokenizer, std::move(backend_options));
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,31 +35,36 @@ struct CompressionConfig {
   int64_t value_bits_normal = 4;        ///< 2..8
   int64_t key_bits_sink_outlier = 8;    ///< 2..8; under "adaptive" the sinks' width
   int64_t value_bits_sink_outlier = 8;  ///< 2..8; under "adaptive" the sinks' width
-  int64_t value_quant_groups =
-      -1;  ///< -1 per channel, 1 per head, n groups a head (n divides head_dim)
+  /// Scales of the values: -1 per channel, 1 per head, n groups a head (n divides head_dim).
+  int64_t value_quant_groups = -1;
 
   // Policy "adaptive".
-  double key_bits_mean = 4.25;  ///< 1..8, mean width of a head's key channels
+  double key_bits_mean = 4.25;  ///< mean width of a head's key channels, 1..8, within bit_classes
   int64_t value_bits = 4;       ///< 2..8
-  std::vector<int64_t> bit_classes = {1, 2, 3, 4,
-                                      5, 6, 7, 8};  ///< evenly spaced, ascending, in 1..8
-  double query_energy_decay = 0.9;                  ///< EMA of squared queries a block, [0, 1)
-  int64_t value_group_size = 64;                    ///< channels sharing a value scale, 8..2^20
-  bool value_rotation = true;  ///< Walsh-Hadamard; off where head_dim is no power of two
+  /// Widths that a pair of key channels may take: evenly spaced, ascending, in 1..8.
+  std::vector<int64_t> bit_classes = {1, 2, 3, 4, 5, 6, 7, 8};
+  double query_energy_decay = 0.9;  ///< EMA of squared queries a block, [0, 1)
+  int64_t value_group_size = 64;    ///< channels sharing a value scale, 8..2^20
+  bool value_rotation = true;       ///< Walsh-Hadamard; off where head_dim is no power of two
 
   /// From JSON text. `origin` names the source in errors. Throws UsageError naming key, value and
   /// range for an unknown key, a wrong type or a value out of range.
   static CompressionConfig from_json(std::string_view text,
                                      std::string_view origin = "configuration");
-  /// From a file, or from a preset's name: seed, balanced, quality, compact, extreme, dense.
+  /// From a preset's name, or else from a file. Throws UsageError as from_json does, and where
+  /// there is neither.
   static CompressionConfig load(const std::string& path_or_preset);
+  /// Throws UsageError naming the presets if there is none of this name.
   static CompressionConfig preset(std::string_view name);
+  /// The files of configs/presets when the library was built, sorted.
   static std::vector<std::string> preset_names();
+  /// Whether a key changes anything under a policy; false for an unknown key.
+  static bool has_effect(std::string_view key, Policy policy);
 
   /// Applies one "key=value"; the value is JSON, or a bare string. Throws UsageError and changes
   /// nothing for an unknown key, a wrong type or a value out of the key's range.
   void set(std::string_view assignment);
-  /// The uncompressed baseline of this configuration: policy "dense", no key counts as given.
+  /// The uncompressed baseline of this configuration: policy "dense"; no key counts as given.
   CompressionConfig baseline() const;
   /// All keys, as `from_json` reads them.
   std::string to_json() const;
@@ -65,12 +72,12 @@ struct CompressionConfig {
   void validate() const;
   /// Checks what depends on the model; called when a cache is made.
   void validate_for(int64_t head_dim) const;
-  /// Keys that were given explicitly but do nothing under this policy. A cache made with them names
-  /// each once in the log.
+  /// Keys that from_json, load, preset or set were given but that do nothing under this policy. A
+  /// cache made with them names each once in the log.
   std::vector<std::string> ineffective_keys() const;
 
-  /// Keys given by from_json, load or set, in order of first mention.
-  std::vector<std::string> given_keys;
+ private:
+  std::set<std::string, std::less<>> given_keys_;
 };
 
 }  // namespace rillkv

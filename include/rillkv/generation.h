@@ -36,13 +36,13 @@ struct GenerationResult {
 
 /// Prefills `prompt` in chunks of the cache's chunk_size, then generates. The cache may already
 /// hold a prefix. Greedy generation is deterministic; sampled generation is, given the seed. Times
-/// leave out what prompt_top1 adds. Throws Error for an empty prompt or a token outside the
-/// vocabulary.
+/// leave out what prompt_top1 adds. Throws Error, before the cache changes, for an empty prompt, a
+/// token outside the vocabulary, and a negative temperature or number of tokens.
 GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& prompt,
                           QuantizedKvCache& cache, const GenerationOptions& options);
 
 /// The next token for logits [vocab] f32: the largest (lowest id among equals), or a draw from
-/// softmax(logits / temperature) with `uniform` in [0, 1).
+/// softmax(logits / temperature) with `uniform` in [0, 1). Throws Error for other logits.
 int64_t choose_token(const at::Tensor& logits, double temperature, double uniform);
 
 }  // namespace rillkv

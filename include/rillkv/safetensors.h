@@ -12,7 +12,7 @@
 namespace rillkv {
 
 /// One memory-mapped file. Cheap to copy (copies share the mapping); all members are const and safe
-/// to call from several threads. Opening checks the whole header (io::parse_safetensors_header).
+/// to call from several threads. Opening checks the whole header before a byte of data is touched.
 /// A file that another process truncates while it is mapped ends the program (SIGBUS), as with any
 /// memory mapping.
 class SafetensorsFile {

@@ -9,7 +9,7 @@
 
 #include "core/presets.h"
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv {
 namespace {
@@ -184,20 +184,33 @@ const std::vector<Key>& keys() {
   return table;
 }
 
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& word : words) text += str_cat(text.empty() ? "" : ", ", word);
+  return text;
+}
+
+const Preset* find_preset(std::string_view name) {
+  for (const Preset& preset : presets()) {
+    if (name == preset.name) return &preset;
+  }
+  return nullptr;
+}
+
+/// Changes nothing if it throws.
 void apply(CompressionConfig& config, std::string_view name, const Json& value) {
   for (const Key& key : keys()) {
     if (name != key.name) continue;
     CompressionConfig changed = config;
     key.read(changed, value, key);
     if (!key.valid(changed)) reject(name, value, key.range);
-    auto& given = changed.given_keys;
-    if (std::find(given.begin(), given.end(), name) == given.end()) given.emplace_back(name);
     config = std::move(changed);
     return;
   }
-  std::string known;
-  for (const Key& key : keys()) known += str_cat(known.empty() ? "" : ", ", key.name);
-  throw UsageError(str_cat("unknown configuration key ", in_quotes(name), "; known keys: ", known));
+  std::vector<std::string> known;
+  for (const Key& key : keys()) known.emplace_back(key.name);
+  throw UsageError(
+      str_cat("unknown configuration key ", in_quotes(name), "; known keys: ", joined(known)));
 }
 
 }  // namespace
@@ -226,7 +239,10 @@ CompressionConfig CompressionConfig::from_json(std::string_view text, std::strin
   }
   CompressionConfig config;
   try {
-    for (const auto& [name, value] : json.items()) apply(config, name, value);
+    for (const auto& [name, value] : json.items()) {
+      apply(config, name, value);
+      config.given_keys_.insert(name);
+    }
     config.validate();
   } catch (const UsageError& e) {
     throw UsageError(str_cat(origin, ": ", e.what()));
@@ -235,31 +251,29 @@ CompressionConfig CompressionConfig::from_json(std::string_view text, std::strin
 }
 
 CompressionConfig CompressionConfig::load(const std::string& path_or_preset) {
-  const auto names = preset_names();
-  if (std::find(names.begin(), names.end(), path_or_preset) != names.end()) {
-    return preset(path_or_preset);
-  }
+  if (find_preset(path_or_preset) != nullptr) return preset(path_or_preset);
   std::ifstream file(path_or_preset, std::ios::binary);
   std::ostringstream text;
   if (!file || !(text << file.rdbuf())) {
-    std::string known;
-    for (const auto& name : names) known += str_cat(known.empty() ? "" : ", ", name);
-    throw UsageError(str_cat("configuration '", path_or_preset,
-                             "' is neither a readable file nor a preset (", known, ")"));
+    throw UsageError(str_cat("configuration ", in_quotes(path_or_preset),
+                             " is neither a readable file nor a preset (", joined(preset_names()),
+                             ")"));
   }
   return from_json(text.str(), path_or_preset);
 }
 
 CompressionConfig CompressionConfig::preset(std::string_view name) {
-  for (const auto& preset : kPresets) {
-    if (name == preset.name) return from_json(preset.json, str_cat("preset ", name));
+  const Preset* found = find_preset(name);
+  if (found == nullptr) {
+    throw UsageError(
+        str_cat("unknown preset ", in_quotes(name), ": expected one of ", joined(preset_names())));
   }
-  throw UsageError(str_cat("unknown preset '", name, "'"));
+  return from_json(found->json, str_cat("preset ", name));
 }
 
 std::vector<std::string> CompressionConfig::preset_names() {
   std::vector<std::string> names;
-  for (const auto& preset : kPresets) names.emplace_back(preset.name);
+  for (const Preset& preset : presets()) names.emplace_back(preset.name);
   return names;
 }
 
@@ -271,13 +285,15 @@ void CompressionConfig::set(std::string_view assignment) {
   const std::string_view value = assignment.substr(equals + 1);
   Json json = Json::parse(value, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) json = std::string(value);  // --set policy=ema needs no quotes
-  apply(*this, assignment.substr(0, equals), json);
+  const std::string_view name = assignment.substr(0, equals);
+  apply(*this, name, json);
+  given_keys_.emplace(name);
 }
 
 CompressionConfig CompressionConfig::baseline() const {
   CompressionConfig dense = *this;
   dense.policy = Policy::kDense;
-  dense.given_keys.clear();
+  dense.given_keys_.clear();
   return dense;
 }
 
@@ -310,11 +326,18 @@ void CompressionConfig::validate_for(int64_t head_dim) const {
 std::vector<std::string> CompressionConfig::ineffective_keys() const {
   std::vector<std::string> names;
   for (const Key& key : keys()) {
-    const bool given =
-        std::find(given_keys.begin(), given_keys.end(), key.name) != given_keys.end();
-    if (given && (key.policies & bit(policy)) == 0) names.emplace_back(key.name);
+    if (given_keys_.find(key.name) != given_keys_.end() && (key.policies & bit(policy)) == 0) {
+      names.emplace_back(key.name);
+    }
   }
   return names;
+}
+
+bool CompressionConfig::has_effect(std::string_view key, Policy policy) {
+  for (const Key& known : keys()) {
+    if (key == known.name) return (known.policies & bit(policy)) != 0;
+  }
+  return false;
 }
 
 }  // namespace rillkv

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv {
 namespace {

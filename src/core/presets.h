@@ -1,7 +1,8 @@
-// The presets of configs/presets, compiled in by CMake from the JSON files themselves.
+// The presets of configs/presets, compiled in by CMake from the JSON files themselves: that folder
+// is the one list of them.
 #pragma once
 
-#include <array>
+#include <span>
 
 namespace rillkv {
 
@@ -10,6 +11,7 @@ struct Preset {
   const char* json;
 };
 
-extern const std::array<Preset, 6> kPresets;
+/// Sorted by name.
+std::span<const Preset> presets();
 
 }  // namespace rillkv

@@ -5,7 +5,7 @@
 #include <unordered_map>
 
 #include "rillkv/eval/metrics.h"
-#include "unicode.h"
+#include "src/eval/unicode.h"
 
 namespace rillkv::eval {
 namespace {

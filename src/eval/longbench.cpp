@@ -7,6 +7,8 @@
 
 #include "rillkv/error.h"
 #include "rillkv/eval/performance.h"
+#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv::eval {
 namespace {
@@ -16,7 +18,7 @@ using Json = nlohmann::json;
 
 fs::path first_existing(const std::vector<fs::path>& candidates, const std::string& what) {
   for (const fs::path& path : candidates) {
-    if (fs::is_regular_file(path)) return path;
+    if (is_file(path)) return path;
   }
   std::string tried;
   for (const fs::path& path : candidates) tried += (tried.empty() ? "" : " or ") + path.string();
@@ -194,7 +196,7 @@ LongBenchMetric parse_metric(std::string_view name) {
     if (to_string(metric) == name) return metric;
     known += (known.empty() ? "" : ", ") + std::string(to_string(metric));
   }
-  throw UsageError(str_cat("unknown metric ", quoted(name), ": expected one of ", known));
+  throw UsageError(str_cat("unknown metric ", in_quotes(name), ": expected one of ", known));
 }
 
 const std::vector<LongBenchTask>& longbench_tasks() {
@@ -370,10 +372,11 @@ LongBenchScore score_longbench(const LongBenchTask& task, const std::vector<Json
   std::map<std::string, std::pair<double, int64_t>> buckets;
   for (size_t i = 0; i < records.size(); ++i) {
     const Json& record = records[i];
-    const std::string where =
-        str_cat(task.name, ", prediction ",
-                record.is_object() ? record.value("key", std::to_string(i)) : std::to_string(i));
+    std::string where = str_cat(task.name, ", prediction ", i);
     RILLKV_CHECK(record.is_object(), where, ": expected a JSON object");
+    if (record.contains("key") && record["key"].is_string()) {
+      where = str_cat(task.name, ", prediction ", record["key"].get<std::string>());
+    }
     ++result.examples;
     if (is_chinese(task.metric) && !record.contains("pred_words")) {
       ++result.unsegmented;

@@ -1,9 +1,5 @@
 #include "rillkv/eval/memory_sampler.h"
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 
 #include "rillkv/memory.h"
@@ -50,12 +46,6 @@ void MemorySampler::sample() {
   use_.peak_bytes = std::max(use_.peak_bytes, now);
   sum_ += static_cast<double>(now);
   ++use_.samples;
-}
-
-void release_free_memory() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
 }
 
 }  // namespace rillkv::eval

@@ -4,7 +4,7 @@
 #include <map>
 
 #include "rillkv/error.h"
-#include "unicode.h"
+#include "src/eval/unicode.h"
 
 namespace rillkv::eval {
 namespace {

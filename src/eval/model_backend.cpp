@@ -10,6 +10,7 @@
 #include "rillkv/error.h"
 #include "rillkv/eval/memory_sampler.h"
 #include "rillkv/generation.h"
+#include "rillkv/memory.h"
 
 namespace rillkv::eval {
 namespace {
@@ -66,7 +67,9 @@ int64_t best_token(const at::Tensor& logits, const std::vector<int64_t>& banned)
   at::Tensor row = logits;
   if (!banned.empty()) {
     row = logits.clone();
-    for (int64_t id : banned) row[id] = -std::numeric_limits<float>::infinity();
+    for (int64_t id : banned) {  // A tokenizer may know tokens that the model lacks.
+      if (id < row.numel()) row[id] = -std::numeric_limits<float>::infinity();
+    }
   }
   return choose_token(row, 0, 0);
 }
@@ -147,9 +150,7 @@ ModelBackend::ModelBackend(LlamaModel model, std::shared_ptr<const Tokenizer> to
                            ModelBackendOptions options)
     : model_(std::move(model)), tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
   options_.config.validate_for(model_->config().head_dim);
-  stop_ids_ = model_->config().eos_token_ids;
-  const int64_t end = end_of_turn_id(*tokenizer_, options_.chat);
-  if (end >= 0 && !contains(stop_ids_, end)) stop_ids_.push_back(end);
+  stop_ids_ = stop_ids(*tokenizer_, options_.chat, model_->config().eos_token_ids);
 }
 
 std::vector<int64_t> ModelBackend::encode_prompt(std::string_view text, bool chat) const {
@@ -179,6 +180,13 @@ Generation ModelBackend::run(const GenerationRequest& request) {
   RILLKV_CHECK(!request.prompt.empty(), "expected a prompt of at least one token, got none");
   RILLKV_CHECK(request.answer.empty() == request.distractor.empty(),
                "expected answer and distractor or neither");
+  const int64_t vocab = model_->config().vocab_size;
+  for (const std::vector<int64_t>* ids : {&request.answer, &request.distractor}) {
+    for (const int64_t id : *ids) {
+      RILLKV_CHECK(id >= 0 && id < vocab, "expected answers of token ids in 0..", vocab - 1,
+                   ", got ", id);
+    }
+  }
   const at::NoGradGuard no_grad;
   std::vector<int64_t> stop_ids = stop_ids_;
   if (request.stop_at_newline) {
@@ -186,7 +194,7 @@ Generation ModelBackend::run(const GenerationRequest& request) {
     if (!newline.empty()) stop_ids.push_back(newline.back());
   }
   Generation generation;
-  release_free_memory();  // What the other side left is not this one's.
+  release_freed_memory();  // What the other side left is not this one's.
   MemorySampler memory;
   auto sequence = std::make_unique<Sequence>(model_, options_.config, request.prompt);
   auto greedy = std::make_unique<GreedyRun>(*sequence, request, stop_ids, !request.stop_at_newline);

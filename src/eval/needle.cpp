@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
 #include <sstream>
+#include <system_error>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/metrics.h"
 #include "rillkv/eval/performance.h"
+#include "rillkv/files.h"
+#include "src/eval/log_record.h"
 
 namespace rillkv::eval {
 namespace {
@@ -135,15 +137,15 @@ CellSide collect(const ResultLog& log, const char* side, int64_t length, double 
   for (int64_t sample = 0; sample < samples; ++sample) {
     const Json* record = log.find(cell_key(side, length, depth, sample));
     if (record == nullptr) continue;
-    // A margin that is not a number was stored as null and must not pass for 0.
-    const double margin =
-        record->at("margin").is_number() ? record->at("margin").get<double>() : std::nan("");
-    cell.mean.add(record->at("score"), margin);
-    if (cell.mean.count == 1) {
-      cell.prompt_tokens = record->at("prompt_tokens");
-      cell.text = record->at("text");
-    }
-    performance.add(run_stats_from_json(record->value("stats", Json::object())));
+    read_record(str_cat(log.path().string(), ": ", cell_key(side, length, depth, sample)), [&] {
+      // A margin that is not a number must not pass for 0.
+      cell.mean.add(record->at("score").get<double>(), figure(*record, "margin"));
+      if (cell.mean.count == 1) {
+        cell.prompt_tokens = record->at("prompt_tokens").get<int64_t>();
+        cell.text = record->at("text").get<std::string>();
+      }
+      performance.add(run_stats_from_json(record->value("stats", Json::object())));
+    });
   }
   return cell;
 }
@@ -175,22 +177,20 @@ Needle random_needle(uint64_t seed) {
 }
 
 std::string load_haystack(const fs::path& folder) {
-  RILLKV_CHECK(fs::is_directory(folder), "haystack: expected a folder of *.txt files, got ",
+  RILLKV_CHECK(is_folder(folder), "haystack: expected a folder of *.txt files, got ",
                folder.string());
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.is_regular_file() && entry.path().extension() == ".txt") {
-      files.push_back(entry.path());
-    }
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const fs::path& file = entry->path();
+    if (file.extension() == ".txt" && is_file(file)) files.push_back(file);
   }
+  RILLKV_CHECK(!error, "cannot read ", folder.string(), ": ", error.message());
   std::sort(files.begin(), files.end());
   std::string text;
   for (const fs::path& file : files) {
-    std::ifstream in(file, std::ios::binary);
-    RILLKV_CHECK(in, "cannot read ", file.string());
-    std::ostringstream content;
-    content << in.rdbuf();
-    text += (text.empty() ? "" : "\n\n") + content.str();
+    text += (text.empty() ? "" : "\n\n") + read_file(file);
   }
   RILLKV_CHECK(!paragraphs_of(text).empty(), "haystack: expected *.txt files with text in ",
                folder.string(), ", found ", files.size(), " files and no text");

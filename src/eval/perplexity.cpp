@@ -5,37 +5,46 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "rillkv/error.h"
+#include "rillkv/eval/distribution.h"
 #include "rillkv/eval/memory_sampler.h"
+#include "rillkv/eval/progress.h"
+#include "src/eval/log_record.h"
 
 namespace rillkv::eval {
 namespace {
 
-/// What one position contributes.
-struct Position {
-  double log_normaliser;  // log sum exp, so that log p(v) = logit(v) - log_normaliser
-  int64_t best;
-};
+using Json = nlohmann::json;
 
-Position summarise(const float* logits, int64_t vocab) {
-  const int64_t best = std::max_element(logits, logits + vocab) - logits;
-  double sum = 0;
-  for (int64_t v = 0; v < vocab; ++v)
-    sum += std::exp(static_cast<double>(logits[v]) - logits[best]);
-  return {logits[best] + std::log(sum), best};
+Json to_json(const WindowResult& w) {
+  return {{"nll", w.nll},
+          {"nll_baseline", w.nll_baseline},
+          {"kl", w.kl},
+          {"top1", w.top1},
+          {"scored", w.scored},
+          {"compressed", to_json(w.compressed)},
+          {"dense", to_json(w.dense)}};
 }
 
-/// KL(p || q) of the softmaxes of two rows of logits.
-double divergence(const float* p, const Position& p_norm, const float* q, const Position& q_norm,
-                  int64_t vocab) {
-  double sum = 0;
-  for (int64_t v = 0; v < vocab; ++v) {
-    const double log_p = p[v] - p_norm.log_normaliser;
-    sum += std::exp(log_p) * (log_p - (q[v] - q_norm.log_normaliser));
-  }
-  return sum;
+WindowResult window_from(const Json& record) {
+  WindowResult w;
+  w.nll = figure(record, "nll");
+  w.nll_baseline = figure(record, "nll_baseline");
+  w.kl = figure(record, "kl");
+  w.top1 = figure(record, "top1");
+  w.scored = record.at("scored").get<int64_t>();
+  w.compressed = run_stats_from_json(record.at("compressed"));
+  w.dense = run_stats_from_json(record.at("dense"));
+  return w;
+}
+
+/// Row i of logits [T, vocab] f32 on the CPU.
+Distribution row(const at::Tensor& logits, int64_t i) {
+  const int64_t vocab = logits.size(1);
+  return Distribution({logits.const_data_ptr<float>() + i * vocab, static_cast<size_t>(vocab)});
 }
 
 /// Runs the window's chunks through the compressed and the dense cache in step, so that only one
@@ -86,22 +95,19 @@ class WindowRun {
 
   void score(const int64_t* tokens, int64_t begin, int64_t first_scored, const at::Tensor& seen,
              const at::Tensor& reference, WindowResult& result) {
-    const int64_t vocab = seen.size(1);
     for (int64_t i = 0; i < seen.size(0); ++i) {
-      const float* q = seen.const_data_ptr<float>() + i * vocab;
-      const Position q_norm = summarise(q, vocab);
+      const Distribution q = row(seen, i);
       const int64_t target = begin + i + 1;
       const bool scored = target >= first_scored && target < options_.context;
       if (scored) {
         ++result.scored;
-        result.nll += q_norm.log_normaliser - q[tokens[target]];
+        result.nll -= q.log_prob(tokens[target]);
       }
       if (!reference.defined()) continue;
-      const float* p = reference.const_data_ptr<float>() + i * vocab;
-      const Position p_norm = summarise(p, vocab);
-      if (scored) result.nll_baseline += p_norm.log_normaliser - p[tokens[target]];
-      result.kl += divergence(p, p_norm, q, q_norm, vocab);
-      result.top1 += p_norm.best == q_norm.best;
+      const Distribution p = row(reference, i);
+      if (scored) result.nll_baseline -= p.log_prob(tokens[target]);
+      result.kl += kl_divergence(p, q);
+      result.top1 += p.best() == q.best();
     }
   }
 
@@ -114,7 +120,7 @@ class WindowRun {
 }  // namespace
 
 PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& tokens,
-                            const PerplexityOptions& options) {
+                            const PerplexityOptions& options, ResultLog* log) {
   const int64_t count = static_cast<int64_t>(tokens.size());
   RILLKV_CHECK(options.context >= 2, "perplexity: expected a context of at least 2 tokens, got ",
                options.context);
@@ -133,23 +139,26 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
     RILLKV_CHECK(id >= 0 && id < vocab, "perplexity: expected token ids in 0..", vocab - 1,
                  ", got ", id);
   }
-  const int64_t finished = static_cast<int64_t>(options.finished.size());
-  RILLKV_CHECK(finished <= windows, "perplexity: expected at most ", windows,
-               " finished windows, got ", finished);
   PerplexityResult result;
-  result.windows = options.finished;
   result.windows_total = windows;
   const int64_t chunk = options.config.chunk_size;
   const int64_t steps_a_window = (options.context + chunk - 1) / chunk;
-  int64_t done = finished * steps_a_window;
-  for (int64_t w = finished; w < windows; ++w) {
+  for (int64_t w = 0; w < windows; ++w) {
+    const std::string key = std::to_string(w);
+    if (const Json* record = log == nullptr ? nullptr : log->find(key)) {
+      result.windows.push_back(read_record(str_cat(log->path().string(), ": window ", w),
+                                           [&] { return window_from(*record); }));
+      continue;
+    }
     WindowRun run(model, options);
     const int64_t first_scored = w == 0 ? 1 : std::max<int64_t>(1, options.context - stride);
+    int64_t done = w * steps_a_window;
     result.windows.push_back(run.run(tokens.data() + w * stride, first_scored, [&] {
       ++done;
       if (options.on_progress) options.on_progress(done, windows * steps_a_window);
     }));
-    if (options.on_window && !options.on_window(result.windows.back())) break;
+    if (log != nullptr) log->append(key, to_json(result.windows.back()));
+    if (interrupted()) break;
   }
   const double count_done = static_cast<double>(result.windows.size());
   double nll = 0, nll_baseline = 0, scored = 0;

@@ -34,6 +34,12 @@ std::string first_difference(const Json& before, const Json& now) {
   return "they differ";
 }
 
+/// What a fingerprint is once it has been written and read: 1 and 1.0 are the same, bytes that are
+/// no UTF-8 (a folder's name, say) the replacement character.
+Json round_trip(const Json& json) {
+  return Json::parse(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
 void write_dump(const fs::path& path, const std::string& dump) {
   make_parent(path);
   write_file_atomically(path.string(), dump + "\n");
@@ -80,11 +86,11 @@ ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
     fs::remove(run_file, error);
   }
   make_parent(path_);
-  // Compare what a round trip through the file leaves, or 1 and 1.0 would differ.
-  const Json wanted = Json::parse(fingerprint.dump());
+  const Json wanted = round_trip(fingerprint);
   // A run that ended before its first record leaves nothing worth keeping: it binds nobody.
-  const bool recorded = fs::exists(path_) && fs::file_size(path_) > 0;
-  if (recorded && fs::exists(run_file)) {
+  std::error_code error;
+  const bool recorded = is_file(path_) && fs::file_size(path_, error) > 0 && !error;
+  if (recorded && is_file(run_file)) {
     const Json before = read_json(run_file);
     RILLKV_CHECK(before == wanted, "results in ", path_.string(),
                  " were made differently: ", first_difference(before, wanted),
@@ -101,11 +107,11 @@ ResultLog::ResultLog(fs::path path, const Json& fingerprint, bool restart)
 
 bool ResultLog::made_with(const fs::path& path, const Json& fingerprint) {
   const fs::path run_file = path.string() + ".run.json";
-  return fs::exists(run_file) && read_json(run_file) == Json::parse(fingerprint.dump());
+  return is_file(run_file) && read_json(run_file) == round_trip(fingerprint);
 }
 
 void ResultLog::load() {
-  if (!fs::exists(path_)) return;
+  if (!is_file(path_)) return;
   const std::string text = read_file(path_.string());
   size_t begin = 0;
   for (int64_t number = 1; begin < text.size(); ++number) {

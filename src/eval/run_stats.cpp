@@ -1,5 +1,7 @@
 #include "rillkv/eval/run_stats.h"
 
+#include "src/eval/log_record.h"
+
 namespace rillkv::eval {
 namespace {
 
@@ -17,6 +19,39 @@ void read(const Json& json, const char* key, KeyValueTotal& value) {
   read(*it, "key", value.key);
   read(*it, "value", value.value);
   read(*it, "total", value.total);
+}
+
+RunStats read_stats(const Json& json) {
+  RunStats s;
+  read(json, "prompt_tokens", s.prompt_tokens);
+  read(json, "new_tokens", s.new_tokens);
+  read(json, "ttft_s", s.ttft_s);
+  read(json, "decode_steps", s.decode_steps);
+  read(json, "decode_s", s.decode_s);
+  read(json, "tokens", s.cache.tokens);
+  read(json, "sink_tokens", s.cache.sink_tokens);
+  read(json, "kv_bytes", s.cache.kv_bytes);
+  read(json, "kv_bytes_bf16", s.cache.kv_bytes_bf16);
+  read(json, "compression_ratio", s.cache.compression_ratio);
+  read(json, "kv_bits_per_element", s.cache.kv_bits_per_element);
+  read(json, "kv_bits_sealed", s.cache.kv_bits_sealed);
+  read(json, "estimated_bits", s.cache.estimated_bits);
+  read(json, "outlier_rate", s.cache.outlier_rate);
+  read(json, "clip_rate", s.cache.clip_rate);
+  for (const Json& layer : json.value("layers", Json::array())) {
+    LayerReport one;
+    read(layer, "key_widths", one.key_widths);
+    read(layer, "value_widths", one.value_widths);
+    read(layer, "key_outlier_rate", one.key_outlier_rate);
+    read(layer, "value_outlier_rate", one.value_outlier_rate);
+    read(layer, "sealed_blocks", one.sealed_blocks);
+    s.cache.layers.push_back(one);
+  }
+  read(json, "peak_rss_bytes", s.memory.peak_bytes);
+  read(json, "mean_rss_bytes", s.memory.mean_bytes);
+  read(json, "rss_samples", s.memory.samples);
+  read(json, "device_peak_bytes", s.device_peak_bytes);
+  return s;
 }
 
 }  // namespace
@@ -61,36 +96,7 @@ Json to_json(const RunStats& s) {
 }
 
 RunStats run_stats_from_json(const Json& json) {
-  RunStats s;
-  read(json, "prompt_tokens", s.prompt_tokens);
-  read(json, "new_tokens", s.new_tokens);
-  read(json, "ttft_s", s.ttft_s);
-  read(json, "decode_steps", s.decode_steps);
-  read(json, "decode_s", s.decode_s);
-  read(json, "tokens", s.cache.tokens);
-  read(json, "sink_tokens", s.cache.sink_tokens);
-  read(json, "kv_bytes", s.cache.kv_bytes);
-  read(json, "kv_bytes_bf16", s.cache.kv_bytes_bf16);
-  read(json, "compression_ratio", s.cache.compression_ratio);
-  read(json, "kv_bits_per_element", s.cache.kv_bits_per_element);
-  read(json, "kv_bits_sealed", s.cache.kv_bits_sealed);
-  read(json, "estimated_bits", s.cache.estimated_bits);
-  read(json, "outlier_rate", s.cache.outlier_rate);
-  read(json, "clip_rate", s.cache.clip_rate);
-  for (const Json& layer : json.value("layers", Json::array())) {
-    LayerReport one;
-    read(layer, "key_widths", one.key_widths);
-    read(layer, "value_widths", one.value_widths);
-    read(layer, "key_outlier_rate", one.key_outlier_rate);
-    read(layer, "value_outlier_rate", one.value_outlier_rate);
-    read(layer, "sealed_blocks", one.sealed_blocks);
-    s.cache.layers.push_back(one);
-  }
-  read(json, "peak_rss_bytes", s.memory.peak_bytes);
-  read(json, "mean_rss_bytes", s.memory.mean_bytes);
-  read(json, "rss_samples", s.memory.samples);
-  read(json, "device_peak_bytes", s.device_peak_bytes);
-  return s;
+  return read_record("run statistics", [&] { return read_stats(json); });
 }
 
 }  // namespace rillkv::eval

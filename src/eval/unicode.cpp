@@ -1,4 +1,4 @@
-#include "unicode.h"
+#include "src/eval/unicode.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -15,7 +15,7 @@ struct LowerRange {
   int32_t stride, delta;
 };
 
-#include "unicode_tables.inc"
+#include "src/eval/unicode_tables.inc"
 
 template <typename Range, size_t N>
 const Range* find_range(const Range (&ranges)[N], char32_t c) {

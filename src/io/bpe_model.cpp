@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
 #include "src/io/utf8.h"
 

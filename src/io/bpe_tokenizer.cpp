@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/bpe_model.h"
 #include "src/io/json_reader.h"
 #include "src/io/nfc.h"

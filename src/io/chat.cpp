@@ -1,10 +1,12 @@
 #include "rillkv/chat.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <string_view>
+#include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
 
 namespace rillkv {
@@ -37,10 +39,15 @@ std::string stripped(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(kSpaces) - begin + 1);
 }
 
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = 0; (at = text.find(from, at)) != text.npos; at += to.size()) {
-    text.replace(at, from.size(), to);
+/// A literal of a Jinja program, whose line breaks may be written as escapes.
+std::string with_line_breaks(std::string_view literal) {
+  std::string text;
+  for (size_t i = 0; i < literal.size(); ++i) {
+    const bool escape = literal.substr(i, 2) == "\\n";
+    text += escape ? '\n' : literal[i];
+    i += escape;
   }
+  return text;
 }
 
 }  // namespace
@@ -54,17 +61,16 @@ ChatTemplate parse_chat_template(const std::string& name) {
       str_cat("chat template must be none, chatml, llama2 or llama3, found ", in_quotes(name)));
 }
 
-std::optional<std::string> default_system_prompt(const std::string& folder) {
+std::optional<std::string> default_system_prompt(ChatTemplate chat, const std::string& folder) {
+  if (chat != ChatTemplate::kChatML) return std::nullopt;
   const auto path = std::filesystem::path(folder) / "tokenizer_config.json";
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) return std::nullopt;
   const nlohmann::json root = io::read_json_object(path.string());
   const nlohmann::json* value = io::JsonReader(root, path.string()).find("chat_template");
   if (value == nullptr || !value->is_string()) return std::nullopt;
-  // The template is a Jinja program; the prompt we look for is a literal in it, whose line breaks
-  // may be written as escapes.
-  auto text = value->get<std::string>();
-  replace_all(text, "\\n", "\n");
+  // The template is a Jinja program; the prompt we look for is a literal in it.
+  const std::string text = with_line_breaks(value->get<std::string>());
   const std::string start = str_cat(kTurnStart, "system\n");
   const size_t begin = text.find(start);
   if (begin == text.npos) return std::nullopt;
@@ -150,6 +156,14 @@ int64_t end_of_turn_id(const Tokenizer& tokenizer, ChatTemplate chat) {
       break;
   }
   return tokenizer.eos_id();
+}
+
+std::vector<int64_t> stop_ids(const Tokenizer& tokenizer, ChatTemplate chat,
+                              std::vector<int64_t> eos_token_ids) {
+  std::vector<int64_t> ids = std::move(eos_token_ids);
+  const int64_t end = end_of_turn_id(tokenizer, chat);
+  if (end >= 0 && std::find(ids.begin(), ids.end(), end) == ids.end()) ids.push_back(end);
+  return ids;
 }
 
 }  // namespace rillkv

@@ -13,24 +13,6 @@
 
 namespace rillkv {
 
-std::string in_quotes(std::string_view text) {
-  constexpr size_t kLongest = 120;
-  constexpr char kHex[] = "0123456789abcdef";
-  std::string out = "\"";
-  for (const char c : text.substr(0, kLongest)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out += "\\x";
-      out += kHex[byte >> 4];
-      out += kHex[byte & 15];
-    } else {
-      out += c;
-    }
-  }
-  if (text.size() > kLongest) out += "...";
-  return out + "\"";
-}
-
 std::string read_file(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   RILLKV_CHECK(fd >= 0, "cannot open ", path, ": ", std::strerror(errno));
@@ -53,6 +35,16 @@ std::string read_file(const std::string& path) {
   ::close(fd);
   RILLKV_CHECK(failure == 0, "cannot read ", path, ": ", std::strerror(failure));
   return text;
+}
+
+bool is_file(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+}
+
+bool is_folder(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 void write_file_atomically(const std::string& path, std::string_view contents) {

@@ -6,6 +6,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv::io {
 

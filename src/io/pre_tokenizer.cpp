@@ -1,7 +1,6 @@
 #include "src/io/pre_tokenizer.h"
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
 #include "src/io/json_reader.h"
 #include "src/io/utf8.h"
 

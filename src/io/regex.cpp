@@ -4,7 +4,7 @@
 #include <pcre2.h>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 
 namespace rillkv::io {
 namespace {

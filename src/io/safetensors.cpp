@@ -14,7 +14,7 @@
 #include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/atomic_file.h"
 #include "src/io/json_reader.h"
 #include "src/io/safetensors_header.h"

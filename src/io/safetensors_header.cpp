@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
 
 namespace rillkv::io {

@@ -5,6 +5,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/quotes.h"
 #include "src/io/special_tokens.h"
 #include "src/io/tokenizers.h"
 #include "src/io/utf8.h"

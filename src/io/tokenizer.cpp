@@ -1,6 +1,7 @@
 #include "rillkv/tokenizer.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 
 #include "rillkv/error.h"
@@ -15,11 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path, ignored);
-}
-
 // A token is written as "<s>" or as {"content": "<s>", ...}.
 std::string spelling(const io::JsonReader& reader, const char* key) {
   const json* value = reader.find(key);
@@ -32,7 +28,7 @@ std::string spelling(const io::JsonReader& reader, const char* key) {
 io::TokenizerSettings read_settings(const fs::path& folder) {
   io::TokenizerSettings settings;
   const fs::path config_path = folder / "tokenizer_config.json";
-  if (is_there(config_path)) {
+  if (is_file(config_path)) {
     const json root = io::read_json_object(config_path.string());
     const io::JsonReader reader(root, config_path.string());
     settings.bos_token = spelling(reader, "bos_token");
@@ -46,13 +42,14 @@ io::TokenizerSettings read_settings(const fs::path& folder) {
             !id.empty() && id.size() < 10 &&
             std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
         if (!number) reader.fail("added_tokens_decoder", "token ids as keys");
-        settings.added_tokens.push_back({entry.string("content").value_or(""), std::stoll(id),
+        settings.added_tokens.push_back({entry.string("content").value_or(""),
+                                         std::strtoll(id.c_str(), nullptr, 10),
                                          entry.boolean("special").value_or(false)});
       }
     }
   }
   const fs::path added_path = folder / "added_tokens.json";
-  if (is_there(added_path)) {
+  if (is_file(added_path)) {
     const json root = io::read_json_object(added_path.string());
     const io::JsonReader reader(root, added_path.string());
     for (const auto& item : root.items()) {
@@ -71,9 +68,9 @@ io::TokenizerSettings read_settings(const fs::path& folder) {
 std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& folder) {
   const fs::path json_path = fs::path(folder) / "tokenizer.json";
   const fs::path model_path = fs::path(folder) / "tokenizer.model";
-  const bool has_model = is_there(model_path);
+  const bool has_model = is_file(model_path);
   const io::TokenizerSettings settings = read_settings(folder);
-  if (is_there(json_path)) {
+  if (is_file(json_path)) {
     const json root = io::read_json_object(json_path.string());
     if (io::is_byte_level_bpe(root)) {
       return io::make_bpe_tokenizer(root, json_path.string(), settings);

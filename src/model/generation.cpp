@@ -46,6 +46,10 @@ int64_t first_largest(const float* x, int64_t count) {
 }  // namespace
 
 int64_t choose_token(const at::Tensor& logits, double temperature, double uniform) {
+  RILLKV_CHECK(logits.scalar_type() == at::kFloat && logits.device().is_cpu() &&
+                   logits.dim() == 1 && logits.numel() > 0,
+               "choose_token: expected logits [vocab] in float32 on the CPU, got ",
+               c10::toString(logits.scalar_type()), " ", logits.sizes(), " on ", logits.device());
   const at::Tensor row = logits.contiguous();
   const float* data = row.const_data_ptr<float>();
   const int64_t vocab = row.numel();
@@ -73,6 +77,9 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
   for (int64_t id : prompt) {
     RILLKV_CHECK(id >= 0 && id < vocab, "expected token ids in 0..", vocab - 1, ", got ", id);
   }
+  RILLKV_CHECK(options.max_new_tokens >= 0, "expected max_new_tokens >= 0, got ",
+               options.max_new_tokens);
+  RILLKV_CHECK(options.temperature >= 0, "expected a temperature >= 0, got ", options.temperature);
   const int64_t count = static_cast<int64_t>(prompt.size());
   const int64_t limit = model->config().max_position_embeddings;
   if (cache.length() + count + options.max_new_tokens > limit) {

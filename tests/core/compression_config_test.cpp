@@ -111,14 +111,13 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(CompressionConfig, ARejectedAssignmentChangesNothing) {
   CompressionConfig config = CompressionConfig::preset("balanced");
   const std::string before = config.to_json();
-  const auto given = config.given_keys;
   for (const char* bad :
        {"chunk_size=0", "block_size=100", "policy=fast", "bit_classes=[2,4,\"x\"]",
         "bit_classes=[1,2,4]", "value_bits=9", "outlier_threshold_abs=-1", "value_rotation=maybe",
         "key_bits_mean=0", "ema_decay=2", "value_group_size=1048577", "nothing=1"}) {
     EXPECT_THROW(config.set(bad), UsageError) << bad;
     EXPECT_EQ(config.to_json(), before) << bad;
-    EXPECT_EQ(config.given_keys, given) << bad;
+    EXPECT_TRUE(config.ineffective_keys().empty()) << bad;  // "ema_decay" does not count as given
   }
 }
 

@@ -160,6 +160,18 @@ TEST(LongBench, ClassesDecideClassification) {
   EXPECT_DOUBLE_EQ(score_longbench(find_longbench_task("trec"), {said}).score, 100);
 }
 
+TEST(LongBench, RecordsNeedNoKeyAndAnyKeyIsHarmless) {
+  Json said = record("red fox", {"red fox"});
+  said.erase("pred");
+  said["key"] = "seven";
+  const auto message = [&] {
+    return error_of([&] { score_longbench(find_longbench_task("qasper"), {said}); });
+  };
+  EXPECT_THAT(message(), HasSubstr("prediction seven: expected a text \"pred\""));
+  said["key"] = 7;
+  EXPECT_THAT(message(), HasSubstr("prediction 0: expected a text \"pred\""));
+}
+
 TEST(LongBench, ChineseNeedsSegmentedText) {
   const LongBenchTask& task = find_longbench_task("multifieldqa_zh");
   Json said = record("王小明", {"王小明"});

@@ -2,11 +2,13 @@
 #include "rillkv/eval/model_backend.h"
 
 #include <ATen/ATen.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "rillkv/generation.h"
+#include "tests/support/error_of.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -117,6 +119,15 @@ TEST_F(ModelBackendTest, MarginIsTheSumOverTheAnswersPositions) {
     EXPECT_TRUE(std::abs(got.margin - margin) <= 1e-9) << got.margin << " " << margin;
     EXPECT_EQ(got.tokens, greedy);  // Measuring changes nothing that is said.
   }
+}
+
+TEST_F(ModelBackendTest, AnswersOutsideTheVocabularyAreErrors) {
+  ModelBackend b = backend();
+  GenerationRequest request;
+  request.prompt = prompt(10);
+  request.answer = {1};
+  request.distractor = {704};
+  EXPECT_THAT(testing::error_of([&] { b.run(request); }), ::testing::HasSubstr("0..703, got 704"));
 }
 
 TEST_F(ModelBackendTest, NewlineStopsButNotAtOnce) {

@@ -198,6 +198,11 @@ TEST(Needle, NotANumberStaysVisible) {
              {{"score", 1}, {"margin", std::nan("")}, {"prompt_tokens", 9}, {"text", ""}});
   ResultLog reread(folder / "needle.jsonl", {});
   EXPECT_TRUE(std::isnan(needle_report(options, reread).at("margin").get<double>()));
+
+  ResultLog edited(folder / "edited.jsonl", {});
+  edited.append("compressed length=100 depth=50 sample=0", {{"score", "high"}});
+  EXPECT_THAT(error_of([&] { needle_report(options, edited); }),
+              HasSubstr("edited.jsonl: compressed length=100 depth=50 sample=0: unusable record"));
 }
 
 TEST(Needle, BadOptionsAndFoldersAreErrors) {
@@ -215,6 +220,8 @@ TEST(Needle, BadOptionsAndFoldersAreErrors) {
 
   TemporaryFolder folder;
   EXPECT_THAT(error_of([&] { load_haystack(folder / "none"); }), HasSubstr("none"));
+  const std::string no_name = std::string(300, 'x');  // longer than any file system takes
+  EXPECT_THAT(error_of([&] { load_haystack(folder / no_name); }), HasSubstr(no_name));
   EXPECT_THAT(error_of([&] { load_haystack(folder.path()); }), HasSubstr("*.txt"));
   folder.write("b.txt", "second");
   folder.write("a.txt", "first");

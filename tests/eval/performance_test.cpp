@@ -1,12 +1,15 @@
 // The performance summary, the memory sampler and the content hash.
 #include "rillkv/eval/performance.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <vector>
 
 #include "rillkv/eval/content_hash.h"
+#include "rillkv/memory.h"
+#include "tests/support/error_of.h"
 
 namespace rillkv::eval {
 namespace {
@@ -82,6 +85,10 @@ TEST(Performance, StatsSurviveALog) {
   const RunStats before = run(300, 0.25, 4.5);
   const RunStats after = run_stats_from_json(Json::parse(to_json(before).dump()));
   EXPECT_EQ(to_json(after), to_json(before));
+  EXPECT_THAT(testing::error_of([] {
+                run_stats_from_json({{"prompt_tokens", "many"}});
+              }),
+              ::testing::HasSubstr("run statistics: unusable record"));
   EXPECT_EQ(performance_json({}, after), performance_json({}, before));
 }
 
@@ -94,9 +101,9 @@ TEST(Memory, ThePeakIsThisStretchsOwn) {
     (void)last;
     return sampler.stop();
   };
-  release_free_memory();
+  release_freed_memory();
   const MemoryUse large = touch(kBytes);
-  release_free_memory();
+  release_freed_memory();
   const MemoryUse small = touch(1 << 20);
   ASSERT_GE(small.samples, 2);
   EXPECT_LE(small.mean_bytes, static_cast<double>(small.peak_bytes));

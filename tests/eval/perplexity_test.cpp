@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "rillkv/eval/progress.h"
 #include "tests/support/error_of.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
@@ -15,6 +16,7 @@
 namespace rillkv::eval {
 namespace {
 
+using ::testing::AllOf;
 using testing::error_of;
 using ::testing::HasSubstr;
 
@@ -153,34 +155,61 @@ TEST_F(PerplexityTest, ResumedEqualsWhole) {
   const auto ids = text(400);
   for (const int64_t asked : {0, 4}) {
     PerplexityOptions o = options(100, asked);
-    const PerplexityResult whole = perplexity(*model_, ids, o);
+    const testing::TemporaryFolder logs;
+    ResultLog all(logs.file("all.jsonl"), {});
+    const PerplexityResult whole = perplexity(*model_, ids, o, &all);
     ASSERT_EQ(whole.windows.size(), 4u);
+    ASSERT_EQ(all.records().size(), 4u);
     for (size_t kept = 0; kept <= 4; ++kept) {
-      o.finished.assign(whole.windows.begin(), whole.windows.begin() + kept);
-      int64_t ran = 0;
-      o.on_window = [&](const WindowResult&) { return ++ran > 0; };
-      const PerplexityResult resumed = perplexity(*model_, ids, o);
-      EXPECT_EQ(ran, static_cast<int64_t>(4 - kept));
+      ResultLog log(logs.file(std::to_string(kept) + ".jsonl"), {});
+      for (size_t w = 0; w < kept; ++w) log.append(std::to_string(w), all.records()[w]);
+      std::vector<int64_t> steps;  // Two chunks a window; those of the log's windows count as done.
+      o.on_progress = [&](int64_t done, int64_t total) {
+        steps.push_back(done);
+        EXPECT_EQ(total, 8);
+      };
+      const PerplexityResult resumed = perplexity(*model_, ids, o, &log);
+      ASSERT_EQ(steps.size(), 2 * (4 - kept));
+      for (size_t i = 0; i < steps.size(); ++i) {
+        EXPECT_EQ(steps[i], static_cast<int64_t>(2 * kept + i + 1));
+      }
+      EXPECT_EQ(log.records().size(), 4u);
       EXPECT_EQ(resumed.perplexity, whole.perplexity);
       EXPECT_EQ(resumed.perplexity_baseline, whole.perplexity_baseline);
       EXPECT_EQ(resumed.kl_mean, whole.kl_mean);
       EXPECT_EQ(resumed.top1_agreement, whole.top1_agreement);
       ASSERT_EQ(resumed.windows.size(), 4u);
+      EXPECT_EQ(resumed.windows[0].scored, whole.windows[0].scored);
       EXPECT_EQ(resumed.windows[0].compressed.cache.kv_bytes,
                 whole.windows[0].compressed.cache.kv_bytes);
+      if (kept > 0) {  // Not run again: its time is that of the log.
+        EXPECT_EQ(resumed.windows[0].dense.ttft_s, whole.windows[0].dense.ttft_s);
+      }
     }
-    o.finished.assign(5, whole.windows[0]);
-    EXPECT_THAT(error_of([&] { perplexity(*model_, ids, o); }), HasSubstr("got 5"));
   }
 }
 
-TEST_F(PerplexityTest, StopsAfterTheWindowThatSaysSo) {
+TEST_F(PerplexityTest, AnInterruptionStopsAfterTheWindow) {
   PerplexityOptions o = options(100, 4);
-  o.on_window = [](const WindowResult&) { return false; };
+  o.on_progress = [](int64_t, int64_t) { set_interrupted(true); };
   const auto ids = text(400);
-  const PerplexityResult got = perplexity(*model_, ids, o);
+  const testing::TemporaryFolder logs;
+  ResultLog log(logs.file("log.jsonl"), {});
+  const PerplexityResult got = perplexity(*model_, ids, o, &log);
+  const PerplexityResult unlogged = perplexity(*model_, ids, o);
+  set_interrupted(false);
   expect_equal(got, naive(ids, o, 1));
+  expect_equal(unlogged, naive(ids, o, 1));
   EXPECT_EQ(got.windows_total, 4);
+  EXPECT_EQ(log.records().size(), 1u);
+}
+
+TEST_F(PerplexityTest, AnUnusableRecordIsNamed) {
+  const testing::TemporaryFolder logs;
+  ResultLog log(logs.file("log.jsonl"), {});
+  log.append("0", {{"nll", "much"}});
+  EXPECT_THAT(error_of([&] { perplexity(*model_, text(200), options(100, 1), &log); }),
+              AllOf(HasSubstr("log.jsonl: window 0"), HasSubstr("must be number")));
 }
 
 TEST_F(PerplexityTest, EachSideIsMeasured) {

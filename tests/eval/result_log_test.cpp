@@ -109,6 +109,14 @@ TEST(ResultLog, UnwritableFolderIsAnError) {
   EXPECT_NE(error_of([&] { ResultLog(folder / "file/r.jsonl", kFingerprint); }), "");
 }
 
+TEST(ResultLog, AFingerprintMayHoldAnyBytes) {
+  TemporaryFolder folder;
+  const Json fingerprint = {{"model", "folder \xFF"}};
+  { ResultLog(folder / "r.jsonl", fingerprint).append("a", {}); }
+  EXPECT_TRUE(ResultLog::made_with(folder / "r.jsonl", fingerprint));
+  EXPECT_EQ(ResultLog(folder / "r.jsonl", fingerprint).records().size(), 1u);
+}
+
 TEST(ReadJson, NamesFileAndLine) {
   TemporaryFolder folder;
   EXPECT_THAT(error_of([&] { read_jsonl(folder.write("a.jsonl", "{}\n\n[1]\n")); }),

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -73,6 +74,13 @@ class EvaluationPrograms : public ::testing::Test {
             "--depths", "0,100",   "--quiet", "--json",    json};
   }
 
+  /// Replaces the value that follows an option.
+  static void set_option(Words& words, const std::string& option, const std::string& value) {
+    const auto found = std::find(words.begin(), words.end(), option);
+    ASSERT_TRUE(found != words.end() && found + 1 != words.end()) << option;
+    *(found + 1) = value;
+  }
+
   /// The keys every report has for each side.
   static void expect_performance(const Json& side) {
     for (const char* key :
@@ -127,8 +135,8 @@ TEST_F(EvaluationPrograms, PerplexityReportsAndLeavesNoLog) {
 TEST_F(EvaluationPrograms, InterruptedPerplexityGoesOnToTheSameResult) {
   Words whole = perplexity(out("whole.json")), cut = perplexity(out("cut.json"));
   for (Words* words : {&whole, &cut}) {
-    (*words)[8] = "0";  // windows: the whole text
-    (*words)[6] = "128";
+    set_option(*words, "--windows", "0");  // the whole text
+    set_option(*words, "--context", "128");
   }
   run("evaluate", whole, 0);
   const int all = eval::read_json(out("whole.json")).at("windows");
@@ -198,7 +206,7 @@ TEST_F(EvaluationPrograms, NeedleReportsTheGridBesideTheDenseCache) {
 
 TEST_F(EvaluationPrograms, InterruptedNeedleKeepsFinishedCells) {
   Words words = needle(out("n.json"));
-  words[6] = "0,10,20,30,40,50,60,70,80,90,100";
+  set_option(words, "--depths", "0,10,20,30,40,50,60,70,80,90,100");
   interrupt("evaluate", words, out("n.cells.jsonl"));
   EXPECT_EQ(eval::read_json(out("n.json")).at("complete"), false);
   run("evaluate", words, 0);
@@ -382,6 +390,10 @@ TEST_F(EvaluationPrograms, AblateRejectsBadGrids) {
   with_grid(R"({"grid": {"attention_sink_size": 8}})", "list");
   with_grid(R"({"grid": {"sinks": [8]}})", "sinks");
   with_grid(R"({"gird": {}})", "gird");
+  with_grid(R"({"rows": [{"label": 7, "set": {}}]})", "label");
+  run("ablate",
+      {"--model", model(), "--text", text(), "--vary", "policy=\xff", "--json", out("a.json")}, 2,
+      "UTF-8");
   run("ablate", {"--model", model(), "--text", text(), "--vary", "x", "--json", out("a.json")}, 2,
       "--vary");
 }

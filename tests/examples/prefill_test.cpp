@@ -229,8 +229,8 @@ TEST_F(Prefill, SamplingDependsOnTheSeedAlone) {
 TEST_F(Prefill, ChatTemplateWrapsThePrompt) {
   const Json json = report({"--chat", "chatml", "--max-new-tokens", "1"});
   const auto tokenizer = Tokenizer::load(model());
-  const Ids wrapped =
-      encode_chat(*tokenizer, ChatTemplate::kChatML, text(), default_system_prompt(model()));
+  const Ids wrapped = encode_chat(*tokenizer, ChatTemplate::kChatML, text(),
+                                  default_system_prompt(ChatTemplate::kChatML, model()));
   EXPECT_EQ(json.at("prompt_tokens"), wrapped.size());
   EXPECT_GT(wrapped.size(), encode_chat(*tokenizer, ChatTemplate::kNone, text()).size());
   const Json told = report({"--chat", "chatml", "--system", "Be brief.", "--max-new-tokens", "1"});

@@ -94,6 +94,16 @@ TEST(Chat, EndOfTurn) {
   EXPECT_EQ(end_of_turn_id(*llama2, ChatTemplate::kLlama2), 2);
 }
 
+TEST(Chat, StopIdsAreTheModelsAndTheTurnsEachOnce) {
+  using Ids = std::vector<int64_t>;
+  const auto smollm = Tokenizer::load(kData + "smollm");
+  const int64_t end = smollm->token_to_id("<|im_end|>").value();
+  EXPECT_EQ(stop_ids(*smollm, ChatTemplate::kChatML, {7, 9}), (Ids{7, 9, end}));
+  EXPECT_EQ(stop_ids(*smollm, ChatTemplate::kChatML, {end, 9}), (Ids{end, 9}));
+  EXPECT_EQ(stop_ids(*smollm, ChatTemplate::kChatML, {}), Ids{end});
+  EXPECT_EQ(stop_ids(*smollm, ChatTemplate::kLlama3, {7}), Ids{7});  // no such token
+}
+
 TEST(Chat, NamesAndMisuse) {
   EXPECT_EQ(parse_chat_template("none"), ChatTemplate::kNone);
   EXPECT_EQ(parse_chat_template("chatml"), ChatTemplate::kChatML);
@@ -109,13 +119,17 @@ TEST(Chat, NamesAndMisuse) {
 
 TEST(Chat, DefaultSystemPromptOfTheCheckpoint) {
   const TemporaryFolder folder;
-  EXPECT_EQ(default_system_prompt(folder.path()), std::nullopt);
+  EXPECT_EQ(default_system_prompt(ChatTemplate::kChatML, folder.path()), std::nullopt);
   const auto config = [&](const char* chat_template) {
     folder.write("tokenizer_config.json", std::string("{\"chat_template\":") + chat_template + "}");
-    return default_system_prompt(folder.path());
+    return default_system_prompt(ChatTemplate::kChatML, folder.path());
   };
   // As a line break and as an escape inside the Jinja literal.
   EXPECT_EQ(config(R"("{{ '<|im_start|>system\nYou are S.<|im_end|>\n' }}")"), "You are S.");
+  for (const ChatTemplate other :
+       {ChatTemplate::kNone, ChatTemplate::kLlama2, ChatTemplate::kLlama3}) {
+    EXPECT_EQ(default_system_prompt(other, folder.path()), std::nullopt);
+  }
   EXPECT_EQ(config(R"("{{ '<|im_start|>system\\nYou are S.<|im_end|>\\n' }}")"), "You are S.");
   EXPECT_EQ(config(R"("{{ '<|im_start|>system\n' + m + '<|im_end|>' }}")"), std::nullopt);
   EXPECT_EQ(config(R"("nothing")"), std::nullopt);
@@ -123,7 +137,7 @@ TEST(Chat, DefaultSystemPromptOfTheCheckpoint) {
   EXPECT_EQ(config("[{\"name\": \"default\"}]"), std::nullopt);
   const std::string model = RILLKV_SOURCE_DIR "/models/smollm2-135m-instruct";
   if (std::filesystem::exists(model)) {
-    EXPECT_EQ(default_system_prompt(model),
+    EXPECT_EQ(default_system_prompt(ChatTemplate::kChatML, model),
               "You are a helpful AI assistant named SmolLM, trained by Hugging Face");
   }
 }

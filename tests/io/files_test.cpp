@@ -54,11 +54,5 @@ TEST(Files, DevicesAreWrittenToNotReplaced) {
   EXPECT_TRUE(S_ISCHR(info.st_mode));
 }
 
-TEST(Files, QuotesForOneLine) {
-  EXPECT_EQ(in_quotes("plain"), "\"plain\"");
-  EXPECT_EQ(in_quotes(std::string("a\n\0\x1b\x7f", 5)), "\"a\\x0a\\x00\\x1b\\x7f\"");
-  EXPECT_EQ(in_quotes(std::string(200, 'x')), "\"" + std::string(120, 'x') + "...\"");
-}
-
 }  // namespace
 }  // namespace rillkv

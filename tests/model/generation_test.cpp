@@ -60,6 +60,12 @@ TEST(ChooseToken, HugeLogitsDoNotOverflow) {
   EXPECT_EQ(choose_token(at::tensor({huge, huge}), 1, 0.51), 1);
 }
 
+TEST(ChooseToken, OtherLogitsAreErrors) {
+  expect_error([] { choose_token(at::zeros({2, 3}), 0, 0); }, {"choose_token", "[2, 3]"});
+  expect_error([] { choose_token(at::zeros({3}, at::kDouble), 0, 0); }, {"float32", "Double"});
+  expect_error([] { choose_token(at::zeros({0}), 0, 0); }, {"[0]"});
+}
+
 TEST(ChooseToken, DrawsFollowTheSoftmax) {
   at::manual_seed(1);
   const at::Tensor logits = at::randn({20}) * 2;
@@ -216,6 +222,12 @@ TEST_F(Generate, BadPromptsThrowBeforeTheCacheChanges) {
   bad[40] = -1;
   expect_error([&] { generate(model_, bad, cache, {}); }, {"0..60", "-1"});
   expect_error([&] { generate(model_, {}, cache, {}); }, {"at least one token"});
+  GenerationOptions options;
+  options.max_new_tokens = -1;
+  expect_error([&] { generate(model_, prompt(50), cache, options); }, {"max_new_tokens", "-1"});
+  options.max_new_tokens = 1;
+  options.temperature = std::nan("");
+  expect_error([&] { generate(model_, prompt(50), cache, options); }, {"temperature", "nan"});
   EXPECT_EQ(cache.length(), 0);
 }
 

@@ -69,8 +69,8 @@ struct LongBenchExample {
 /// FOLDER/NAME.jsonl or FOLDER/data/NAME.jsonl; throws Error if neither is there.
 std::filesystem::path longbench_file(const std::filesystem::path& folder, const std::string& name);
 
-/// Reads longbench_file(folder, name). `max_samples` < 0: all. Throws Error with
-/// file and line number for a record that is malformed or lacks answers.
+/// Reads longbench_file(folder, name). `max_samples` < 0: all. Throws Error with file and line
+/// number for a record that is malformed or lacks answers.
 std::vector<LongBenchExample> read_longbench(const std::filesystem::path& folder,
                                              const std::string& name, int64_t max_samples = -1);
 

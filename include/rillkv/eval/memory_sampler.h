@@ -22,7 +22,7 @@ struct MemoryUse {
 /// Samples this process's resident set size from a thread of its own, from construction to stop(),
 /// so that two sides of a comparison have figures of their own: the kernel's high-water mark covers
 /// the whole life of the process. Memory that the allocator kept from earlier work would count,
-/// too: call release_free_memory() before.
+/// too: call rillkv::release_freed_memory() before.
 class MemorySampler {
  public:
   explicit MemorySampler(std::chrono::microseconds interval = std::chrono::milliseconds(5));
@@ -43,8 +43,5 @@ class MemorySampler {
   bool stopping_ = false;
   std::thread thread_;
 };
-
-/// Gives memory that the allocator holds but nothing uses back to the system.
-void release_free_memory();
 
 }  // namespace rillkv::eval

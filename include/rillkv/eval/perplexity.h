@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "rillkv/eval/result_log.h"
 #include "rillkv/eval/run_stats.h"
 #include "rillkv/kv_cache.h"
 #include "rillkv/llama.h"
@@ -34,10 +35,6 @@ struct PerplexityOptions {
   bool baseline = true;  ///< also run the dense cache: KL, agreement and its perplexity
   /// After each chunk of each run: chunks done, chunks in total.
   std::function<void(int64_t, int64_t)> on_progress;
-  /// The first windows' results, from a run that was interrupted; at most all windows.
-  std::vector<WindowResult> finished;
-  /// After each new window; false ends the run, and the result covers the windows so far.
-  std::function<bool(const WindowResult&)> on_window;
 };
 
 struct PerplexityResult {
@@ -50,11 +47,16 @@ struct PerplexityResult {
 };
 
 /// Windows of `context` tokens, each from an empty cache, no BOS added; what is left of the text
-/// after the last whole window is not read. With a stride below the
-/// context only the last `stride` tokens of later windows are scored, as the sliding-window
-/// perplexity of Hugging Face does. Log-likelihoods and KL are summed in double. Throws Error if
-/// the text is too short.
+/// after the last whole window is not read. With a stride below the context only the last `stride`
+/// tokens of later windows are scored, as the sliding-window perplexity of Hugging Face does.
+/// Log-likelihoods and KL are summed in double.
+///
+/// Windows that `log` holds are taken from it, new ones are appended to it as soon as they are
+/// finished; null keeps nothing. The log's fingerprint must cover tokens and options. Stops after
+/// the current window when interrupted(); the result then covers the windows so far.
+///
+/// Throws Error if the text is too short, a token is outside the vocabulary or a record unusable.
 PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& tokens,
-                            const PerplexityOptions& options);
+                            const PerplexityOptions& options, ResultLog* log = nullptr);
 
 }  // namespace rillkv::eval

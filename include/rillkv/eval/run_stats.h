@@ -23,7 +23,7 @@ struct RunStats {
 
 /// All of it, for logs that a resumed run reads back.
 nlohmann::json to_json(const RunStats& stats);
-/// Reads what to_json wrote; missing keys stay 0.
+/// Reads what to_json wrote; missing keys stay 0. Throws Error for a value of another type.
 RunStats run_stats_from_json(const nlohmann::json& json);
 
 nlohmann::json to_json(const KeyValueTotal& total);

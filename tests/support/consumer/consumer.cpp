@@ -1,4 +1,5 @@
-// Two tokens through a compressed cache, with nothing but what is installed.
+// Two tokens through a compressed cache and one call into the evaluations, with nothing but what is
+// installed.
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -18,6 +19,7 @@ int main() {
     const at::Tensor q = at::randn({2, 2, 8}), k = at::randn({2, 1, 8}), v = at::randn({2, 1, 8});
     const at::Tensor out = cache.attend(0, q, k, v);
     if (!at::isfinite(out).all().item<bool>() || cache.length() != 2) return 1;
+    if (rillkv::eval::token_f1("the red fox", "a red fox") != 1) return 1;
     std::printf("rillkv %s: %ld tokens cached\n", rillkv::version(),
                 static_cast<long>(cache.length()));
     return 0;
