@@ -8,8 +8,9 @@
 #include <memory>
 #include <vector>
 
+#include "rillkv/cache_geometry.h"
 #include "rillkv/compression_config.h"
-#include "rillkv/quantizer.h"
+#include "rillkv/sealed_block.h"
 
 namespace rillkv {
 
@@ -17,22 +18,6 @@ class CudaBackend;
 class HugePageArena;
 class LayerCache;
 class RotationTable;
-
-/// The model's shape as the cache needs it.
-struct CacheGeometry {
-  int64_t layers = 1;
-  int64_t heads = 1;
-  int64_t kv_heads = 1;                     ///< divides heads
-  int64_t head_dim = 64;                    ///< even
-  std::vector<double> inverse_frequencies;  ///< [head_dim / 2] RoPE, scaling included
-};
-
-/// What a query may read of its own chunk.
-enum class CacheProtocol {
-  kPrefill,  ///< the product: sealed blocks quantised, the open tail and the chunk in full
-             ///< precision
-  kStress,   ///< every key and value has been through the quantiser, the chunk's own too
-};
 
 /// A number for keys, one for values and one for both.
 struct KeyValueTotal {

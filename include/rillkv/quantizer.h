@@ -5,39 +5,15 @@
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "rillkv/compression_config.h"
+#include "rillkv/sealed_block.h"
 
 namespace rillkv {
-
-/// What quantising one block did, summed over kv heads.
-struct BlockTally {
-  std::array<int64_t, 9> key_widths{};  ///< [w] channels of w bits
-  std::array<int64_t, 9>
-      value_widths{};        ///< "ema": channels of w bits; "adaptive": all channels, one w
-  int64_t key_outliers = 0;  ///< channels: "ema" flagged; "adaptive" wider than the mean rounded up
-  int64_t value_outliers = 0;  ///< "ema" only
-  int64_t key_clipped = 0;     ///< codes at the end of the range because the value lay beyond it
-  int64_t value_clipped = 0;
-};
-
-/// One block of keys and values of all kv heads, packed, where its cache lives (CPU or CUDA); the
-/// pointers are that device's. Immutable: appending to a cache never
-/// changes the bytes of sealed blocks, so blocks may be shared between threads and caches.
-struct SealedBlock {
-  at::Tensor storage;                  ///< u8, 64-byte aligned; every byte of the block
-  std::vector<const uint8_t*> keys;    ///< [kv_heads] into storage, kernels/packed_format.h
-  std::vector<const uint8_t*> values;  ///< [kv_heads]
-  int64_t tokens = 0;                  ///< block_size, fewer in a provisional block
-  int64_t key_bytes = 0;               ///< with metadata and padding
-  int64_t value_bytes = 0;
-  BlockTally tally;
-};
 
 /// Where the bytes of a block come from: returns u8 [bytes], 64-byte aligned, all zero.
 using BlockAllocator = std::function<at::Tensor(int64_t bytes)>;

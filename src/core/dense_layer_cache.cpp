@@ -1,4 +1,6 @@
-// One layer of the uncompressed baseline: post-RoPE keys and values in the model's dtype.
+// Post-RoPE keys and values in the model's dtype.
+#include "core/dense_layer_cache.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -7,8 +9,6 @@
 #include <limits>
 
 #include "core/kernel_views.h"
-#include "core/layer_cache.h"
-#include "core/rotation_table.h"
 #include "kernels/cpu/kernels.h"
 
 namespace rillkv {

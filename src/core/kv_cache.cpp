@@ -7,11 +7,14 @@
 #include <mutex>
 #include <set>
 
+#include "core/block_device.h"
 #include "core/cuda_backend.h"
+#include "core/dense_layer_cache.h"
 #include "core/device_rotation_table.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
+#include "core/packed_layer_cache.h"
 #include "core/rotation_table.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
@@ -80,13 +83,12 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
   for (int64_t i = 0; i < geometry.layers; ++i) {
     if (dense) {
       layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_, mask));
-    } else if (backend_ == nullptr) {
-      layers_.push_back(
-          make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_, *memory_));
-    } else {
-      layers_.push_back(
-          make_cuda_layer(geometry_, quantizer, dtype, protocol, *rotations_, *backend_));
+      continue;
     }
+    layers_.push_back(std::make_unique<PackedLayerCache>(
+        geometry_, quantizer, dtype, protocol, *rotations_, device_,
+        backend_ == nullptr ? make_cpu_block_device(quantizer, *memory_)
+                            : make_cuda_block_device(quantizer, *backend_)));
   }
 }
 
