@@ -1,5 +1,6 @@
-// What a compressed layer asks of the device that holds its packed bytes: three verbs. A chunk goes
-// down once, what the device found comes back as a value; all other state is PackedLayerCache's.
+// What a compressed layer asks of the device that holds its packed bytes: measure a chunk, seal a
+// block, attend. A chunk goes down once and what was found in it comes back as a value; what is
+// decided from it, and all state but packed bytes and the kernels' tables, is PackedLayerCache's.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/block_layout.h"
 #include "kernels/params.h"
 #include "rillkv/quantizer.h"
 #include "rillkv/sealed_block.h"
@@ -43,12 +45,6 @@ struct Measured {
   std::vector<at::Tensor> energy_sums;  // [heads, head_dim] f32, on the CPU
 };
 
-/// Policy "ema": what scales and widens the channels of a block's keys, or values.
-struct ChannelScales {
-  at::Tensor absmax;    // [kv_heads, head_dim] f32, on the CPU
-  at::Tensor outliers;  // [kv_heads, head_dim] bool, on the CPU
-};
-
 /// A block to be sealed.
 struct OpenBlock {
   int64_t index = 0;                       // in the tables that the kernels read
@@ -70,8 +66,8 @@ class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
 
-  /// Throws Error unless everything can be quantised. `energy_sums`: QueryEnergy's, of the open
-  /// block. Changes nothing.
+  /// `energy_sums`: QueryEnergy's of the open block. Changes nothing; throws Error unless every
+  /// key, value and (policy "adaptive") query can be quantised.
   virtual Measured measure(const Chunk& chunk, const at::Tensor& energy_sums) = 0;
 
   /// Packs tokens as sinks `first` and on.

@@ -1,11 +1,14 @@
 // A compressed layer's bytes on the CPU.
 #include <ATen/ATen.h>
 
+#include "core/adaptive_layout.h"
+#include "core/assert.h"
 #include "core/attention_runner.h"
 #include "core/block_device.h"
+#include "core/cpu_kernels.h"
+#include "core/cpu_sealing.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
-#include "kernels/cpu/kernels.h"
 
 namespace rillkv {
 namespace {
@@ -16,6 +19,7 @@ class CpuBlockDevice final : public BlockDevice {
       : quantizer_(std::move(quantizer)),
         config_(quantizer_->options().config),
         kv_heads_(quantizer_->options().kv_heads),
+        layout_(quantizer_->options()),
         memory_(memory),
         sinks_(allocate_sinks(quantizer_->options(), at::kCPU)) {}
 
@@ -39,9 +43,9 @@ class CpuBlockDevice final : public BlockDevice {
   void seal_sinks(const at::Tensor& keys, const at::Tensor& values, int64_t first) override {
     const auto pack = [&](const at::Tensor& x, int64_t bits, at::Tensor& sinks) {
       for (int64_t head = 0; head < kv_heads_; ++head) {
-        kernels::cpu::kernels().pack_tokens_symmetric(
-            pack_params(x, head, config_.attention_sink_size), static_cast<int32_t>(first),
-            static_cast<int32_t>(bits), sinks[head].mutable_data_ptr<uint8_t>());
+        cpu_kernels().pack_tokens_symmetric(pack_params(x, head, config_.attention_sink_size),
+                                            static_cast<int32_t>(first), static_cast<int32_t>(bits),
+                                            sinks[head].mutable_data_ptr<uint8_t>());
       }
     };
     pack(keys, config_.key_bits_sink_outlier, sinks_.keys);
@@ -54,11 +58,13 @@ class CpuBlockDevice final : public BlockDevice {
     if (open.keep) {
       allocate = [this](int64_t bytes) { return memory_.take({bytes}, at::kByte); };
     }
-    const ChannelScales &keys = open.key_scales, &values = open.value_scales;
-    auto block = config_.policy == Policy::kAdaptive
-                     ? quantizer_->seal_adaptive(open.keys, open.values, open.energy, allocate)
-                     : quantizer_->seal_ema(open.keys, open.values, keys.absmax, keys.outliers,
-                                            values.absmax, values.outliers, allocate);
+    const QuantizerOptions& options = quantizer_->options();
+    auto block =
+        config_.policy == Policy::kAdaptive
+            ? seal_adaptive_on_cpu(options, layout_, open.keys, open.values, open.energy, allocate)
+            : seal_ema_on_cpu(options, open.keys, open.values, open.key_scales, open.value_scales,
+                              allocate);
+    RILLKV_ASSERT(open.index * kv_heads_ <= static_cast<int64_t>(key_table_.size()));
     const auto enter = [&](std::vector<const uint8_t*>& table, const auto& pointers) {
       table.resize(open.index * kv_heads_);
       table.insert(table.end(), pointers.begin(), pointers.end());
@@ -90,6 +96,7 @@ class CpuBlockDevice final : public BlockDevice {
   Quantizer quantizer_;
   const CompressionConfig& config_;  // the quantiser's
   const int64_t kv_heads_;
+  const AdaptiveLayout layout_;
   HugePageArena& memory_;
   PackedSinks sinks_;
   std::vector<const uint8_t*> key_table_, value_table_;  // [blocks, kv_heads]

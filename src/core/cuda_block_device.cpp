@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/adaptive_layout.h"
+#include "core/assert.h"
 #include "core/block_device.h"
 #include "core/block_layout.h"
 #include "core/cuda_backend.h"
@@ -31,6 +33,7 @@ class CudaBlockDevice final : public BlockDevice {
         kv_heads_(quantizer_->options().kv_heads),
         head_dim_(quantizer_->options().head_dim),
         ema_(config_.policy == Policy::kEma),
+        layout_(quantizer_->options()),
         backend_(backend),
         sinks_(allocate_sinks(quantizer_->options(), backend.device())),
         key_table_(kv_heads_, backend.device()),
@@ -92,6 +95,7 @@ class CudaBlockDevice final : public BlockDevice {
 
   void settle(const std::vector<std::shared_ptr<SealedBlock>>& blocks) override {
     const int64_t count = static_cast<int64_t>(blocks.size()), first = settled_;
+    RILLKV_ASSERT(first <= count && count <= clipped_.rows().size(0));
     if (first == count) return;
     const at::Tensor clipped = clipped_.rows().slice(0, first, count).cpu().contiguous();
     const int64_t* counts = clipped.const_data_ptr<int64_t>();
@@ -169,7 +173,7 @@ class CudaBlockDevice final : public BlockDevice {
     at::Tensor sink_keys, keys, sink_values, values, queries;
     std::vector<at::Tensor> energy_sums;
   };
-  /// One launch a part, one copy for all of them; the only wait for the device.
+  /// One launch a part and one copy of all of them, for which the CPU waits.
   Reductions reduce(const Chunk& chunk, const at::Tensor& values, const at::Tensor& energy_sums) {
     const int64_t heads = chunk.q.size(1), sinks = chunk.sinks.end;
     const int64_t query_size = heads * head_dim_, key_size = kv_heads_ * head_dim_;
@@ -262,8 +266,9 @@ class CudaBlockDevice final : public BlockDevice {
   }
 
   std::shared_ptr<SealedBlock> seal_adaptive(const OpenBlock& open) {
-    auto block = allocate_block(open.keys.size(0), quantizer_->adaptive_key_bytes(),
-                                quantizer_->adaptive_value_bytes(), allocator());
+    auto block =
+        allocate_block(open.keys.size(0), std::vector<size_t>(kv_heads_, layout_.key_bytes()),
+                       std::vector<size_t>(kv_heads_, layout_.value_bytes()), allocator());
     enter(open.index, *block);
     const at::Tensor energies =
         upload(open.energy.const_data_ptr<float>(), open.energy.numel(), at::kFloat);
@@ -271,15 +276,15 @@ class CudaBlockDevice final : public BlockDevice {
     k.block =
         block_params(open.keys, config_.block_size, key_table_.row<uint8_t*>(open.index), nullptr);
     k.energy = energies.const_data_ptr<float>();
-    k.class_count = static_cast<int32_t>(quantizer_->classes().size());
-    std::copy(quantizer_->classes().begin(), quantizer_->classes().end(), k.classes);
-    k.increments = quantizer_->increments();
+    k.class_count = static_cast<int32_t>(layout_.classes.size());
+    std::copy(layout_.classes.begin(), layout_.classes.end(), k.classes);
+    k.increments = layout_.increments;
     cuda::pack_channels_affine(backend_.queue(), k, static_cast<int>(kv_heads_));
     cuda::PackTokensParams v;
     v.block = block_params(open.values, config_.block_size, value_table_.row<uint8_t*>(open.index),
                            counter(open, true));
-    v.groups = static_cast<int32_t>(quantizer_->value_groups());
-    v.bits = static_cast<int32_t>(config_.value_bits);
+    v.groups = layout_.value_groups;
+    v.bits = layout_.value_bits;
     cuda::pack_tokens_affine(backend_.queue(), v, static_cast<int>(kv_heads_));
     return block;
   }
@@ -319,6 +324,7 @@ class CudaBlockDevice final : public BlockDevice {
   const CompressionConfig& config_;  // the quantiser's
   const int64_t kv_heads_, head_dim_;
   const bool ema_;
+  const AdaptiveLayout layout_;
   CudaBackend& backend_;
   PackedSinks sinks_;
   DeviceTable key_table_, value_table_;  // [blocks, kv_heads]

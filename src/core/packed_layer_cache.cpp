@@ -6,7 +6,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/assert.h"
 #include "core/kernel_views.h"
+#include "core/statistics_access.h"
 
 namespace rillkv {
 namespace {
@@ -220,19 +222,21 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
   const int64_t tokens = q.size(0), sinks = chunk.sinks.end;
   if (sinks > 0) device_->seal_sinks(k.slice(0, 0, sinks), v.slice(0, 0, sinks), length_);
   if (ema_ && !chunk.blocks.empty()) {
-    key_stats_->update_absmax(measured.key_absmax, tokens - sinks);
-    value_stats_->update_absmax(measured.value_absmax, tokens - sinks);
+    StatisticsAccess::update_absmax(*key_stats_, measured.key_absmax, tokens - sinks);
+    StatisticsAccess::update_absmax(*value_stats_, measured.value_absmax, tokens - sinks);
   }
+  RILLKV_ASSERT(measured.energy_sums.empty() || measured.energy_sums.size() == chunk.blocks.size());
   for (size_t i = 0; i < chunk.blocks.size(); ++i) {
     const Span& span = chunk.blocks[i];
     const int64_t end = tail_count_ + span.count();
     copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
     copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
     if (!ema_ && !measured.energy_sums.empty()) {
-      energy_->replace_sums(measured.energy_sums[i], span.count());
+      StatisticsAccess::replace_sums(*energy_, measured.energy_sums[i], span.count());
     } else if (!ema_) {
       energy_->accumulate(span.count() == tokens ? q : q.slice(0, span.begin, span.end));
     }
+    RILLKV_ASSERT(end <= config_.block_size);
     tail_count_ = end;
     if (tail_count_ == config_.block_size) {
       blocks_.push_back(seal(tail_count_, /*keep=*/true));
@@ -242,6 +246,10 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
     }
   }
   length_ += tokens;
+  // Every token is in exactly one place.
+  RILLKV_ASSERT(length_ == std::min(length_, config_.attention_sink_size) +
+                               static_cast<int64_t>(blocks_.size()) * config_.block_size +
+                               tail_count_);
 }
 
 /// Quantises the first `tokens` of the tail; `keep` commits the statistics.
