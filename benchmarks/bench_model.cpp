@@ -23,6 +23,7 @@
 
 #include "benchmarks/run_context.h"
 #include "benchmarks/sdpa_model.h"
+#include "core/cpu_sealing.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/needle.h"
 #include "rillkv/files.h"
@@ -215,6 +216,7 @@ double sealing_seconds(const ModelConfig& m, const CompressionConfig& config, at
   if (config.policy == Policy::kDense) return 0;
   const bool ema = config.policy == Policy::kEma;
   Quantizer quantizer(QuantizerOptions{m.num_key_value_heads, m.head_dim, config});
+  const AdaptiveLayout layout(quantizer->options());
   const int64_t block = config.block_size;
   tokens = std::max(block, tokens / block * block);
   std::vector<Activations> layers;
@@ -247,14 +249,17 @@ double sealing_seconds(const ModelConfig& m, const CompressionConfig& config, at
       tail_keys.copy_(a.k.slice(0, begin, begin + block));
       tail_values.copy_(v.slice(0, begin, begin + block));
       if (ema) {
-        quantizer->seal_ema(tail_keys, tail_values, key_stats->per_channel(key_stats->ema()),
-                            flags(key_stats), value_stats->per_channel(value_stats->ema()),
-                            flags(value_stats));
+        const auto scales = [&](StreamingStats& of) {
+          return ChannelScales{of->per_channel(of->ema()), flags(of)};
+        };
+        seal_ema_on_cpu(quantizer->options(), tail_keys, tail_values, scales(key_stats),
+                        scales(value_stats), allocate_zeros);
         key_stats->consume(block);
         value_stats->consume(block);
       } else {
         energy->accumulate(a.q.slice(0, begin, begin + block));
-        quantizer->seal_adaptive(tail_keys, tail_values, energy->seal());
+        seal_adaptive_on_cpu(quantizer->options(), layout, tail_keys, tail_values, energy->seal(),
+                             allocate_zeros);
       }
     }
   };

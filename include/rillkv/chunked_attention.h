@@ -32,23 +32,27 @@ struct SequenceRows {
 class ChunkedLlamaAttentionImpl : public InferenceModule {
  public:
   /// `layer` is the layer's index in the caches, which live on the same device. Weights are
-  /// uninitialised.
+  /// uninitialised. Throws Error for a negative layer, and for heads or sizes that are not
+  /// positive.
   ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
                             at::Device device = at::kCPU);
 
   /// hidden: [tokens, hidden_size] -> the same shape. Appends `tokens` tokens to layer `layer` of
   /// the cache.
   at::Tensor forward(const at::Tensor& hidden, QuantizedKvCache& cache) const;
-  /// A batch of sequences of any lengths, flattened along the first dimension. Throws Error where a
-  /// cache is null or given twice.
+  /// A batch of sequences of any lengths, flattened along the first dimension: the rows of one
+  /// after those of the other, all of them. Throws Error for other rows, and where a cache is null
+  /// or given twice.
   at::Tensor forward(const at::Tensor& hidden, const std::vector<SequenceRows>& sequences) const;
 
   /// See LinearImpl::pack.
-  void pack(HugePageArena* arena = nullptr);
+  void pack();
 
   Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
 
  private:
+  friend struct PackAccess;
+
   int64_t layer_, heads_, kv_heads_, head_dim_;
   Linear qkv_{nullptr};  // the fused weight; not a submodule, its views are
 };

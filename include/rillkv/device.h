@@ -16,7 +16,8 @@ namespace rillkv {
 /// or libtorch_cuda cannot be loaded.
 c10::Device open_device(const std::string& name);
 
-/// Most bytes that LibTorch's allocator has given out on a CUDA device at one time; 0 on the CPU.
+/// Most bytes that LibTorch's allocator has given out on a CUDA device, which open_device returned,
+/// at one time; 0 on the CPU. Throws Error for a CUDA device without an index.
 int64_t device_peak_bytes(c10::Device device);
 
 }  // namespace rillkv

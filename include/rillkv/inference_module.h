@@ -15,7 +15,7 @@ class InferenceModule : public torch::nn::Module {
   /// the tensor it looks into.
   void save(torch::serialize::OutputArchive& archive) const override;
   /// Copies the archive's tensors, converting their dtype. Throws Error naming the parameter where
-  /// shapes differ; parameters before it have been read by then.
+  /// it is missing or shapes differ; parameters before it have been read by then.
   void load(torch::serialize::InputArchive& archive) override;
 
   /// Throw Error, before anything changes, unless every parameter already is so.

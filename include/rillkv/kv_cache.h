@@ -8,31 +8,13 @@
 #include <memory>
 #include <vector>
 
+#include "rillkv/cache_geometry.h"
 #include "rillkv/compression_config.h"
-#include "rillkv/quantizer.h"
+#include "rillkv/sealed_block.h"
 
 namespace rillkv {
 
-class CudaBackend;
-class HugePageArena;
-class LayerCache;
-class RotationTable;
-
-/// The model's shape as the cache needs it.
-struct CacheGeometry {
-  int64_t layers = 1;
-  int64_t heads = 1;
-  int64_t kv_heads = 1;                     ///< divides heads
-  int64_t head_dim = 64;                    ///< even
-  std::vector<double> inverse_frequencies;  ///< [head_dim / 2] RoPE, scaling included
-};
-
-/// What a query may read of its own chunk.
-enum class CacheProtocol {
-  kPrefill,  ///< the product: sealed blocks quantised, the open tail and the chunk in full
-             ///< precision
-  kStress,   ///< every key and value has been through the quantiser, the chunk's own too
-};
+struct CacheAccess;
 
 /// A number for keys, one for values and one for both.
 struct KeyValueTotal {
@@ -71,7 +53,8 @@ struct CacheReport {
 /// uncompressed keys or values.
 ///
 /// Owns its statistics: caches are independent, and a batch is one cache a sequence. Movable, not
-/// copyable, not thread-safe; different caches may be used from different threads.
+/// copyable, not thread-safe; different caches may be used from different threads. One that was
+/// moved from may only be assigned to or destroyed.
 class QuantizedKvCache {
  public:
   /// dtype: float32, bfloat16 or float16, of queries, keys and values. device: of all of them, the
@@ -80,10 +63,6 @@ class QuantizedKvCache {
   QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
                    at::ScalarType dtype, CacheProtocol protocol = CacheProtocol::kPrefill,
                    at::Device device = at::kCPU);
-  /// The same over a CUDA back end of the caller's (tests run the kernels without a GPU).
-  QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                   at::ScalarType dtype, CacheProtocol protocol,
-                   std::shared_ptr<CudaBackend> backend);
   ~QuantizedKvCache();
   QuantizedKvCache(QuantizedKvCache&&) noexcept;
   QuantizedKvCache& operator=(QuantizedKvCache&&) noexcept;
@@ -99,33 +78,28 @@ class QuantizedKvCache {
   /// half way: it then refuses every further call with Error until `reset`.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
-  /// Tokens appended to a layer so far.
+  /// Tokens appended to a layer so far. Throws Error for a layer that is none.
   int64_t length(int64_t layer = 0) const;
   CacheReport report() const;
   /// Whether all layers hold the same number of tokens and no call was left half way.
   bool in_step() const;
-  /// Sealed blocks of a layer, oldest first.
+  /// Sealed blocks of a layer, oldest first. Throws Error for a layer that is none.
   std::vector<std::shared_ptr<const SealedBlock>> blocks(int64_t layer) const;
   /// Forgets all tokens and statistics.
   void reset();
 
-  const CacheGeometry& geometry() const { return geometry_; }
-  const CompressionConfig& config() const { return config_; }
-  at::ScalarType dtype() const { return dtype_; }
-  CacheProtocol protocol() const { return protocol_; }
-  at::Device device() const { return device_; }
+  const CacheGeometry& geometry() const;
+  const CompressionConfig& config() const;
+  at::ScalarType dtype() const;
+  CacheProtocol protocol() const;
+  at::Device device() const;
 
  private:
-  CacheGeometry geometry_;
-  CompressionConfig config_;
-  at::ScalarType dtype_;
-  CacheProtocol protocol_;
-  at::Device device_;
-  std::shared_ptr<CudaBackend> backend_;  // null on the CPU
-  std::unique_ptr<RotationTable> rotations_;
-  std::unique_ptr<HugePageArena> memory_;  // of sealed blocks; null on other devices than the CPU
-  std::vector<std::unique_ptr<LayerCache>> layers_;
-  bool half_way_ = false;  // a call threw when layers disagreed
+  friend struct CacheAccess;
+  struct State;
+  explicit QuantizedKvCache(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace rillkv

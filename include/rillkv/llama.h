@@ -36,7 +36,7 @@ class WeightImpl;
 class LlamaModelImpl : public InferenceModule {
  public:
   /// Weights are uninitialised. dtype: float32, bfloat16 or float16. device: the CPU or a CUDA
-  /// device (see open_device).
+  /// device (see open_device). Throws Error for another dtype and for sizes that are not positive.
   LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device = at::kCPU);
 
   /// Fills every weight from `source`, which is called with checkpoint names ("model.layers.0....")
@@ -62,7 +62,8 @@ class LlamaModelImpl : public InferenceModule {
   /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on
   /// the model's device, ...
   at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
-  /// ... and logits of any rows of them, [rows, vocab] f32 on the CPU.
+  /// ... and logits of any rows of them, [rows, vocab] f32 on the CPU. Throws Error for another
+  /// shape, dtype or device than hidden_states gives.
   at::Tensor logits(const at::Tensor& hidden_states) const;
 
   /// An empty cache for one sequence, on the model's device.

@@ -5,44 +5,15 @@
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
-#include <array>
 #include <cstdint>
-#include <functional>
 #include <memory>
-#include <vector>
 
 #include "rillkv/compression_config.h"
+#include "rillkv/sealed_block.h"
 
 namespace rillkv {
 
-/// What quantising one block did, summed over kv heads.
-struct BlockTally {
-  std::array<int64_t, 9> key_widths{};  ///< [w] channels of w bits
-  std::array<int64_t, 9>
-      value_widths{};        ///< "ema": channels of w bits; "adaptive": all channels, one w
-  int64_t key_outliers = 0;  ///< channels: "ema" flagged; "adaptive" wider than the mean rounded up
-  int64_t value_outliers = 0;  ///< "ema" only
-  int64_t key_clipped = 0;     ///< codes at the end of the range because the value lay beyond it
-  int64_t value_clipped = 0;
-};
-
-/// One block of keys and values of all kv heads, packed, where its cache lives (CPU or CUDA); the
-/// pointers are that device's. Immutable: appending to a cache never
-/// changes the bytes of sealed blocks, so blocks may be shared between threads and caches.
-struct SealedBlock {
-  at::Tensor storage;                  ///< u8, 64-byte aligned; every byte of the block
-  std::vector<const uint8_t*> keys;    ///< [kv_heads] into storage, kernels/packed_format.h
-  std::vector<const uint8_t*> values;  ///< [kv_heads]
-  int64_t tokens = 0;                  ///< block_size, fewer in a provisional block
-  int64_t key_bytes = 0;               ///< with metadata and padding
-  int64_t value_bytes = 0;
-  BlockTally tally;
-};
-
-/// Where the bytes of a block come from: returns u8 [bytes], 64-byte aligned, all zero.
-using BlockAllocator = std::function<at::Tensor(int64_t bytes)>;
-/// An allocation of the CPU's own for every block.
-at::Tensor allocate_zeros(int64_t bytes);
+struct AdaptiveLayout;
 
 struct QuantizerOptions {
   int64_t kv_heads = 1;
@@ -52,68 +23,61 @@ struct QuantizerOptions {
 
 /// Quantises blocks for one model shape and configuration, on the CPU (a cache on a CUDA device
 /// seals there, to the same bytes). Stateless and const: one may serve every layer, sequence and
-/// thread. Statistics come from StreamingStats ("ema") and QueryEnergy
-/// ("adaptive").
+/// thread. Statistics come from StreamingStats ("ema") and QueryEnergy ("adaptive").
 ///
 /// Keys are quantised before RoPE, per channel (KVQuant, arXiv 2401.18079, section 3.1); values per
 /// token and group after a Walsh-Hadamard rotation ("adaptive"; QuaRot, arXiv 2404.00456) or per
 /// channel ("ema").
 class QuantizerImpl : public torch::nn::Module {
  public:
+  /// Throws Error for an unusable shape, UsageError for a configuration that does not fit it.
   explicit QuantizerImpl(const QuantizerOptions& options);
 
-  /// Policy "adaptive". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16, tokens <=
-  /// block_size, keys before RoPE, values already rotated where `rotates_values`; energy:
-  /// [kv_heads, head_dim] f32.
+  /// Policy "adaptive". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16 on the CPU, 1
+  /// to block_size tokens, keys before RoPE, values already rotated where `rotates_values`; energy:
+  /// [kv_heads, head_dim] f32, none negative. Throws Error for anything else, and for keys and
+  /// values that `check_representable` refuses.
   std::shared_ptr<SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
-                                             const at::Tensor& energy,
-                                             const BlockAllocator& allocate = allocate_zeros) const;
-  /// Policy "ema". absmax: [kv_heads, head_dim] f32; outliers: the same shape, bool.
+                                             const at::Tensor& energy) const;
+  /// Policy "ema". keys, values: as above. absmax: [kv_heads, head_dim] f32 in 0..32752, of which
+  /// the scales are made; outliers: the same shape, bool. Throws Error as above.
   std::shared_ptr<SealedBlock> seal_ema(const at::Tensor& keys, const at::Tensor& values,
                                         const at::Tensor& key_absmax,
                                         const at::Tensor& key_outliers,
                                         const at::Tensor& value_absmax,
-                                        const at::Tensor& value_outliers,
-                                        const BlockAllocator& allocate = allocate_zeros) const;
+                                        const at::Tensor& value_outliers) const;
 
   struct Dequantized {
     at::Tensor keys;    ///< [tokens, kv_heads, head_dim] f32, before RoPE
     at::Tensor values;  ///< the same shape; still rotated where `rotates_values`
   };
-  /// On the CPU, wherever the block is.
+  /// On the CPU, wherever the block is. Throws Error for a block that a quantiser of these options
+  /// cannot have sealed.
   Dequantized dequantize(const SealedBlock& block) const;
 
-  /// Throws Error unless every element of x [tokens, heads, head_dim] is finite and within what
-  /// fp16 metadata can represent; `what` names x in the message.
+  /// Throws Error unless every element of x [tokens, heads, head_dim], on the CPU, is finite and of
+  /// magnitude at most 32752, what the format's fp16 scales can cover; `what` names x in the
+  /// message.
   void check_representable(const at::Tensor& x, const char* what) const;
 
   /// y = H x / sqrt(head_dim) for every token and head; its own inverse. x: [tokens, heads,
-  /// head_dim].
+  /// head_dim] on the CPU. Throws Error unless head_dim is a power of two.
   at::Tensor rotate_values(const at::Tensor& x) const;
   /// Whether values are rotated: policy "adaptive", asked for, and head_dim a power of two.
   bool rotates_values() const { return rotates_values_; }
   /// Whether value blocks are channel-major (policy "ema") rather than token-major.
   bool channel_major_values() const { return options_.config.policy == Policy::kEma; }
-  int64_t value_groups() const { return value_groups_; }
+  /// Policy "adaptive": groups of channels that share a value scale, a head.
+  int64_t value_groups() const;
   /// Policy "adaptive": the mean width that every key block has, `key_bits_mean` rounded down to
   /// whole increments a head.
   double key_bits_mean() const;
   const QuantizerOptions& options() const { return options_; }
 
-  /// Policy "adaptive": bytes of every kv head's block of keys, and of values; all the same.
-  std::vector<size_t> adaptive_key_bytes() const;
-  std::vector<size_t> adaptive_value_bytes() const;
-  /// Policy "adaptive": widths a channel pair may take, and the steps from one to the next that
-  /// every head spends on its pairs.
-  const std::vector<int>& classes() const { return classes_; }
-  int increments() const { return increments_; }
-
  private:
   QuantizerOptions options_;
   bool rotates_values_ = false;
-  int64_t value_groups_ = 1;
-  std::vector<int> classes_;
-  int increments_ = 0;  // steps to the next class that every head spends
+  std::shared_ptr<const AdaptiveLayout> layout_;
 };
 TORCH_MODULE(Quantizer);
 

@@ -8,6 +8,8 @@
 
 namespace rillkv {
 
+struct StatisticsAccess;
+
 struct QueryEnergyOptions {
   int64_t heads = 1;
   int64_t kv_heads = 1;  ///< divides heads
@@ -28,17 +30,16 @@ class QueryEnergyImpl : public torch::nn::Module {
  public:
   explicit QueryEnergyImpl(const QueryEnergyOptions& options);
 
-  /// Adds queries [T, heads, head_dim] before RoPE (f32, bf16 or f16) to the open block.
+  /// Adds queries [T, heads, head_dim] before RoPE (f32, bf16 or f16 on the CPU, channels
+  /// contiguous) to the open block. Throws Error for anything else.
   void accumulate(const at::Tensor& queries);
-  /// The same where the sums are computed elsewhere (on a GPU), in the documented order: `sums` of
-  /// [heads, head_dim] f32 takes the place of sums(), after `tokens` more tokens.
-  void replace_sums(const at::Tensor& sums, int64_t tokens);
   /// Sums of squares over the open block's tokens, [heads, head_dim] f32.
   const at::Tensor& sums() const { return sums_; }
   /// The energies that sealing the open block now would give, [kv_heads, head_dim] f32; changes
   /// nothing. Throws Error if the block has no tokens.
   at::Tensor preview() const;
-  /// Ends the open block: updates the EMA and returns it, [kv_heads, head_dim] f32.
+  /// Ends the open block: updates the EMA and returns it, [kv_heads, head_dim] f32. Throws Error if
+  /// the block has no tokens.
   at::Tensor seal();
   /// Tokens in the open block.
   int64_t pending() const { return tokens_.item<int64_t>(); }
@@ -46,6 +47,8 @@ class QueryEnergyImpl : public torch::nn::Module {
   void reset();
 
  private:
+  friend struct StatisticsAccess;
+
   QueryEnergyOptions options_;
   at::Tensor sums_;    // [heads, head_dim] f32, of the open block
   at::Tensor tokens_;  // i64 scalar, tokens of the open block

@@ -9,6 +9,8 @@
 
 namespace rillkv {
 
+struct StatisticsAccess;
+
 struct StreamingStatsOptions {
   int64_t kv_heads = 1;
   int64_t head_dim = 64;
@@ -34,11 +36,10 @@ class StreamingStatsImpl : public torch::nn::Module {
  public:
   explicit StreamingStatsImpl(const StreamingStatsOptions& options);
 
-  /// x: [kv_heads, T, head_dim], any floating dtype, the chunk's non-sink tokens. T = 0 changes
-  /// nothing. Throws Error on a wrong shape or a non-finite value, before any state changes.
+  /// x: [kv_heads, T, head_dim], any floating dtype, on the CPU, the chunk's non-sink tokens. T = 0
+  /// changes nothing. Throws Error on a wrong shape or a non-finite value, before any state
+  /// changes.
   void update(const at::Tensor& x);
-  /// The same from absmax: [kv_heads, head_dim] f32 over `tokens` tokens.
-  void update_absmax(const at::Tensor& absmax, int64_t tokens);
 
   bool empty() const { return !seen_.item<bool>(); }
   /// [kv_heads, channels or groups] f32, floored at 1e-5. Throws Error before the first chunk.
@@ -46,12 +47,12 @@ class StreamingStatsImpl : public torch::nn::Module {
   /// The latest chunk's flags, [kv_heads, channels or groups] bool.
   at::Tensor outliers() const;
   /// Flags of the next `tokens` unsealed tokens, or of the oldest chunks that feed them: the OR
-  /// over chunks.
+  /// over chunks. Throws Error for a negative number.
   at::Tensor block_outliers(int64_t tokens) const;
-  /// `tokens` tokens have been sealed into a block.
+  /// `tokens` tokens have been sealed into a block. Throws Error unless as many are unsealed.
   void consume(int64_t tokens);
   /// A statistic per channel expanded from groups: [kv_heads, channels or groups] -> [kv_heads,
-  /// head_dim].
+  /// head_dim]. Throws Error for another shape.
   at::Tensor per_channel(const at::Tensor& statistic) const;
 
   /// Forgets everything, as if no chunk had been seen.
@@ -62,7 +63,10 @@ class StreamingStatsImpl : public torch::nn::Module {
   static constexpr double kFloor = 1e-5;
 
  private:
+  friend struct StatisticsAccess;
+
   int64_t columns() const;
+  void take(const at::Tensor& absmax, int64_t tokens);
 
   StreamingStatsOptions options_;
   at::Tensor ema_;             // [kv_heads, columns] f32

@@ -5,9 +5,10 @@
 #include <cstdlib>
 #include <memory>
 
+#include "core/cpu_kernels.h"
 #include "core/parallel.h"
-#include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
+#include "rillkv/error.h"
 
 namespace rillkv {
 namespace {
@@ -25,7 +26,7 @@ void* thread_workspace(size_t bytes) {
     memory.reset(std::aligned_alloc(4096, capacity));
     if (memory == nullptr) {
       capacity = 0;
-      throw std::bad_alloc();
+      throw Error(str_cat("out of memory: expected ", bytes, " bytes of attention workspace"));
     }
   }
   return memory.get();
@@ -34,7 +35,7 @@ void* thread_workspace(size_t bytes) {
 }  // namespace
 
 void run_attention(const kernels::AttentionParams& params) {
-  const auto& kernel = kernels::cpu::kernels();
+  const auto& kernel = cpu_kernels();
   const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
   const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);
   parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/assert.h"
 #include "kernels/packed_format.h"
 #include "rillkv/error.h"
 
@@ -55,6 +56,8 @@ std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<si
   for (size_t bytes : key_bytes) block->key_bytes += static_cast<int64_t>(bytes);
   for (size_t bytes : value_bytes) block->value_bytes += static_cast<int64_t>(bytes);
   block->storage = allocate(block->key_bytes + block->value_bytes);
+  RILLKV_ASSERT(block->storage.is_contiguous() &&
+                block->storage.numel() == block->key_bytes + block->value_bytes);
   const uint8_t* at = block->storage.const_data_ptr<uint8_t>();
   for (size_t bytes : key_bytes) {
     block->keys.push_back(at);

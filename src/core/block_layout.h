@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -16,10 +17,21 @@ namespace rillkv {
 /// NaN is none.
 void check_magnitudes(const std::vector<float>& largest, const char* what);
 
+/// Where the bytes of a block come from: returns u8 [bytes], 64-byte aligned, all zero.
+using BlockAllocator = std::function<at::Tensor(int64_t bytes)>;
+/// An allocation of the CPU's own for every block.
+at::Tensor allocate_zeros(int64_t bytes);
+
 /// A block of zeros from an allocator; bytes of every kv head's keys and values.
 std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<size_t>& key_bytes,
                                             const std::vector<size_t>& value_bytes,
                                             const BlockAllocator& allocate);
+
+/// Policy "ema": what scales and widens the channels of a block's keys, or values.
+struct ChannelScales {
+  at::Tensor absmax;    // [kv_heads, head_dim] f32, on the CPU
+  at::Tensor outliers;  // [kv_heads, head_dim] bool, on the CPU
+};
 
 /// Widths of one side of a block of policy "ema", as channel blocks store them.
 struct ChannelWidths {

@@ -8,6 +8,7 @@
 #include <link.h>
 
 #include <mutex>
+#include <stdexcept>
 #include <string>
 
 #include "rillkv/device.h"
@@ -33,6 +34,30 @@ std::string torch_folder() {
   return folder;
 }
 
+/// Runs `action`, whose CUDA failures become the library's errors: kernels know no header of ours.
+template <typename Action>
+auto with_errors(const Action& action) {
+  try {
+    return action();
+  } catch (const std::runtime_error& error) {
+    throw Error(error.what());
+  }
+}
+
+class StreamQueue final : public kernels::cuda::Queue {
+ public:
+  explicit StreamQueue(kernels::cuda::Stream stream)
+      : queue_(with_errors([&] { return kernels::cuda::make_stream_queue(stream); })) {}
+  void launch(const kernels::cuda::Launch& launch) override {
+    with_errors([&] { queue_->launch(launch); });
+  }
+  int multiprocessors() const override { return queue_->multiprocessors(); }
+  int shared_memory_limit() const override { return queue_->shared_memory_limit(); }
+
+ private:
+  std::unique_ptr<kernels::cuda::Queue> queue_;
+};
+
 class StreamBackend final : public CudaBackend {
  public:
   explicit StreamBackend(c10::DeviceIndex index) : index_(index) {}
@@ -43,7 +68,7 @@ class StreamBackend final : public CudaBackend {
     const kernels::cuda::Stream stream = c10::cuda::getCurrentCUDAStream(index_).stream();
     if (queue_ == nullptr || stream != stream_) {
       const c10::cuda::CUDAGuard guard(index_);
-      queue_ = kernels::cuda::make_stream_queue(stream);
+      queue_ = std::make_unique<StreamQueue>(stream);
       stream_ = stream;
     }
     return *queue_;
@@ -127,6 +152,8 @@ DeviceFigures device_figures(at::Device device) {
 
 int64_t device_peak_bytes(c10::Device device) {
   if (!device.is_cuda()) return 0;
+  RILLKV_CHECK(device.has_index(), "device_peak_bytes: expected a device from open_device, got ",
+               device);
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(device.index());
   return stats.allocated_bytes[0].peak;
 }

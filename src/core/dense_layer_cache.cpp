@@ -1,4 +1,6 @@
-// One layer of the uncompressed baseline: post-RoPE keys and values in the model's dtype.
+// Post-RoPE keys and values in the model's dtype.
+#include "core/dense_layer_cache.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -6,10 +8,8 @@
 #include <cmath>
 #include <limits>
 
+#include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
-#include "core/layer_cache.h"
-#include "core/rotation_table.h"
-#include "kernels/cpu/kernels.h"
 
 namespace rillkv {
 namespace {
@@ -104,9 +104,8 @@ class DenseLayerCache final : public LayerCache {
       params.heads = static_cast<int32_t>(x.size(1));
       params.head_dim = static_cast<int32_t>(geometry_.head_dim);
       params.dtype = kernel_dtype(x.scalar_type());
-      at::parallel_for(0, tokens, 16, [&](int64_t begin, int64_t end) {
-        kernels::cpu::kernels().rope(params, begin, end);
-      });
+      at::parallel_for(0, tokens, 16,
+                       [&](int64_t begin, int64_t end) { cpu_kernels().rope(params, begin, end); });
       return;
     }
     const auto table = [&](const float* data) {

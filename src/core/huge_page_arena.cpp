@@ -4,7 +4,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <new>
+
+#include "rillkv/error.h"
 
 namespace rillkv {
 namespace {
@@ -19,7 +20,8 @@ at::Tensor map_region(size_t bytes) {
   const size_t mapped = bytes + kHugePage;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) throw std::bad_alloc();
+  RILLKV_CHECK(base != MAP_FAILED, "out of memory: expected ", mapped,
+               " bytes for weights or sealed blocks");
   const auto address = reinterpret_cast<uintptr_t>(base);
   void* data = static_cast<uint8_t*>(base) + (round_up(address, kHugePage) - address);
 #ifdef MADV_HUGEPAGE

@@ -14,7 +14,7 @@ namespace rillkv {
 /// the rest of the huge page at hand (2 MB). Not thread-safe.
 class HugePageArena {
  public:
-  /// A tensor of zeros on the CPU, 64-byte aligned. Throws std::bad_alloc.
+  /// A tensor of zeros on the CPU, 64-byte aligned. Throws Error where there is no memory.
   at::Tensor take(at::IntArrayRef sizes, at::ScalarType dtype);
   /// Lets go of the region at hand.
   void clear() { region_ = at::Tensor(); }

@@ -4,14 +4,20 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <mutex>
 #include <set>
 
+#include "core/block_device.h"
+#include "core/cache_access.h"
+#include "core/check_tensor.h"
 #include "core/cuda_backend.h"
+#include "core/dense_layer_cache.h"
 #include "core/device_rotation_table.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/layer_cache.h"
+#include "core/packed_layer_cache.h"
 #include "core/rotation_table.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
@@ -33,20 +39,34 @@ void log_ineffective_keys(const CompressionConfig& config) {
 
 }  // namespace
 
-QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                                   at::ScalarType dtype, CacheProtocol protocol, at::Device device)
-    : QuantizedKvCache(geometry, config, dtype, protocol,
-                       device.is_cpu() ? nullptr : cuda_backend(device)) {}
+struct QuantizedKvCache::State {
+  /// backend: null on the CPU.
+  State(const CacheGeometry& geometry, const CompressionConfig& config, at::ScalarType dtype,
+        CacheProtocol protocol, std::shared_ptr<CudaBackend> backend);
+  void check_layer(int64_t layer, const char* function) const;
+  void check_input(const at::Tensor& x, const char* name, int64_t tokens, int64_t heads) const;
 
-QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
-                                   at::ScalarType dtype, CacheProtocol protocol,
-                                   std::shared_ptr<CudaBackend> backend)
-    : geometry_(geometry),
-      config_(config),
-      dtype_(dtype),
-      protocol_(protocol),
-      device_(backend == nullptr ? at::Device(at::kCPU) : backend->device()),
-      backend_(std::move(backend)) {
+  const CacheGeometry geometry;
+  const CompressionConfig config;
+  const at::ScalarType dtype;
+  const CacheProtocol protocol;
+  const at::Device device;
+  std::shared_ptr<CudaBackend> backend;  // null on the CPU
+  std::unique_ptr<RotationTable> rotations;
+  std::unique_ptr<HugePageArena> memory;  // of sealed blocks; null on other devices than the CPU
+  std::vector<std::unique_ptr<LayerCache>> layers;
+  bool half_way = false;  // a call threw when layers disagreed
+};
+
+QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const CompressionConfig& config_in,
+                               at::ScalarType dtype_in, CacheProtocol protocol_in,
+                               std::shared_ptr<CudaBackend> backend_in)
+    : geometry(geometry_in),
+      config(config_in),
+      dtype(dtype_in),
+      protocol(protocol_in),
+      device(backend_in == nullptr ? at::Device(at::kCPU) : backend_in->device()),
+      backend(std::move(backend_in)) {
   RILLKV_CHECK(geometry.layers >= 1 && geometry.kv_heads >= 1 &&
                    geometry.heads % geometry.kv_heads == 0 && geometry.heads > 0,
                "QuantizedKvCache: expected layers >= 1 and heads a multiple of kv_heads, got ",
@@ -57,66 +77,95 @@ QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const Compress
   RILLKV_CHECK(static_cast<int64_t>(geometry.inverse_frequencies.size()) == geometry.head_dim / 2,
                "QuantizedKvCache: expected ", geometry.head_dim / 2, " inverse frequencies, got ",
                geometry.inverse_frequencies.size());
-  kernel_dtype(dtype);  // rejects what the kernels do not read
-  config_.validate_for(geometry.head_dim);
-  const bool dense = config_.policy == Policy::kDense;
-  const int64_t sinks = dense ? 0 : config_.attention_sink_size;
-  if (backend_ == nullptr) {
-    memory_ = std::make_unique<HugePageArena>();
-    rotations_ =
-        std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config_.block_size);
-  } else {
-    rotations_ = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
-                                                       config_.block_size, device_);
+  for (double frequency : geometry.inverse_frequencies) {
+    RILLKV_CHECK(std::isfinite(frequency),
+                 "QuantizedKvCache: expected finite inverse frequencies, got ", frequency);
   }
-  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config_});
-  log_ineffective_keys(config_);
-  if (config_.policy == Policy::kAdaptive) {
+  kernel_dtype(dtype);  // rejects what the kernels do not read
+  config.validate_for(geometry.head_dim);
+  const bool dense = config.policy == Policy::kDense;
+  const int64_t sinks = dense ? 0 : config.attention_sink_size;
+  if (backend == nullptr) {
+    memory = std::make_unique<HugePageArena>();
+    rotations =
+        std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config.block_size);
+  } else {
+    rotations = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
+                                                      config.block_size, device);
+  }
+  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config});
+  log_ineffective_keys(config);
+  if (config.policy == Policy::kAdaptive) {
     log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
-                                  " bits in the mean (", config_.key_bits_mean, " asked for), ",
+                                  " bits in the mean (", config.key_bits_mean, " asked for), ",
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));
   }
   const auto mask = std::make_shared<ChunkMask>();
   for (int64_t i = 0; i < geometry.layers; ++i) {
     if (dense) {
-      layers_.push_back(make_dense_layer(geometry_, dtype, *rotations_, device_, mask));
-    } else if (backend_ == nullptr) {
-      layers_.push_back(
-          make_cpu_layer(geometry_, quantizer, dtype, protocol, *rotations_, *memory_));
-    } else {
-      layers_.push_back(
-          make_cuda_layer(geometry_, quantizer, dtype, protocol, *rotations_, *backend_));
+      layers.push_back(make_dense_layer(geometry, dtype, *rotations, device, mask));
+      continue;
     }
+    layers.push_back(std::make_unique<PackedLayerCache>(
+        geometry, quantizer, dtype, protocol, *rotations, device,
+        backend == nullptr ? make_cpu_block_device(quantizer, *memory)
+                           : make_cuda_block_device(quantizer, *backend)));
   }
+}
+
+void QuantizedKvCache::State::check_layer(int64_t layer, const char* function) const {
+  RILLKV_CHECK(layer >= 0 && layer < geometry.layers, "QuantizedKvCache::", function,
+               ": expected layer 0..", geometry.layers - 1, ", got ", layer);
+}
+
+void QuantizedKvCache::State::check_input(const at::Tensor& x, const char* name, int64_t tokens,
+                                          int64_t heads) const {
+  RILLKV_CHECK(x.defined() && x.dim() == 3 && x.size(0) == tokens && x.size(1) == heads &&
+                   x.size(2) == geometry.head_dim,
+               "QuantizedKvCache::attend: expected ", name, " of [", tokens, ", ", heads, ", ",
+               geometry.head_dim, "], got ", describe(x));
+  RILLKV_CHECK(x.scalar_type() == dtype, "QuantizedKvCache::attend: expected ", name, " of ", dtype,
+               ", got ", x.scalar_type());
+  RILLKV_CHECK(x.device() == device, "QuantizedKvCache::attend: expected ", name, " on ", device,
+               ", got ", x.device());
+  RILLKV_CHECK(x.stride(2) == 1, "QuantizedKvCache::attend: expected ", name,
+               " with contiguous channels, got strides ", x.strides());
+}
+
+QuantizedKvCache::QuantizedKvCache(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
+                                   at::ScalarType dtype, CacheProtocol protocol, at::Device device)
+    : state_(std::make_unique<State>(geometry, config, dtype, protocol,
+                                     device.is_cpu() ? nullptr : cuda_backend(device))) {}
+
+QuantizedKvCache CacheAccess::over(std::shared_ptr<CudaBackend> backend,
+                                   const CacheGeometry& geometry, const CompressionConfig& config,
+                                   at::ScalarType dtype, CacheProtocol protocol) {
+  return QuantizedKvCache(std::make_unique<QuantizedKvCache::State>(geometry, config, dtype,
+                                                                    protocol, std::move(backend)));
 }
 
 QuantizedKvCache::~QuantizedKvCache() = default;
 QuantizedKvCache::QuantizedKvCache(QuantizedKvCache&&) noexcept = default;
 QuantizedKvCache& QuantizedKvCache::operator=(QuantizedKvCache&&) noexcept = default;
 
+const CacheGeometry& QuantizedKvCache::geometry() const { return state_->geometry; }
+const CompressionConfig& QuantizedKvCache::config() const { return state_->config; }
+at::ScalarType QuantizedKvCache::dtype() const { return state_->dtype; }
+CacheProtocol QuantizedKvCache::protocol() const { return state_->protocol; }
+at::Device QuantizedKvCache::device() const { return state_->device; }
+
 at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at::Tensor& k,
                                     const at::Tensor& v) {
-  RILLKV_CHECK(layer >= 0 && layer < geometry_.layers,
-               "QuantizedKvCache::attend: expected layer 0..", geometry_.layers - 1, ", got ",
-               layer);
-  const auto check = [&](const at::Tensor& x, const char* name, int64_t heads) {
-    RILLKV_CHECK(x.dim() == 3 && x.size(0) == q.size(0) && x.size(1) == heads &&
-                     x.size(2) == geometry_.head_dim,
-                 "QuantizedKvCache::attend: expected ", name, " of [", q.size(0), ", ", heads, ", ",
-                 geometry_.head_dim, "], got ", x.sizes());
-    RILLKV_CHECK(x.scalar_type() == dtype_, "QuantizedKvCache::attend: expected ", name, " of ",
-                 dtype_, ", got ", x.scalar_type());
-    RILLKV_CHECK(x.device() == device_, "QuantizedKvCache::attend: expected ", name, " on ",
-                 device_, ", got ", x.device());
-    RILLKV_CHECK(x.stride(2) == 1, "QuantizedKvCache::attend: expected ", name,
-                 " with contiguous channels, got strides ", x.strides());
-  };
-  RILLKV_CHECK(q.dim() == 3, "QuantizedKvCache::attend: expected q of three dimensions, got ",
-               q.sizes());
-  check(q, "q", geometry_.heads);
-  check(k, "k", geometry_.kv_heads);
-  check(v, "v", geometry_.kv_heads);
-  RILLKV_CHECK(!half_way_,
+  const CacheGeometry& geometry = state_->geometry;
+  state_->check_layer(layer, "attend");
+  RILLKV_CHECK(q.defined() && q.dim() == 3,
+               "QuantizedKvCache::attend: expected q of three dimensions, got ", describe(q));
+  state_->check_input(q, "q", q.size(0), geometry.heads);
+  state_->check_input(k, "k", q.size(0), geometry.kv_heads);
+  state_->check_input(v, "v", q.size(0), geometry.kv_heads);
+  RILLKV_CHECK(!state_->half_way,
                "QuantizedKvCache::attend: expected a cache whose layers hold the same tokens, got "
                "one that an earlier error left half way: reset() it");
   if (q.size(0) == 0) return at::empty_like(q);
@@ -125,9 +174,9 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
     // Torch refuses to write outside inference mode to what was made in it, so all state is written
     // in it, whatever mode the caller is in from one call to the next.
     const c10::InferenceMode inference;
-    out = layers_[layer]->attend(q, k, v);
+    out = state_->layers[layer]->attend(q, k, v);
   } catch (...) {
-    half_way_ = !in_step();
+    state_->half_way = !in_step();
     throw;
   }
   // The same for the caller and the result: a clone out of inference mode is a plain tensor.
@@ -135,22 +184,27 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
 }
 
 bool QuantizedKvCache::in_step() const {
-  return !half_way_ && std::all_of(layers_.begin(), layers_.end(), [&](const auto& layer) {
-    return layer->length() == layers_.front()->length();
+  const auto& layers = state_->layers;
+  return !state_->half_way && std::all_of(layers.begin(), layers.end(), [&](const auto& layer) {
+    return layer->length() == layers.front()->length();
   });
 }
 
-int64_t QuantizedKvCache::length(int64_t layer) const { return layers_.at(layer)->length(); }
+int64_t QuantizedKvCache::length(int64_t layer) const {
+  state_->check_layer(layer, "length");
+  return state_->layers[layer]->length();
+}
 
 std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t layer) const {
-  return layers_.at(layer)->blocks();
+  state_->check_layer(layer, "blocks");
+  return state_->layers[layer]->blocks();
 }
 
 void QuantizedKvCache::reset() {
   const c10::InferenceMode inference;
-  for (auto& layer : layers_) layer->reset();
-  if (memory_ != nullptr) memory_->clear();
-  half_way_ = false;
+  for (auto& layer : state_->layers) layer->reset();
+  if (state_->memory != nullptr) state_->memory->clear();
+  state_->half_way = false;
 }
 
 namespace {
@@ -173,9 +227,10 @@ double weighted(const std::array<int64_t, 9>& widths) {
 }  // namespace
 
 CacheReport QuantizedKvCache::report() const {
+  const CacheGeometry& geometry = state_->geometry;
   CacheReport report;
   LayerUsage all;
-  for (const auto& layer : layers_) {
+  for (const auto& layer : state_->layers) {
     const LayerUsage usage = layer->usage();
     all.key_bytes += usage.key_bytes;
     all.value_bytes += usage.value_bytes;
@@ -196,18 +251,18 @@ CacheReport QuantizedKvCache::report() const {
     one.value_widths = usage.tally.value_widths;
     one.sealed_blocks = usage.sealed_blocks;
     const double channels =
-        static_cast<double>(usage.sealed_blocks * geometry_.kv_heads * geometry_.head_dim);
+        static_cast<double>(usage.sealed_blocks * geometry.kv_heads * geometry.head_dim);
     if (channels > 0) {
       one.key_outlier_rate = static_cast<double>(usage.tally.key_outliers) / channels;
       one.value_outlier_rate = static_cast<double>(usage.tally.value_outliers) / channels;
     }
     report.layers.push_back(one);
   }
-  const double row = static_cast<double>(geometry_.kv_heads * geometry_.head_dim);
-  report.tokens = length(geometry_.layers - 1);
+  const double row = static_cast<double>(geometry.kv_heads * geometry.head_dim);
+  report.tokens = length(geometry.layers - 1);
   report.sink_tokens = all.sink_tokens;
   report.kv_bytes = all.key_bytes + all.value_bytes;
-  const double elements = row * static_cast<double>(geometry_.layers * report.tokens);
+  const double elements = row * static_cast<double>(geometry.layers * report.tokens);
   report.kv_bytes_bf16 = static_cast<int64_t>(2 * 2 * elements);
   if (report.kv_bytes > 0) {
     report.compression_ratio =

@@ -3,17 +3,13 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <memory>
 #include <vector>
 
-#include "rillkv/kv_cache.h"
-#include "rillkv/quantizer.h"
+#include "rillkv/sealed_block.h"
 
 namespace rillkv {
-
-class CudaBackend;
-class HugePageArena;
-class RotationTable;
 
 /// Bytes and counts of one layer, summed by QuantizedKvCache::report.
 struct LayerUsage {
@@ -27,6 +23,7 @@ struct LayerUsage {
   BlockTally tally;
 };
 
+/// One layer of one sequence's cache: PackedLayerCache, or dense_layer_cache.h's.
 class LayerCache {
  public:
   virtual ~LayerCache() = default;
@@ -37,23 +34,5 @@ class LayerCache {
   virtual std::vector<std::shared_ptr<const SealedBlock>> blocks() const = 0;
   virtual void reset() = 0;
 };
-
-/// `rotations`, `memory` (of sealed blocks) and `backend` must outlive the layer; layers of one
-/// sequence share them. Pointers of `rotations` are those of the layer's device.
-std::unique_ptr<LayerCache> make_cpu_layer(const CacheGeometry& geometry, Quantizer quantizer,
-                                           at::ScalarType dtype, CacheProtocol protocol,
-                                           RotationTable& rotations, HugePageArena& memory);
-std::unique_ptr<LayerCache> make_cuda_layer(const CacheGeometry& geometry, Quantizer quantizer,
-                                            at::ScalarType dtype, CacheProtocol protocol,
-                                            RotationTable& rotations, CudaBackend& backend);
-/// The causal mask of the chunk at hand, made by the first layer that asks for it and shared by the
-/// others.
-struct ChunkMask {
-  int64_t past = -1;
-  at::Tensor additive;  // [tokens, past + tokens], 0 or -infinity
-};
-std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
-                                             RotationTable& rotations, at::Device device,
-                                             std::shared_ptr<ChunkMask> mask);
 
 }  // namespace rillkv

@@ -6,8 +6,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/assert.h"
 #include "core/kernel_views.h"
-#include "kernels/packed_format.h"
+#include "core/statistics_access.h"
 
 namespace rillkv {
 namespace {
@@ -38,53 +39,45 @@ void add(BlockTally& sum, const BlockTally& part) {
 
 PackedLayerCache::PackedLayerCache(const CacheGeometry& geometry, Quantizer quantizer,
                                    at::ScalarType dtype, CacheProtocol protocol,
-                                   RotationTable& rotations, at::Device device)
+                                   RotationTable& rotations, at::Device device,
+                                   std::unique_ptr<BlockDevice> blocks)
     : geometry_(geometry),
       quantizer_(std::move(quantizer)),
       config_(quantizer_->options().config),
       protocol_(protocol),
       rotations_(rotations),
+      device_(std::move(blocks)),
       ema_(config_.policy == Policy::kEma),
       energy_(QueryEnergyOptions{geometry.heads, geometry.kv_heads, geometry.head_dim,
                                  config_.query_energy_decay}),
       key_stats_(stats_options(quantizer_->options(), -1)),
       value_stats_(stats_options(quantizer_->options(), config_.value_quant_groups)) {
-  const int64_t block = config_.block_size, heads = geometry.kv_heads, dim = geometry.head_dim;
   const auto options = at::TensorOptions().dtype(dtype).device(device);
-  tail_keys_ = at::empty({block, heads, dim}, options);
-  tail_values_ = at::empty({block, heads, dim}, options);
-  const int sinks = static_cast<int>(config_.attention_sink_size);
-  if (sinks > 0) {
-    const auto bytes = [&](int64_t bits) {
-      return static_cast<int64_t>(
-          format::token_block_bytes(sinks, static_cast<int>(dim), 1, true, static_cast<int>(bits)));
-    };
-    sink_keys_ = at::zeros({heads, bytes(config_.key_bits_sink_outlier)}, options.dtype(at::kByte));
-    sink_values_ =
-        at::zeros({heads, bytes(config_.value_bits_sink_outlier)}, options.dtype(at::kByte));
-  }
+  tail_keys_ = at::empty({config_.block_size, geometry.kv_heads, geometry.head_dim}, options);
+  tail_values_ = at::empty_like(tail_keys_);
 }
 
 at::Tensor PackedLayerCache::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const at::Tensor values = prepare(q, k, v);
+  const Chunk chunk = divide(q, k, v);
+  const Measured measured = device_->measure(chunk, energy_->sums());
   if (protocol_ == CacheProtocol::kStress) {
     const int64_t first = length_;
-    append(q, k, values);
+    append(chunk, measured);
     return attend_stressed(q, first);
   }
-  at::Tensor out = attend_chunk(q, k, values);
-  append(q, k, values);
+  at::Tensor out = attend_chunk(chunk, measured.values);
+  append(chunk, measured);
   return out;
 }
 
 LayerUsage PackedLayerCache::usage() const {
-  settle();
+  device_->settle(blocks_);
   LayerUsage usage;
   usage.key_bytes = static_cast<int64_t>(tail_keys_.nbytes());
   usage.value_bytes = static_cast<int64_t>(tail_values_.nbytes());
-  if (sink_keys_.defined()) {
-    usage.key_bytes += static_cast<int64_t>(sink_keys_.nbytes());
-    usage.value_bytes += static_cast<int64_t>(sink_values_.nbytes());
+  if (const PackedSinks& sinks = device_->sinks(); sinks.keys.defined()) {
+    usage.key_bytes += static_cast<int64_t>(sinks.keys.nbytes());
+    usage.value_bytes += static_cast<int64_t>(sinks.values.nbytes());
   }
   usage.sink_tokens = std::min(length_, config_.attention_sink_size);
   usage.sealed_blocks = static_cast<int64_t>(blocks_.size());
@@ -98,7 +91,7 @@ LayerUsage PackedLayerCache::usage() const {
 }
 
 std::vector<std::shared_ptr<const SealedBlock>> PackedLayerCache::blocks() const {
-  settle();
+  device_->settle(blocks_);
   return {blocks_.begin(), blocks_.end()};
 }
 
@@ -108,24 +101,20 @@ void PackedLayerCache::reset() {
   energy_->reset();
   key_stats_->reset();
   value_stats_->reset();
-  if (sink_keys_.defined()) {
-    sink_keys_.zero_();
-    sink_values_.zero_();
-  }
+  device_->reset();
 }
 
-PackedLayerCache::Span PackedLayerCache::sink_span(int64_t tokens) const {
-  return {0, std::min(std::max<int64_t>(config_.attention_sink_size - length_, 0), tokens)};
-}
-
-std::vector<PackedLayerCache::Span> PackedLayerCache::block_spans(int64_t tokens) const {
-  std::vector<Span> spans;
+Chunk PackedLayerCache::divide(const at::Tensor& q, const at::Tensor& k,
+                               const at::Tensor& v) const {
+  const int64_t tokens = q.size(0);
+  const int64_t missing_sinks = std::max<int64_t>(config_.attention_sink_size - length_, 0);
+  Chunk chunk{q, k, v, {0, std::min(missing_sinks, tokens)}, {}};
   int64_t room = config_.block_size - tail_count_;
-  for (int64_t begin = sink_span(tokens).end; begin < tokens; begin = spans.back().end) {
-    spans.push_back({begin, std::min(begin + room, tokens)});
+  for (int64_t begin = chunk.sinks.end; begin < tokens; begin = chunk.blocks.back().end) {
+    chunk.blocks.push_back({begin, std::min(begin + room, tokens)});
     room = config_.block_size;
   }
-  return spans;
+  return chunk;
 }
 
 kernels::AttentionParams PackedLayerCache::base_params(const at::Tensor& q, at::Tensor& out,
@@ -150,16 +139,15 @@ kernels::AttentionParams PackedLayerCache::base_params(const at::Tensor& q, at::
   prefix.sink_key_bits = static_cast<int32_t>(config_.key_bits_sink_outlier);
   prefix.sink_value_bits = static_cast<int32_t>(config_.value_bits_sink_outlier);
   if (prefix.sink_count > 0) {
-    prefix.sink_keys = sink_keys_.const_data_ptr<uint8_t>();
-    prefix.sink_values = sink_values_.const_data_ptr<uint8_t>();
-    prefix.sink_key_stride = sink_keys_.stride(0);
-    prefix.sink_value_stride = sink_values_.stride(0);
+    const PackedSinks& sinks = device_->sinks();
+    prefix.sink_keys = sinks.keys.const_data_ptr<uint8_t>();
+    prefix.sink_values = sinks.values.const_data_ptr<uint8_t>();
+    prefix.sink_key_stride = sinks.keys.stride(0);
+    prefix.sink_value_stride = sinks.values.stride(0);
     prefix.sink_cos = rotations_.sink_cos();
     prefix.sink_sin = rotations_.sink_sin();
   }
   prefix.block_count = static_cast<int32_t>(blocks_.size());
-  prefix.keys = key_table();
-  prefix.values = value_table();
   prefix.rotations = rotations_.blocks(prefix.block_count + 1);  // and the provisional block's
   prefix.keys_symmetric = ema_;
   prefix.values_channel_major = quantizer_->channel_major_values();
@@ -170,8 +158,8 @@ kernels::AttentionParams PackedLayerCache::base_params(const at::Tensor& q, at::
 }
 
 /// Prefill protocol: the chunk and the open tail are read in full precision.
-at::Tensor PackedLayerCache::attend_chunk(const at::Tensor& q, const at::Tensor& k,
-                                          const at::Tensor& v) {
+at::Tensor PackedLayerCache::attend_chunk(const Chunk& chunk, const at::Tensor& values) {
+  const at::Tensor& q = chunk.q;
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
   kernels::AttentionParams p = base_params(q, out, length_);
   // The tail starts where the blocks end, except while the sinks are still being filled.
@@ -186,9 +174,9 @@ at::Tensor PackedLayerCache::attend_chunk(const at::Tensor& q, const at::Tensor&
             tail_first,
             rows.cos,
             rows.sin};
-  p.chunk = {activation(k), activation(v), static_cast<int32_t>(q.size(0)),
-             length_,       p.query_cos,   p.query_sin};
-  run(p);
+  p.chunk = {activation(chunk.k), activation(values), static_cast<int32_t>(q.size(0)), length_,
+             p.query_cos,         p.query_sin};
+  device_->attend(p);
   return out;
 }
 
@@ -203,7 +191,7 @@ at::Tensor PackedLayerCache::attend_stressed(const at::Tensor& q, int64_t first)
   const auto rows = rotations_.rows(first, q.size(0));
   p.query_cos = rows.cos;
   p.query_sin = rows.sin;
-  run(p);
+  device_->attend(p);
   return out;
 }
 
@@ -229,20 +217,26 @@ void copy_tokens(const at::Tensor& from, int64_t begin, int64_t end, at::Tensor&
 
 }  // namespace
 
-void PackedLayerCache::append(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const int64_t tokens = q.size(0);
-  const Span sinks = sink_span(tokens);
-  const std::vector<Span> spans = block_spans(tokens);
-  if (sinks.count() > 0) {
-    pack_sinks(k.slice(0, 0, sinks.end), config_.key_bits_sink_outlier, sink_keys_);
-    pack_sinks(v.slice(0, 0, sinks.end), config_.value_bits_sink_outlier, sink_values_);
+void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
+  const at::Tensor &q = chunk.q, &k = chunk.k, &v = measured.values;
+  const int64_t tokens = q.size(0), sinks = chunk.sinks.end;
+  if (sinks > 0) device_->seal_sinks(k.slice(0, 0, sinks), v.slice(0, 0, sinks), length_);
+  if (ema_ && !chunk.blocks.empty()) {
+    StatisticsAccess::update_absmax(*key_stats_, measured.key_absmax, tokens - sinks);
+    StatisticsAccess::update_absmax(*value_stats_, measured.value_absmax, tokens - sinks);
   }
-  if (ema_ && !spans.empty()) update_statistics(k.slice(0, sinks.end), v.slice(0, sinks.end));
-  for (const Span& span : spans) {
+  RILLKV_ASSERT(measured.energy_sums.empty() || measured.energy_sums.size() == chunk.blocks.size());
+  for (size_t i = 0; i < chunk.blocks.size(); ++i) {
+    const Span& span = chunk.blocks[i];
     const int64_t end = tail_count_ + span.count();
     copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
     copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
-    if (!ema_) add_energy(span.count() == tokens ? q : q.slice(0, span.begin, span.end));
+    if (!ema_ && !measured.energy_sums.empty()) {
+      StatisticsAccess::replace_sums(*energy_, measured.energy_sums[i], span.count());
+    } else if (!ema_) {
+      energy_->accumulate(span.count() == tokens ? q : q.slice(0, span.begin, span.end));
+    }
+    RILLKV_ASSERT(end <= config_.block_size);
     tail_count_ = end;
     if (tail_count_ == config_.block_size) {
       blocks_.push_back(seal(tail_count_, /*keep=*/true));
@@ -252,26 +246,33 @@ void PackedLayerCache::append(const at::Tensor& q, const at::Tensor& k, const at
     }
   }
   length_ += tokens;
+  // Every token is in exactly one place.
+  RILLKV_ASSERT(length_ == std::min(length_, config_.attention_sink_size) +
+                               static_cast<int64_t>(blocks_.size()) * config_.block_size +
+                               tail_count_);
 }
 
 /// Quantises the first `tokens` of the tail; `keep` commits the statistics.
 std::shared_ptr<SealedBlock> PackedLayerCache::seal(int64_t tokens, bool keep) {
-  const int64_t index = static_cast<int64_t>(blocks_.size());
-  const at::Tensor keys = tail_keys_.slice(0, 0, tokens);
-  const at::Tensor values = tail_values_.slice(0, 0, tokens);
-  std::shared_ptr<SealedBlock> block;
+  OpenBlock open;
+  open.index = static_cast<int64_t>(blocks_.size());
+  open.keys = tail_keys_.slice(0, 0, tokens);
+  open.values = tail_values_.slice(0, 0, tokens);
+  open.keep = keep;
   if (!ema_) {
-    block = seal_adaptive(index, keys, values, keep ? energy_->seal() : energy_->preview(), keep);
+    open.energy = keep ? energy_->seal() : energy_->preview();
   } else {
-    const auto side = [&](StreamingStats& stats) {
-      return EmaSide{stats->per_channel(stats->ema()),
-                     stats->per_channel(stats->block_outliers(tokens))};
+    const auto scales = [&](StreamingStats& stats) {
+      return ChannelScales{stats->per_channel(stats->ema()),
+                           stats->per_channel(stats->block_outliers(tokens))};
     };
-    block = seal_ema(index, keys, values, side(key_stats_), side(value_stats_), keep);
-    if (keep) {
-      key_stats_->consume(tokens);
-      value_stats_->consume(tokens);
-    }
+    open.key_scales = scales(key_stats_);
+    open.value_scales = scales(value_stats_);
+  }
+  const std::shared_ptr<SealedBlock> block = device_->seal(open);
+  if (ema_ && keep) {
+    key_stats_->consume(tokens);
+    value_stats_->consume(tokens);
   }
   for (size_t h = 0; h < block->keys.size(); ++h) {  // a block's keys lie before its values
     const uint8_t* end = h + 1 < block->keys.size() ? block->keys[h + 1] : block->values[0];

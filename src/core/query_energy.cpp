@@ -2,17 +2,22 @@
 
 #include <ATen/ATen.h>
 
+#include "core/assert.h"
+#include "core/check_tensor.h"
+#include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
-#include "kernels/cpu/kernels.h"
+#include "core/statistics_access.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
 
 QueryEnergyImpl::QueryEnergyImpl(const QueryEnergyOptions& options) : options_(options) {
-  RILLKV_CHECK(options.kv_heads >= 1 && options.heads % options.kv_heads == 0,
+  RILLKV_CHECK(options.kv_heads >= 1 && options.heads >= 1 && options.heads % options.kv_heads == 0,
                "QueryEnergy: expected heads to be a multiple of kv_heads, got ", options.heads,
                " and ", options.kv_heads);
+  RILLKV_CHECK(options.head_dim >= 1, "QueryEnergy: expected head_dim >= 1, got ",
+               options.head_dim);
   RILLKV_CHECK(options.decay >= 0 && options.decay < 1,
                "QueryEnergy: expected 0 <= decay < 1, got ", options.decay);
   sums_ = register_buffer("sums", at::zeros({options.heads, options.head_dim}));
@@ -22,17 +27,15 @@ QueryEnergyImpl::QueryEnergyImpl(const QueryEnergyOptions& options) : options_(o
 }
 
 void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
-  RILLKV_CHECK(queries.dim() == 3 && queries.size(1) == options_.heads &&
-                   queries.size(2) == options_.head_dim,
-               "QueryEnergy::accumulate: expected [tokens, ", options_.heads, ", ",
-               options_.head_dim, "], got ", queries.sizes());
+  check_activation(queries, options_.heads, options_.head_dim, "QueryEnergy::accumulate",
+                   "queries");
   if (queries.size(0) == 0) return;
   const kernels::PackParams all = pack_params(queries, 0, queries.size(0));
   float* sums = sums_.mutable_data_ptr<float>();
   const auto add = [&](int64_t head) {
     kernels::PackParams one = all;
     one.kv_head = static_cast<int32_t>(head);
-    kernels::cpu::kernels().add_squares(one, sums + head * options_.head_dim);
+    cpu_kernels().add_squares(one, sums + head * options_.head_dim);
   };
   if (queries.size(0) == 1) {  // decode: not worth waking a thread
     for (int64_t head = 0; head < options_.heads; ++head) add(head);
@@ -42,9 +45,11 @@ void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
   *tokens_.mutable_data_ptr<int64_t>() += queries.size(0);
 }
 
-void QueryEnergyImpl::replace_sums(const at::Tensor& sums, int64_t tokens) {
-  sums_.copy_(sums);
-  *tokens_.mutable_data_ptr<int64_t>() += tokens;
+void StatisticsAccess::replace_sums(QueryEnergyImpl& energy, const at::Tensor& sums,
+                                    int64_t tokens) {
+  RILLKV_ASSERT(tokens > 0 && sums.numel() == energy.sums_.numel());
+  energy.sums_.copy_(sums);
+  *energy.tokens_.mutable_data_ptr<int64_t>() += tokens;
 }
 
 at::Tensor QueryEnergyImpl::preview() const {

@@ -3,7 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <numeric>
 
+#include "core/assert.h"
+#include "core/check_tensor.h"
+#include "core/statistics_access.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -41,15 +45,23 @@ void StreamingStatsImpl::reset() {
 }
 
 void StreamingStatsImpl::update(const at::Tensor& x) {
-  RILLKV_CHECK(x.dim() == 3 && x.size(0) == options_.kv_heads && x.size(2) == options_.head_dim,
+  RILLKV_CHECK(x.defined() && x.dim() == 3 && x.size(0) == options_.kv_heads &&
+                   x.size(2) == options_.head_dim && x.is_floating_point() && x.is_cpu(),
                "StreamingStats::update: expected [", options_.kv_heads, ", tokens, ",
-               options_.head_dim, "], got ", x.sizes());
+               options_.head_dim, "] of a floating dtype on the cpu, got ", describe(x));
   if (x.size(1) == 0) return;
-  update_absmax(x.abs().amax(1).to(at::kFloat), x.size(1));
+  take(x.abs().amax(1).to(at::kFloat), x.size(1));
 }
 
-void StreamingStatsImpl::update_absmax(const at::Tensor& absmax, int64_t tokens) {
-  if (tokens == 0) return;
+void StatisticsAccess::update_absmax(StreamingStatsImpl& stats, const at::Tensor& absmax,
+                                     int64_t tokens) {
+  RILLKV_ASSERT(tokens > 0 && absmax.size(0) == stats.options_.kv_heads &&
+                absmax.size(1) == stats.options_.head_dim);
+  stats.take(absmax, tokens);
+}
+
+/// absmax: [kv_heads, head_dim] f32 over `tokens` tokens.
+void StreamingStatsImpl::take(const at::Tensor& absmax, int64_t tokens) {
   RILLKV_CHECK(at::isfinite(absmax).all().item<bool>(),
                "StreamingStats::update: expected finite values, got NaN or infinity");
   // A chunk of T tokens moves the EMA as far as T / chunk_size full chunks would.
@@ -84,6 +96,7 @@ at::Tensor StreamingStatsImpl::ema() const {
 at::Tensor StreamingStatsImpl::outliers() const { return outliers_.clone(); }
 
 at::Tensor StreamingStatsImpl::block_outliers(int64_t tokens) const {
+  RILLKV_CHECK(tokens >= 0, "StreamingStats::block_outliers: expected tokens >= 0, got ", tokens);
   at::Tensor flags = at::zeros_like(ema_, at::kBool);
   const int64_t* pending = pending_tokens_.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < pending_tokens_.size(0) && tokens > 0; tokens -= pending[i], ++i) {
@@ -94,6 +107,9 @@ at::Tensor StreamingStatsImpl::block_outliers(int64_t tokens) const {
 
 void StreamingStatsImpl::consume(int64_t tokens) {
   int64_t* pending = pending_tokens_.data_ptr<int64_t>();
+  const int64_t unsealed = std::accumulate(pending, pending + pending_tokens_.size(0), int64_t{0});
+  RILLKV_CHECK(tokens >= 0 && tokens <= unsealed, "StreamingStats::consume: expected 0..", unsealed,
+               " tokens, as many as are unsealed, got ", tokens);
   int64_t first = 0;
   for (; first < pending_tokens_.size(0) && tokens >= pending[first]; ++first) {
     tokens -= pending[first];
@@ -104,6 +120,10 @@ void StreamingStatsImpl::consume(int64_t tokens) {
 }
 
 at::Tensor StreamingStatsImpl::per_channel(const at::Tensor& statistic) const {
+  RILLKV_CHECK(statistic.defined() && statistic.dim() == 2 &&
+                   statistic.size(0) == options_.kv_heads && statistic.size(1) == columns(),
+               "StreamingStats::per_channel: expected [", options_.kv_heads, ", ", columns(),
+               "], got ", describe(statistic));
   return options_.groups == -1
              ? statistic
              : statistic.repeat_interleave(options_.head_dim / options_.groups, 1);

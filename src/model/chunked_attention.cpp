@@ -4,9 +4,19 @@
 
 #include <algorithm>
 
+#include "core/check_tensor.h"
+#include "model/pack_access.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
+namespace {
+
+void check_hidden(const at::Tensor& hidden) {
+  RILLKV_CHECK(hidden.defined() && hidden.dim() == 2,
+               "ChunkedLlamaAttention: expected [tokens, hidden_size], got ", describe(hidden));
+}
+
+}  // namespace
 
 ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, int64_t layer,
                                                      at::ScalarType dtype, at::Device device)
@@ -14,6 +24,12 @@ ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, 
       heads_(config.num_attention_heads),
       kv_heads_(config.num_key_value_heads),
       head_dim_(config.head_dim) {
+  RILLKV_CHECK(layer >= 0, "ChunkedLlamaAttention: expected layer >= 0, got ", layer);
+  RILLKV_CHECK(heads_ >= 1 && kv_heads_ >= 1 && heads_ % kv_heads_ == 0 && head_dim_ >= 2 &&
+                   head_dim_ % 2 == 0,
+               "ChunkedLlamaAttention: expected heads a multiple of kv heads and an even head_dim, "
+               "got ",
+               heads_, " heads, ", kv_heads_, " kv heads, head_dim ", head_dim_);
   const int64_t q_rows = heads_ * head_dim_, kv_rows = kv_heads_ * head_dim_;
   qkv_ = Linear(config.hidden_size, q_rows + 2 * kv_rows, config.qkv_bias, dtype, device);
   const auto view = [&](const char* name, int64_t begin, int64_t rows) {
@@ -30,19 +46,29 @@ ChunkedLlamaAttentionImpl::ChunkedLlamaAttentionImpl(const ModelConfig& config, 
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
                                               QuantizedKvCache& cache) const {
+  check_hidden(hidden);
   return forward(hidden, {SequenceRows{0, hidden.size(0), &cache}});
 }
 
 at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
                                               const std::vector<SequenceRows>& sequences) const {
+  check_hidden(hidden);
+  const int64_t tokens = hidden.size(0);
+  int64_t next = 0;
   for (auto s = sequences.begin(); s != sequences.end(); ++s) {
     RILLKV_CHECK(s->cache != nullptr, "ChunkedLlamaAttention: expected a cache, got null");
     const auto same = [&](const SequenceRows& other) { return other.cache == s->cache; };
     RILLKV_CHECK(
         std::none_of(sequences.begin(), s, same),
         "ChunkedLlamaAttention: expected a cache of its own for every sequence, got one twice");
+    RILLKV_CHECK(s->begin == next && s->end >= s->begin && s->end <= tokens,
+                 "ChunkedLlamaAttention: expected rows from ", next, " to ", tokens,
+                 " at the most, got ", s->begin, "..", s->end);
+    next = s->end;
   }
-  const int64_t tokens = hidden.size(0);
+  RILLKV_CHECK(next == tokens && !sequences.empty(),
+               "ChunkedLlamaAttention: expected sequences of ", tokens, " rows together, got ",
+               next, " rows of ", sequences.size(), " sequences");
   const at::Tensor qkv = qkv_->forward(hidden).view({tokens, heads_ + 2 * kv_heads_, head_dim_});
   const at::Tensor q = qkv.narrow(1, 0, heads_);
   const at::Tensor k = qkv.narrow(1, heads_, kv_heads_);
@@ -56,11 +82,15 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
   return o_proj->forward(out.reshape({tokens, heads_ * head_dim_}));
 }
 
-void ChunkedLlamaAttentionImpl::pack(HugePageArena* arena) {
-  if (qkv_->pack(arena)) {
-    for (Linear* view : {&q_proj, &k_proj, &v_proj}) (*view)->drop_weight();
+void ChunkedLlamaAttentionImpl::pack() { PackAccess::pack(*this, nullptr); }
+
+void PackAccess::pack(ChunkedLlamaAttentionImpl& attention, HugePageArena* arena) {
+  if (pack(*attention.qkv_, arena)) {
+    for (Linear* view : {&attention.q_proj, &attention.k_proj, &attention.v_proj}) {
+      drop_weight(**view);
+    }
   }
-  o_proj->pack(arena);
+  pack(*attention.o_proj, arena);
 }
 
 }  // namespace rillkv

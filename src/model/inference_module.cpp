@@ -26,7 +26,8 @@ void InferenceModule::load(torch::serialize::InputArchive& archive) {
   at::NoGradGuard no_grad;
   for (auto& item : named_parameters(/*recurse=*/false)) {
     at::Tensor read;
-    archive.read(item.key(), read);
+    RILLKV_CHECK(archive.try_read(item.key(), read), "loading parameter '", item.key(),
+                 "': expected it in the archive, got none");
     at::Tensor& own = item.value();
     RILLKV_CHECK(read.sizes() == own.sizes(), "loading parameter '", item.key(),
                  "': expected shape ", own.sizes(), ", got ", read.sizes());
@@ -34,7 +35,8 @@ void InferenceModule::load(torch::serialize::InputArchive& archive) {
   }
   for (auto& child : named_children()) {
     torch::serialize::InputArchive part;
-    archive.read(child.key(), part);
+    RILLKV_CHECK(archive.try_read(child.key(), part), "loading module '", child.key(),
+                 "': expected it in the archive, got none");
     child.value()->load(part);
   }
 }

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/huge_page_arena.h"
+#include "core/check_tensor.h"
+#include "core/cpu_kernels.h"
 #include "core/parallel.h"
-#include "kernels/cpu/kernels.h"
+#include "kernels/params.h"
+#include "model/pack_access.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -29,21 +31,40 @@ int64_t count_runs(int64_t panels, int64_t threads) {
 
 }  // namespace
 
-bool multiplies_bfloat16() { return kernels::cpu::kernels().linear != nullptr; }
+bool multiplies_bfloat16() { return cpu_kernels().linear != nullptr; }
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, bool with_bias,
-                       at::ScalarType dtype, at::Device device) {
+                       at::ScalarType dtype, at::Device device)
+    : out_features_(out_features), in_features_(in_features) {
+  RILLKV_CHECK(in_features >= 1 && out_features >= 1,
+               "Linear: expected at least one input and one output, got ", in_features, " and ",
+               out_features);
   const auto options = at::TensorOptions().dtype(dtype).device(device);
   weight = register_parameter("weight", at::empty({out_features, in_features}, options), false);
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}, options), false);
 }
 
 LinearImpl::LinearImpl(at::Tensor weight_in, at::Tensor bias_in) {
+  RILLKV_CHECK(weight_in.defined() && weight_in.dim() == 2,
+               "Linear: expected a weight of [out_features, in_features], got ",
+               describe(weight_in));
+  out_features_ = weight_in.size(0);
+  in_features_ = weight_in.size(1);
+  RILLKV_CHECK(!bias_in.defined() || (bias_in.dim() == 1 && bias_in.size(0) == out_features_),
+               "Linear: expected a bias of [", out_features_, "], got ", describe(bias_in));
   weight = register_parameter("weight", std::move(weight_in), false);
   if (bias_in.defined()) bias = register_parameter("bias", std::move(bias_in), false);
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
+  const at::Tensor& own = packed_.defined() ? packed_ : weight;
+  RILLKV_CHECK(own.defined(),
+               "Linear: expected a layer with a weight, got a view whose fused "
+               "weight has been packed");
+  RILLKV_CHECK(x.defined() && x.dim() == 2 && x.size(1) == in_features_ &&
+                   x.scalar_type() == own.scalar_type() && x.device() == own.device(),
+               "Linear: expected [rows, ", in_features_, "] ", own.scalar_type(), " on ",
+               own.device(), ", got ", describe(x));
   if (!packed_.defined()) {
     const at::Tensor out = at::linear(x, weight, bias);
     return out_float32 ? out.to(at::kFloat) : out;
@@ -64,30 +85,40 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   const int64_t panels = panels_of(out_features_);
   const int64_t tasks = count_runs(panels, at::get_num_threads());
   parallel_tasks(tasks, [&](int64_t task) {
-    kernels::cpu::kernels().linear(params, panels * task / tasks, panels * (task + 1) / tasks, 0,
-                                   params.rows);
+    cpu_kernels().linear(params, panels * task / tasks, panels * (task + 1) / tasks, 0,
+                         params.rows);
   });
   return out;
 }
 
-bool LinearImpl::pack(HugePageArena* arena) {
+bool LinearImpl::pack() { return PackAccess::pack(*this, nullptr); }
+
+bool PackAccess::pack(LinearImpl& linear, HugePageArena* arena) {
+  const at::Tensor& weight = linear.weight;
   if (!weight.defined() || !weight.is_cpu() || weight.scalar_type() != at::kBFloat16 ||
       weight.size(1) % 2 != 0 || !multiplies_bfloat16()) {
     return false;
   }
-  out_features_ = weight.size(0);
-  in_features_ = weight.size(1);
+  const int64_t out_features = weight.size(0), in_features = weight.size(1);
   const at::Tensor rows = weight.contiguous();
-  const int64_t panels = panels_of(out_features_);
-  const std::vector<int64_t> shape = {panels, in_features_ / 2, kernels::kLinearPanel, 2};
-  packed_ =
+  const int64_t panels = panels_of(out_features);
+  const std::vector<int64_t> shape = {panels, in_features / 2, kernels::kLinearPanel, 2};
+  at::Tensor packed =
       arena != nullptr ? arena->take(shape, at::kBFloat16) : at::empty(shape, weight.options());
   parallel_tasks(panels, [&](int64_t panel) {
-    kernels::cpu::kernels().pack_linear(rows.const_data_ptr(), out_features_, in_features_, panel,
-                                        panel + 1, packed_.mutable_data_ptr());
+    cpu_kernels().pack_linear(rows.const_data_ptr(), out_features, in_features, panel, panel + 1,
+                              packed.mutable_data_ptr());
   });
-  drop_weight();
+  linear.out_features_ = out_features;  // the parameter may have been replaced since it was made
+  linear.in_features_ = in_features;
+  linear.packed_ = packed;
+  drop_weight(linear);
   return true;
+}
+
+void PackAccess::drop_weight(LinearImpl& linear) {
+  linear.parameters_.erase("weight");
+  linear.weight = at::Tensor();
 }
 
 void LinearImpl::save(torch::serialize::OutputArchive& archive) const {
@@ -98,11 +129,6 @@ void LinearImpl::save(torch::serialize::OutputArchive& archive) const {
 void LinearImpl::load(torch::serialize::InputArchive& archive) {
   RILLKV_CHECK(weight.defined(), "Linear: expected to be loaded before pack, got a packed weight");
   InferenceModule::load(archive);
-}
-
-void LinearImpl::drop_weight() {
-  parameters_.erase("weight");
-  weight = at::Tensor();
 }
 
 }  // namespace rillkv

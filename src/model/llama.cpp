@@ -6,9 +6,12 @@
 #include <chrono>
 #include <set>
 
+#include "core/check_tensor.h"
+#include "core/cpu_kernels.h"
 #include "core/huge_page_arena.h"
-#include "kernels/cpu/kernels.h"
+#include "core/kernel_views.h"
 #include "model/llama_layer.h"
+#include "model/pack_access.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 #include "rillkv/memory.h"
@@ -17,6 +20,10 @@ namespace rillkv {
 
 LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
     : config_(config), dtype_(dtype), device_(device) {
+  kernel_dtype(dtype);  // rejects what the kernels do not read
+  RILLKV_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1 && config.num_hidden_layers >= 1,
+               "LlamaModel: expected a vocabulary, a hidden size and layers, got ",
+               config.vocab_size, ", ", config.hidden_size, " and ", config.num_hidden_layers);
   embed_tokens_ = register_module(
       "embed_tokens", std::make_shared<WeightImpl>(
                           at::IntArrayRef{config.vocab_size, config.hidden_size}, dtype, device));
@@ -42,12 +49,16 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
 
 void LlamaModelImpl::copy_weights(const std::function<at::Tensor(const std::string&)>& source,
                                   const std::function<void(const std::string&)>& done) {
+  RILLKV_CHECK(source != nullptr,
+               "LlamaModel: expected a source of weights, got an empty function");
   at::NoGradGuard no_grad;
   const bool table_is_kept = config_.tie_word_embeddings && !lm_head_->weight.defined();
   for (auto& item : named_parameters()) {
     if (table_is_kept && item.key() == "embed_tokens.weight") continue;
     const std::string name = item.key() == "lm_head.weight" ? item.key() : "model." + item.key();
     const at::Tensor tensor = source(name);
+    RILLKV_CHECK(tensor.defined(), "weight '", name, "': expected shape ", item.value().sizes(),
+                 ", got ", describe(tensor));
     RILLKV_CHECK(tensor.sizes() == item.value().sizes(), "weight '", name, "': expected shape ",
                  item.value().sizes(), ", got ", tensor.sizes());
     item.value().copy_(tensor);
@@ -70,6 +81,11 @@ void LlamaModelImpl::load(torch::serialize::InputArchive& archive) {
 }
 
 at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
+  RILLKV_CHECK(hidden_states.defined() && hidden_states.dim() == 2 &&
+                   hidden_states.size(1) == config_.hidden_size &&
+                   hidden_states.scalar_type() == dtype_ && hidden_states.device() == device_,
+               "LlamaModel::logits: expected hidden states of [rows, ", config_.hidden_size, "] ",
+               dtype_, " on ", device_, ", got ", describe(hidden_states));
   at::InferenceMode inference;
   return lm_head_
       ->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
@@ -90,10 +106,10 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     RILLKV_CHECK(chunk.cache->in_step(),
                  "LlamaModel: expected a cache whose layers hold the same tokens, got one that an "
                  "earlier call left half way: reset() it");
-    RILLKV_CHECK(
-        chunk.tokens.dim() == 1 && chunk.tokens.scalar_type() == at::kLong && chunk.tokens.is_cpu(),
-        "LlamaModel: expected tokens of [T] int64 on the cpu, got ", chunk.tokens.scalar_type(),
-        " ", chunk.tokens.sizes(), " on ", chunk.tokens.device());
+    RILLKV_CHECK(chunk.tokens.defined() && chunk.tokens.dim() == 1 &&
+                     chunk.tokens.scalar_type() == at::kLong && chunk.tokens.is_cpu(),
+                 "LlamaModel: expected tokens of [T] int64 on the cpu, got ",
+                 describe(chunk.tokens));
     const int64_t count = chunk.tokens.size(0);
     RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
     const int64_t low = chunk.tokens.min().item<int64_t>(),
@@ -148,7 +164,7 @@ void LlamaModelImpl::pack() {
     layer->pack(&arena);
     release_freed_memory();  // or packed weights would stand beside what they replace
   }
-  if (!config_.tie_word_embeddings) lm_head_->pack(&arena);
+  if (!config_.tie_word_embeddings) PackAccess::pack(*lm_head_, &arena);
 }
 
 void LlamaModelImpl::read(const Checkpoint& checkpoint) {
@@ -163,7 +179,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
     // Before anything else is resident, since packing makes all of the table's pages resident;
     // later only those of rows that occur are.
     Linear head(table, at::Tensor());
-    if (head->pack(&arena)) {
+    if (PackAccess::pack(*head, &arena)) {
       checkpoint.release(name);
       embed_tokens_->replace(table);
       lm_head_ = head;
@@ -173,7 +189,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
       multiplies_bfloat16()) {
     at::NoGradGuard no_grad;
     lm_head_->weight.copy_(checkpoint.tensor("lm_head.weight"));  // the largest: first, too
-    lm_head_->pack(&arena);
+    PackAccess::pack(*lm_head_, &arena);
     checkpoint.release("lm_head.weight");
     release_freed_memory();
   }
@@ -182,7 +198,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   if (!device_.is_cpu()) return;
   pack();
   // A table of another dtype: packed from the converted copy.
-  if (share_table && lm_head_->weight.defined() && lm_head_->pack(&arena)) {
+  if (share_table && lm_head_->weight.defined() && PackAccess::pack(*lm_head_, &arena)) {
     embed_tokens_->replace(table);
   }
   release_freed_memory();
@@ -229,8 +245,8 @@ LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   log(LogLevel::kDebug,
       str_cat("loaded ", folder, " as ", options.dtype, " in ", seconds.count(), " s, weights ",
-              model->packed() ? "packed" : "not packed", ", kernels ", kernels::cpu::kernels().name,
-              ", ", at::get_num_threads(), " threads"));
+              model->packed() ? "packed" : "not packed", ", kernels ", cpu_kernels().name, ", ",
+              at::get_num_threads(), " threads"));
   return model;
 }
 

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 
+#include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
-#include "kernels/cpu/kernels.h"
+#include "kernels/params.h"
+#include "model/pack_access.h"
 
 namespace rillkv {
 namespace {
@@ -25,9 +27,8 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
   params.columns = x.size(1);
   params.epsilon = static_cast<float>(eps);
   params.dtype = kernel_dtype(x.scalar_type());
-  at::parallel_for(0, x.size(0), row_grain(x.size(1)), [&](int64_t begin, int64_t end) {
-    kernels::cpu::kernels().rms_norm(params, begin, end);
-  });
+  at::parallel_for(0, x.size(0), row_grain(x.size(1)),
+                   [&](int64_t begin, int64_t end) { cpu_kernels().rms_norm(params, begin, end); });
   return out;
 }
 
@@ -56,9 +57,8 @@ at::Tensor gate(const at::Tensor& gate_up) {
   params.out = gated.data_ptr();
   params.columns = columns;
   params.dtype = kernel_dtype(both.scalar_type());
-  at::parallel_for(0, both.size(0), row_grain(columns), [&](int64_t begin, int64_t end) {
-    kernels::cpu::kernels().gate(params, begin, end);
-  });
+  at::parallel_for(0, both.size(0), row_grain(columns),
+                   [&](int64_t begin, int64_t end) { cpu_kernels().gate(params, begin, end); });
   return gated;
 }
 
@@ -92,11 +92,11 @@ at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
 }
 
 void LlamaMlpImpl::pack(HugePageArena* arena) {
-  if (gate_up_->pack(arena)) {
-    gate_proj_->drop_weight();
-    up_proj_->drop_weight();
+  if (PackAccess::pack(*gate_up_, arena)) {
+    PackAccess::drop_weight(*gate_proj_);
+    PackAccess::drop_weight(*up_proj_);
   }
-  down_proj_->pack(arena);
+  PackAccess::pack(*down_proj_, arena);
 }
 
 LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype,
@@ -119,7 +119,7 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
 }
 
 void LlamaLayerImpl::pack(HugePageArena* arena) {
-  attention_->pack(arena);
+  PackAccess::pack(*attention_, arena);
   mlp_->pack(arena);
 }
 

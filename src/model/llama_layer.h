@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/huge_page_arena.h"
 #include "model/weight.h"
 #include "rillkv/chunked_attention.h"
 #include "rillkv/inference_module.h"

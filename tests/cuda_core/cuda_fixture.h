@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "core/cache_access.h"
 #include "core/cuda_backend.h"
 #include "rillkv/kv_cache.h"
 
@@ -33,7 +34,7 @@ class EveryBackend : public ::testing::TestWithParam<const char*> {
   QuantizedKvCache make_cache(const CacheGeometry& geometry, const CompressionConfig& config,
                               at::ScalarType dtype,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const {
-    return QuantizedKvCache(geometry, config, dtype, protocol, backend_);
+    return CacheAccess::over(backend_, geometry, config, dtype, protocol);
   }
 
  private:

@@ -1,0 +1,18 @@
+// Packing as a whole model does it: many layers into one arena, views dropped with what they view.
+#pragma once
+
+#include "core/huge_page_arena.h"
+#include "rillkv/chunked_attention.h"
+#include "rillkv/linear.h"
+
+namespace rillkv {
+
+struct PackAccess {
+  /// See LinearImpl::pack; the panels go to `arena`, to the allocator's memory if null.
+  static bool pack(LinearImpl& linear, HugePageArena* arena);
+  static void pack(ChunkedLlamaAttentionImpl& attention, HugePageArena* arena);
+  /// Forgets the plain weight of a view whose fused weight has been packed.
+  static void drop_weight(LinearImpl& linear);
+};
+
+}  // namespace rillkv
