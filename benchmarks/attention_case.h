@@ -27,9 +27,9 @@
 namespace rillkv::bench {
 
 namespace cpu = kernels::cpu;
-using kernels::AttentionParams;
 using kernels::Dtype;
-using kernels::PackParams;
+using kernels::cpu::AttentionParams;
+using kernels::cpu::PackParams;
 
 /// How a configuration quantises.
 struct Mix {
@@ -387,7 +387,7 @@ class Case {
     p.rotations.in_block_cos = keep(at::cos(in_block));
     p.rotations.in_block_sin = keep(at::sin(in_block));
     fixed_ = {p.rotations.in_block_cos, p.rotations.in_block_sin, in_block.numel()};
-    p.rotations.in_block_fixed = fixed_.data();
+    p.in_block_fixed = fixed_.data();
 
     auto& prefix = p.prefix;
     prefix.sink_count = prefix.sink_capacity = sinks_;

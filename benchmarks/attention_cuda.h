@@ -25,8 +25,8 @@ namespace rillkv::bench {
 class CudaCase {
  public:
   CudaCase(Case& host, CudaBackend& backend)
-      : host_(host), backend_(backend), params_(host.params()) {
-    AttentionParams& p = params_;
+      : host_(host), backend_(backend), params_{host.params()} {
+    kernels::cuda::AttentionParams& p = params_;
     const int64_t pairs = p.head_dim / 2, heads = p.kv_heads;
     p.queries = activation(p.queries, p.query_count, p.heads);
     p.query_cos = up(p.query_cos, p.query_count * pairs);
@@ -35,8 +35,8 @@ class CudaCase {
     kernels::cuda::fill_half_rotations(p.rotations.in_block_cos, p.rotations.in_block_sin,
                                        p.head_dim, half.data());
     p.rotations = {up(p.rotations.in_block_cos, pairs * p.block_size),
-                   up(p.rotations.in_block_sin, pairs * p.block_size),
-                   up(half.data(), static_cast<int64_t>(half.size()))};
+                   up(p.rotations.in_block_sin, pairs * p.block_size)};
+    p.in_block_half = up(half.data(), static_cast<int64_t>(half.size()));
     kernels::PackedPrefix& x = p.prefix;
     if (x.sink_count > 0) {
       x.sink_keys = up(x.sink_keys, heads * x.sink_key_stride);
@@ -48,7 +48,7 @@ class CudaCase {
     std::vector<const float*> rotations;
     for (int64_t i = 0; i < x.block_count * heads; ++i) {
       const int64_t bytes = channel_bytes(x.keys[i], x.keys_symmetric);
-      x.key_block_bytes = std::max(x.key_block_bytes, static_cast<int32_t>(bytes));
+      p.key_block_bytes = std::max(p.key_block_bytes, static_cast<int32_t>(bytes));
       keys.push_back(up(x.keys[i], bytes));
       values.push_back(up(
           x.values[i], x.values_channel_major
@@ -78,7 +78,7 @@ class CudaCase {
     host_out.copy_(out_);
     return host_.relative_error();
   }
-  const AttentionParams& params() const { return params_; }
+  const kernels::cuda::AttentionParams& params() const { return params_; }
 
  private:
   at::TensorOptions bytes_on_device() const {
@@ -120,7 +120,7 @@ class CudaCase {
 
   Case& host_;
   CudaBackend& backend_;
-  AttentionParams params_;
+  kernels::cuda::AttentionParams params_;
   std::vector<at::Tensor> kept_;
   at::Tensor out_, workspace_;
   size_t workspace_bytes_ = 0;
@@ -192,7 +192,7 @@ inline void print_predictions() {
     for (const Shape& shape : kCudaShapes) {
       for (const int queries : {256, 1}) {
         for (const int depth : kCudaDepths) {
-          const AttentionParams p =
+          const kernels::cuda::AttentionParams p =
               model_params(shape.heads, shape.kv_heads, shape.head_dim, queries, depth);
           const double bytes = model_cache_bytes(p);
           const Prediction r = predict(gpu, p, bytes);

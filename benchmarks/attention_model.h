@@ -75,7 +75,8 @@ class PlanningQueue final : public kernels::cuda::Queue {
 
 /// Of one sequence in a fast path. `p` as for attend: only shapes and alignment of pointers matter.
 /// `cache_bytes`: of the packed blocks and sinks.
-inline Prediction predict(const Gpu& gpu, const kernels::AttentionParams& p, double cache_bytes) {
+inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& p,
+                          double cache_bytes) {
   PlanningQueue queue(gpu);
   const size_t workspace = kernels::cuda::attention_workspace_bytes(queue, &p, 1);
   kernels::cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), workspace);
@@ -106,9 +107,9 @@ inline Prediction predict(const Gpu& gpu, const kernels::AttentionParams& p, dou
 }
 
 /// Parameters with the shapes of a prefix of `cached` tokens of preset balanced and a chunk.
-inline kernels::AttentionParams model_params(int heads, int kv_heads, int head_dim, int queries,
-                                             int cached) {
-  kernels::AttentionParams p;
+inline kernels::cuda::AttentionParams model_params(int heads, int kv_heads, int head_dim,
+                                                   int queries, int cached) {
+  kernels::cuda::AttentionParams p;
   p.heads = heads;
   p.kv_heads = kv_heads;
   p.head_dim = head_dim;
@@ -117,16 +118,15 @@ inline kernels::AttentionParams model_params(int heads, int kv_heads, int head_d
   p.prefix.sink_count = 8;
   p.prefix.block_count = (cached - 8) / 128;
   p.prefix.value_groups = format::value_groups(head_dim, 64);
-  p.prefix.key_block_bytes =
+  p.key_block_bytes =
       static_cast<int32_t>(format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
   p.tail.count = (cached - 8) % 128;
   p.chunk.count = queries;
   return p;
 }
-inline double model_cache_bytes(const kernels::AttentionParams& p) {
-  const double block =
-      p.prefix.key_block_bytes + static_cast<double>(format::token_block_bytes(
-                                     128, p.head_dim, p.prefix.value_groups, false, 4));
+inline double model_cache_bytes(const kernels::cuda::AttentionParams& p) {
+  const double block = p.key_block_bytes + static_cast<double>(format::token_block_bytes(
+                                               128, p.head_dim, p.prefix.value_groups, false, 4));
   return block * p.prefix.block_count * p.kv_heads;
 }
 

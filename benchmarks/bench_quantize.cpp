@@ -29,9 +29,9 @@
 namespace {
 
 using rillkv::kernels::Dtype;
-using rillkv::kernels::PackParams;
 using rillkv::kernels::cpu::find_kernels;
 using rillkv::kernels::cpu::KernelTable;
+using rillkv::kernels::cpu::PackParams;
 namespace format = rillkv::format;
 
 constexpr int kBlock = 128;

@@ -106,7 +106,7 @@ class SdpaModel {
 
   at::Tensor normed(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight) const {
     at::Tensor out = at::empty_like(x);
-    kernels::NormParams p;
+    kernels::cpu::NormParams p;
     p.x = x.data_ptr();
     if (delta.defined()) p.delta = delta.const_data_ptr();
     p.weight = weight.const_data_ptr();
@@ -122,7 +122,7 @@ class SdpaModel {
 
   at::Tensor gated(const at::Tensor& both) const {
     at::Tensor out = at::empty({both.size(0), both.size(1) / 2}, both.options());
-    kernels::GateParams p;
+    kernels::cpu::GateParams p;
     p.gate_up = both.const_data_ptr();
     p.out = out.data_ptr();
     p.columns = out.size(1);

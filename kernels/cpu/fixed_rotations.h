@@ -16,7 +16,7 @@ class FixedRotations {
   /// cosines, sines: `count` each, in [-1, 1].
   FixedRotations(const float* cosines, const float* sines, int64_t count);
 
-  /// Rotations.in_block_fixed, aligned to 64 bytes: (cos, sin) * kFixedOne, [count, 2].
+  /// AttentionParams::in_block_fixed, aligned to 64 bytes: (cos, sin) * kFixedOne, [count, 2].
   const int16_t* data() const { return lines_.data()->values; }
 
  private:

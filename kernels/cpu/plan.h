@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu {
 

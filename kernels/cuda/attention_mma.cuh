@@ -347,7 +347,7 @@ __device__ inline void copy_key_scales(uint8_t* to, float* start, const Attentio
 template <int D>
 __device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, const uint8_t* block) {
   const int bytes = channel_block_size<D>(block, p.prefix.keys_symmetric,
-                                          p.prefix.keys_symmetric ? 0 : p.prefix.key_block_bytes);
+                                          p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
   const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
   copy_block_async<D>(to + scales, block + scales, bytes - scales);
 }

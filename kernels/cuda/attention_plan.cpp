@@ -45,7 +45,7 @@ bool fast(const AttentionParams& p) {
   if ((D != 64 && D != 128) || p.dtype == Dtype::kFloat32) return false;
   if (x.block_count > 0) {
     if (p.block_size != kAttentionTile) return false;
-    if (!aligned(p.rotations.in_block_half)) return false;
+    if (!aligned(p.in_block_half)) return false;
     if (!x.values_channel_major &&
         (x.value_groups > AttentionShared::value_groups_at_most(D) || D % x.value_groups != 0)) {
       return false;
@@ -119,8 +119,8 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
     plan.rows = std::max(plan.rows, p.query_count * (p.heads / p.kv_heads));
     tiles = std::max(tiles, tiles_of(p));
     all_fast = all_fast && fast(p);
-    known = known && (p.prefix.block_count == 0 || p.prefix.key_block_bytes > 0);
-    most_key_bytes = std::max(most_key_bytes, p.prefix.key_block_bytes);
+    known = known && (p.prefix.block_count == 0 || p.key_block_bytes > 0);
+    most_key_bytes = std::max(most_key_bytes, p.key_block_bytes);
   }
   const int D = first.head_dim;
   const bool bf16 = first.dtype == Dtype::kBFloat16;

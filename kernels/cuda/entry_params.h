@@ -86,6 +86,14 @@ struct DequantiseParams {
   float* out = nullptr;  // [kv_heads, tokens, head_dim]
 };
 
+struct AttentionParams : kernels::AttentionParams {
+  /// Blocks of 128: R(j) in fp16 (tile_order.h).
+  const uint16_t* in_block_half = nullptr;
+  /// Bytes of the largest key block, 0 if nobody knows: a hint. Where keys are not symmetric (policy
+  /// "adaptive") every block has exactly this size.
+  int32_t key_block_bytes = 0;
+};
+
 inline constexpr int kMaxSequencesPerLaunch = 6;
 
 /// rillkv_attention_*: grid (row tiles * splits, kv_heads, sequences), rows r = t * G + g. With

@@ -248,7 +248,7 @@ __device__ inline void for_width(uint32_t width, F f) {
 }
 
 /// Called by the CTA, `thread` its thread. `codes` are the block's; `table` from prepare_channels;
-/// `rotations` is Rotations.in_block_half.
+/// `rotations` is AttentionParams::in_block_half.
 template <int D, bool kRotate>
 __device__ inline void fill_channel_block(uint8_t* tile, const uint8_t* codes, uint8_t* table,
                                           const uint16_t* rotations, int thread) {

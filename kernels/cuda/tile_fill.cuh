@@ -196,7 +196,7 @@ __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p
   if (t.kind == TileKind::kBlock) {
     fill_channel_block<D, true>(tile,
                                 packed + format::channel_codes_offset(D, p.prefix.keys_symmetric),
-                                table, p.rotations.in_block_half, thread);
+                                table, p.in_block_half, thread);
   } else if (t.kind == TileKind::kSinks) {
     fill_sinks<D, true>(tile, p.prefix.sink_keys + kv_head * p.prefix.sink_key_stride,
                         p.prefix.sink_capacity, p.prefix.sink_key_bits, p.prefix.sink_cos,

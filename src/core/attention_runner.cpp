@@ -34,7 +34,7 @@ void* thread_workspace(size_t bytes) {
 
 }  // namespace
 
-void run_attention(const kernels::AttentionParams& params) {
+void run_attention(const kernels::cpu::AttentionParams& params) {
   const auto& kernel = cpu_kernels();
   const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
   const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);

@@ -16,7 +16,9 @@
 
 namespace rillkv {
 
+class CpuRotationTable;
 class CudaBackend;
+class DeviceRotationTable;
 class HugePageArena;
 
 /// Rows [begin, end) of a chunk.
@@ -76,7 +78,7 @@ class BlockDevice {
   virtual std::shared_ptr<SealedBlock> seal(const OpenBlock& open) = 0;
 
   /// Runs the kernels; all of `params` is given but the tables of blocks.
-  virtual void attend(kernels::AttentionParams& params) = 0;
+  virtual void attend(const kernels::AttentionParams& params) = 0;
 
   /// Completes the tallies of a layer's blocks.
   virtual void settle(const std::vector<std::shared_ptr<SealedBlock>>& blocks) = 0;
@@ -85,10 +87,15 @@ class BlockDevice {
   virtual void reset() = 0;
 };
 
-/// `memory`, of sealed blocks, must outlive the device; a sequence's layers share it.
-std::unique_ptr<BlockDevice> make_cpu_block_device(Quantizer quantizer, HugePageArena& memory);
-/// `backend` must outlive the device; a sequence's layers share it. Throws Error for a head_dim
-/// that no CUDA kernel takes.
-std::unique_ptr<BlockDevice> make_cuda_block_device(Quantizer quantizer, CudaBackend& backend);
+/// `rotations` and `memory`, of sealed blocks, must outlive the device; a sequence's layers share
+/// them.
+std::unique_ptr<BlockDevice> make_cpu_block_device(Quantizer quantizer,
+                                                   const CpuRotationTable& rotations,
+                                                   HugePageArena& memory);
+/// `rotations` and `backend` must outlive the device; a sequence's layers share them. Throws Error
+/// for a head_dim that no CUDA kernel takes.
+std::unique_ptr<BlockDevice> make_cuda_block_device(Quantizer quantizer,
+                                                    const DeviceRotationTable& rotations,
+                                                    CudaBackend& backend);
 
 }  // namespace rillkv

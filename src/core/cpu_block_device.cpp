@@ -6,6 +6,7 @@
 #include "core/attention_runner.h"
 #include "core/block_device.h"
 #include "core/cpu_kernels.h"
+#include "core/cpu_rotation_table.h"
 #include "core/cpu_sealing.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
@@ -15,11 +16,12 @@ namespace {
 
 class CpuBlockDevice final : public BlockDevice {
  public:
-  CpuBlockDevice(Quantizer quantizer, HugePageArena& memory)
+  CpuBlockDevice(Quantizer quantizer, const CpuRotationTable& rotations, HugePageArena& memory)
       : quantizer_(std::move(quantizer)),
         config_(quantizer_->options().config),
         kv_heads_(quantizer_->options().kv_heads),
         layout_(quantizer_->options()),
+        rotations_(rotations),
         memory_(memory),
         sinks_(allocate_sinks(quantizer_->options(), at::kCPU)) {}
 
@@ -74,10 +76,11 @@ class CpuBlockDevice final : public BlockDevice {
     return block;
   }
 
-  void attend(kernels::AttentionParams& params) override {
-    params.prefix.keys = key_table_.data();
-    params.prefix.values = value_table_.data();
-    run_attention(params);
+  void attend(const kernels::AttentionParams& params) override {
+    kernels::cpu::AttentionParams mine = {params, rotations_.in_block_fixed()};
+    mine.prefix.keys = key_table_.data();
+    mine.prefix.values = value_table_.data();
+    run_attention(mine);
   }
 
   void settle(const std::vector<std::shared_ptr<SealedBlock>>&) override {}  // they are complete
@@ -97,6 +100,7 @@ class CpuBlockDevice final : public BlockDevice {
   const CompressionConfig& config_;  // the quantiser's
   const int64_t kv_heads_;
   const AdaptiveLayout layout_;
+  const CpuRotationTable& rotations_;
   HugePageArena& memory_;
   PackedSinks sinks_;
   std::vector<const uint8_t*> key_table_, value_table_;  // [blocks, kv_heads]
@@ -104,8 +108,10 @@ class CpuBlockDevice final : public BlockDevice {
 
 }  // namespace
 
-std::unique_ptr<BlockDevice> make_cpu_block_device(Quantizer quantizer, HugePageArena& memory) {
-  return std::make_unique<CpuBlockDevice>(std::move(quantizer), memory);
+std::unique_ptr<BlockDevice> make_cpu_block_device(Quantizer quantizer,
+                                                   const CpuRotationTable& rotations,
+                                                   HugePageArena& memory) {
+  return std::make_unique<CpuBlockDevice>(std::move(quantizer), rotations, memory);
 }
 
 }  // namespace rillkv

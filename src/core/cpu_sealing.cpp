@@ -32,7 +32,7 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
   parallel_tasks(2 * heads, [&](int64_t task) {
     const int64_t head = task / 2;
     if (task % 2 == 0) {
-      const kernels::PackParams params = pack_params(keys, head, layout.block_size);
+      const kernels::cpu::PackParams params = pack_params(keys, head, layout.block_size);
       std::vector<float> scratch(3 * dim);
       float *lo = scratch.data(), *hi = lo + dim, *range = hi + dim;
       kernel.min_max(params, lo, hi);

@@ -15,6 +15,7 @@
 #include "core/block_device.h"
 #include "core/block_layout.h"
 #include "core/cuda_backend.h"
+#include "core/device_rotation_table.h"
 #include "core/device_table.h"
 #include "core/kernel_views.h"
 #include "kernels/packed_format.h"
@@ -27,13 +28,14 @@ namespace cuda = kernels::cuda;
 
 class CudaBlockDevice final : public BlockDevice {
  public:
-  CudaBlockDevice(Quantizer quantizer, CudaBackend& backend)
+  CudaBlockDevice(Quantizer quantizer, const DeviceRotationTable& rotations, CudaBackend& backend)
       : quantizer_(std::move(quantizer)),
         config_(quantizer_->options().config),
         kv_heads_(quantizer_->options().kv_heads),
         head_dim_(quantizer_->options().head_dim),
         ema_(config_.policy == Policy::kEma),
         layout_(quantizer_->options()),
+        rotations_(rotations),
         backend_(backend),
         sinks_(allocate_sinks(quantizer_->options(), backend.device())),
         key_table_(kv_heads_, backend.device()),
@@ -85,12 +87,14 @@ class CudaBlockDevice final : public BlockDevice {
     return ema_ ? seal_ema(open) : seal_adaptive(open);
   }
 
-  void attend(kernels::AttentionParams& params) override {
-    params.prefix.keys = key_table_.row<const uint8_t*>(0);
-    params.prefix.values = value_table_.row<const uint8_t*>(0);
-    const size_t bytes = cuda::attention_workspace_bytes(backend_.queue(), &params, 1);
+  void attend(const kernels::AttentionParams& params) override {
+    cuda::AttentionParams mine = {params, rotations_.in_block_half(),
+                                  static_cast<int32_t>(key_block_bytes_)};
+    mine.prefix.keys = key_table_.row<const uint8_t*>(0);
+    mine.prefix.values = value_table_.row<const uint8_t*>(0);
+    const size_t bytes = cuda::attention_workspace_bytes(backend_.queue(), &mine, 1);
     const at::Tensor workspace = at::empty({static_cast<int64_t>(bytes)}, options(at::kByte));
-    cuda::attend(backend_.queue(), &params, 1, workspace.mutable_data_ptr(), bytes);
+    cuda::attend(backend_.queue(), &mine, 1, workspace.mutable_data_ptr(), bytes);
   }
 
   void settle(const std::vector<std::shared_ptr<SealedBlock>>& blocks) override {
@@ -133,7 +137,7 @@ class CudaBlockDevice final : public BlockDevice {
       if (side->defined()) side->zero_();
     }
     clipped_ = DeviceTable(2, backend_.device());
-    settled_ = 0;
+    key_block_bytes_ = settled_ = 0;
   }
 
  private:
@@ -256,6 +260,10 @@ class CudaBlockDevice final : public BlockDevice {
 
   /// Enters a block's pointers in the tables. The device reads them from there when it packs, too.
   void enter(int64_t index, const SealedBlock& block) {
+    for (size_t h = 0; h < block.keys.size(); ++h) {  // a block's keys lie before its values
+      const uint8_t* end = h + 1 < block.keys.size() ? block.keys[h + 1] : block.values[0];
+      key_block_bytes_ = std::max<int64_t>(key_block_bytes_, end - block.keys[h]);
+    }
     key_table_.set_pointers(index, block.keys);
     value_table_.set_pointers(index, block.values);
     clipped_.ensure(index + 1);
@@ -325,18 +333,22 @@ class CudaBlockDevice final : public BlockDevice {
   const int64_t kv_heads_, head_dim_;
   const bool ema_;
   const AdaptiveLayout layout_;
+  const DeviceRotationTable& rotations_;
   CudaBackend& backend_;
   PackedSinks sinks_;
   DeviceTable key_table_, value_table_;  // [blocks, kv_heads]
   DeviceTable sink_table_;               // [2, kv_heads]: keys, values
   DeviceTable clipped_;                  // [blocks, 2]: clipped codes of keys, of values
+  int64_t key_block_bytes_ = 0;          // of the largest, one kv head
   int64_t settled_ = 0;                  // blocks whose tally is complete
 };
 
 }  // namespace
 
-std::unique_ptr<BlockDevice> make_cuda_block_device(Quantizer quantizer, CudaBackend& backend) {
-  return std::make_unique<CudaBlockDevice>(std::move(quantizer), backend);
+std::unique_ptr<BlockDevice> make_cuda_block_device(Quantizer quantizer,
+                                                    const DeviceRotationTable& rotations,
+                                                    CudaBackend& backend) {
+  return std::make_unique<CudaBlockDevice>(std::move(quantizer), rotations, backend);
 }
 
 }  // namespace rillkv

@@ -96,7 +96,7 @@ class DenseLayerCache final : public LayerCache {
   void rotate(const at::Tensor& x, const RotationTable::Rows& rows, at::Tensor& out) const {
     const int64_t half = geometry_.head_dim / 2, tokens = x.size(0);
     if (x.is_cpu() && x.scalar_type() == out.scalar_type()) {
-      kernels::RopeParams params;
+      kernels::cpu::RopeParams params;
       params.x = activation(x);
       params.out = mutable_activation(out);
       params.cos = rows.cos;

@@ -44,10 +44,12 @@ at::Tensor DeviceRotationTable::upload(const float* data, int64_t rows, int64_t 
 }
 
 kernels::Rotations DeviceRotationTable::in_block() const {
-  return {in_block_cos_.const_data_ptr<float>(), in_block_sin_.const_data_ptr<float>(),
-          in_block_half_.defined()
-              ? reinterpret_cast<const uint16_t*>(in_block_half_.const_data_ptr<int16_t>())
-              : nullptr};
+  return {in_block_cos_.const_data_ptr<float>(), in_block_sin_.const_data_ptr<float>()};
+}
+
+const uint16_t* DeviceRotationTable::in_block_half() const {
+  if (!in_block_half_.defined()) return nullptr;
+  return reinterpret_cast<const uint16_t*>(in_block_half_.const_data_ptr<int16_t>());
 }
 
 const float* const* DeviceRotationTable::blocks(int64_t count) {

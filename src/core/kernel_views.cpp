@@ -44,8 +44,8 @@ kernels::MutableActivation mutable_activation(at::Tensor& x) {
   return view;
 }
 
-kernels::PackParams pack_params(const at::Tensor& x, int64_t head, int64_t block_size) {
-  kernels::PackParams params;
+kernels::cpu::PackParams pack_params(const at::Tensor& x, int64_t head, int64_t block_size) {
+  kernels::cpu::PackParams params;
   params.input = activation(x);
   params.dtype = kernel_dtype(x.scalar_type());
   params.kv_head = static_cast<int32_t>(head);

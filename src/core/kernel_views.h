@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/cpu/params.h"
 #include "kernels/params.h"
 
 namespace rillkv {
@@ -15,6 +16,6 @@ kernels::Activation activation(const at::Tensor& x);
 kernels::MutableActivation mutable_activation(at::Tensor& x);
 
 /// Packing arguments of `tokens` = x.size(0) tokens of one head.
-kernels::PackParams pack_params(const at::Tensor& x, int64_t head, int64_t block_size);
+kernels::cpu::PackParams pack_params(const at::Tensor& x, int64_t head, int64_t block_size);
 
 }  // namespace rillkv

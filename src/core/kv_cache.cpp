@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <set>
 
 #include "core/block_device.h"
 #include "core/cache_access.h"
 #include "core/check_tensor.h"
+#include "core/cpu_rotation_table.h"
 #include "core/cuda_backend.h"
 #include "core/dense_layer_cache.h"
 #include "core/device_rotation_table.h"
@@ -85,15 +88,24 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   config.validate_for(geometry.head_dim);
   const bool dense = config.policy == Policy::kDense;
   const int64_t sinks = dense ? 0 : config.attention_sink_size;
+  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config});
+  std::function<std::unique_ptr<BlockDevice>()> make_device;
   if (backend == nullptr) {
     memory = std::make_unique<HugePageArena>();
-    rotations =
-        std::make_unique<RotationTable>(geometry.inverse_frequencies, sinks, config.block_size);
+    auto table =
+        std::make_unique<CpuRotationTable>(geometry.inverse_frequencies, sinks, config.block_size);
+    make_device = [&, &shared = *table] {
+      return make_cpu_block_device(quantizer, shared, *memory);
+    };
+    rotations = std::move(table);
   } else {
-    rotations = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
-                                                      config.block_size, device);
+    auto table = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
+                                                       config.block_size, device);
+    make_device = [&, &shared = *table] {
+      return make_cuda_block_device(quantizer, shared, *backend);
+    };
+    rotations = std::move(table);
   }
-  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config});
   log_ineffective_keys(config);
   if (config.policy == Policy::kAdaptive) {
     log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
@@ -106,10 +118,8 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
       layers.push_back(make_dense_layer(geometry, dtype, *rotations, device, mask));
       continue;
     }
-    layers.push_back(std::make_unique<PackedLayerCache>(
-        geometry, quantizer, dtype, protocol, *rotations, device,
-        backend == nullptr ? make_cpu_block_device(quantizer, *memory)
-                           : make_cuda_block_device(quantizer, *backend)));
+    layers.push_back(std::make_unique<PackedLayerCache>(geometry, quantizer, dtype, protocol,
+                                                        *rotations, device, make_device()));
   }
 }
 

@@ -96,7 +96,7 @@ std::vector<std::shared_ptr<const SealedBlock>> PackedLayerCache::blocks() const
 }
 
 void PackedLayerCache::reset() {
-  length_ = tail_count_ = sealed_key_bytes_ = sealed_value_bytes_ = key_block_bytes_ = 0;
+  length_ = tail_count_ = sealed_key_bytes_ = sealed_value_bytes_ = 0;
   blocks_.clear();
   energy_->reset();
   key_stats_->reset();
@@ -153,7 +153,6 @@ kernels::AttentionParams PackedLayerCache::base_params(const at::Tensor& q, at::
   prefix.values_channel_major = quantizer_->channel_major_values();
   prefix.value_bits = static_cast<int32_t>(config_.value_bits);
   prefix.value_groups = static_cast<int32_t>(quantizer_->value_groups());
-  prefix.key_block_bytes = static_cast<int32_t>(key_block_bytes_);
   return p;
 }
 
@@ -273,10 +272,6 @@ std::shared_ptr<SealedBlock> PackedLayerCache::seal(int64_t tokens, bool keep) {
   if (ema_ && keep) {
     key_stats_->consume(tokens);
     value_stats_->consume(tokens);
-  }
-  for (size_t h = 0; h < block->keys.size(); ++h) {  // a block's keys lie before its values
-    const uint8_t* end = h + 1 < block->keys.size() ? block->keys[h + 1] : block->values[0];
-    key_block_bytes_ = std::max<int64_t>(key_block_bytes_, end - block->keys[h]);
   }
   return block;
 }

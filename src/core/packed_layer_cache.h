@@ -57,7 +57,6 @@ class PackedLayerCache final : public LayerCache {
   at::Tensor tail_keys_, tail_values_;  // [block_size, kv_heads, head_dim], the model's dtype
   int64_t tail_count_ = 0;              // < block_size between calls
   int64_t sealed_key_bytes_ = 0, sealed_value_bytes_ = 0;
-  int64_t key_block_bytes_ = 0;  // of the largest, one kv head
 };
 
 }  // namespace rillkv

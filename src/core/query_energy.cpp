@@ -30,10 +30,10 @@ void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
   check_activation(queries, options_.heads, options_.head_dim, "QueryEnergy::accumulate",
                    "queries");
   if (queries.size(0) == 0) return;
-  const kernels::PackParams all = pack_params(queries, 0, queries.size(0));
+  const kernels::cpu::PackParams all = pack_params(queries, 0, queries.size(0));
   float* sums = sums_.mutable_data_ptr<float>();
   const auto add = [&](int64_t head) {
-    kernels::PackParams one = all;
+    kernels::cpu::PackParams one = all;
     one.kv_head = static_cast<int32_t>(head);
     cpu_kernels().add_squares(one, sums + head * options_.head_dim);
   };

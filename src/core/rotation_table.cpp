@@ -19,7 +19,6 @@ RotationTable::RotationTable(std::vector<double> inverse_frequencies, int64_t si
       in_block_sin_[p * block_size + j] = static_cast<float>(std::sin(angle));
     }
   }
-  in_block_fixed_ = {in_block_cos_.data(), in_block_sin_.data(), pairs_ * block_size};
   for (int64_t position = 0; position < sinks; ++position)
     append_row(position, sink_cos_, sink_sin_);
 }
@@ -34,7 +33,7 @@ void RotationTable::append_row(int64_t position, std::vector<float>& cos,
 }
 
 kernels::Rotations RotationTable::in_block() const {
-  return {in_block_cos_.data(), in_block_sin_.data(), nullptr, in_block_fixed_.data()};
+  return {in_block_cos_.data(), in_block_sin_.data()};
 }
 
 const float* const* RotationTable::blocks(int64_t count) {

@@ -5,7 +5,6 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/cpu/fixed_rotations.h"
 #include "kernels/params.h"
 
 namespace rillkv {
@@ -43,7 +42,6 @@ class RotationTable {
   std::vector<double> inverse_frequencies_;
   int64_t pairs_, sinks_, block_size_;
   std::vector<float> in_block_cos_, in_block_sin_, sink_cos_, sink_sin_;
-  kernels::cpu::FixedRotations in_block_fixed_;
   std::vector<std::unique_ptr<float[]>> blocks_;
   std::vector<const float*> block_pointers_;
   std::vector<float> row_cos_, row_sin_;

@@ -16,7 +16,7 @@ namespace rillkv {
 namespace {
 
 int64_t panels_of(int64_t out_features) {
-  return (out_features + kernels::kLinearPanel - 1) / kernels::kLinearPanel;
+  return (out_features + kernels::cpu::kLinearPanel - 1) / kernels::cpu::kLinearPanel;
 }
 
 /// Into how many runs the panels go: about four a thread even out what the machine's other work
@@ -72,7 +72,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   const at::Tensor input = x.contiguous();
   at::Tensor out = at::empty({x.size(0), out_features_},
                              x.options().dtype(out_float32 ? at::kFloat : at::kBFloat16));
-  kernels::LinearParams params;
+  kernels::cpu::LinearParams params;
   params.x = input.const_data_ptr();
   params.packed = packed_.const_data_ptr();
   if (bias.defined()) params.bias = bias.const_data_ptr();
@@ -102,7 +102,7 @@ bool PackAccess::pack(LinearImpl& linear, HugePageArena* arena) {
   const int64_t out_features = weight.size(0), in_features = weight.size(1);
   const at::Tensor rows = weight.contiguous();
   const int64_t panels = panels_of(out_features);
-  const std::vector<int64_t> shape = {panels, in_features / 2, kernels::kLinearPanel, 2};
+  const std::vector<int64_t> shape = {panels, in_features / 2, kernels::cpu::kLinearPanel, 2};
   at::Tensor packed =
       arena != nullptr ? arena->take(shape, at::kBFloat16) : at::empty(shape, weight.options());
   parallel_tasks(panels, [&](int64_t panel) {

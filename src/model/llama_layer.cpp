@@ -19,7 +19,7 @@ int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 16384 / columns
 at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps) {
   if (!x.is_cpu()) return composed_rms_norm(x, delta, weight, eps);
   at::Tensor out = at::empty_like(x);
-  kernels::NormParams params;
+  kernels::cpu::NormParams params;
   params.x = x.data_ptr();
   if (delta.defined()) params.delta = delta.const_data_ptr();
   params.weight = weight.const_data_ptr();
@@ -52,7 +52,7 @@ at::Tensor gate(const at::Tensor& gate_up) {
   const int64_t columns = gate_up.size(1) / 2;
   const at::Tensor both = gate_up.contiguous();
   at::Tensor gated = at::empty({both.size(0), columns}, both.options());
-  kernels::GateParams params;
+  kernels::cpu::GateParams params;
   params.gate_up = both.const_data_ptr();
   params.out = gated.data_ptr();
   params.columns = columns;

@@ -57,7 +57,7 @@ TEST_F(Threads, SplitAndMergedEqualsWhole) {
     for (const int64_t head_dim : {64, 128}) {
       const CacheGeometry g = geometry(group, head_dim);
       // What makes this test worth something: three threads divide the context of a decode step.
-      kernels::AttentionParams params;
+      kernels::cpu::AttentionParams params;
       params.heads = static_cast<int32_t>(g.heads);
       params.kv_heads = kKvHeads;
       params.head_dim = static_cast<int32_t>(head_dim);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/cpu_rotation_table.h"
 #include "core/huge_page_arena.h"
 #include "rillkv/error.h"
 
@@ -46,7 +47,7 @@ class RecordingDevice final : public BlockDevice {
         str_cat(open.keep ? "seal " : "provisional ", open.keys.size(0), " as ", open.index));
     return device_->seal(open);
   }
-  void attend(kernels::AttentionParams& params) override {
+  void attend(const kernels::AttentionParams& params) override {
     calls_.push_back(str_cat("attend ", params.query_count, " to ", params.prefix.sink_count, "+",
                              params.prefix.block_count, "+", params.tail.count, "+",
                              params.chunk.count));
@@ -75,7 +76,8 @@ class PackedLayer : public ::testing::Test {
             protocol,
             rotations_,
             at::kCPU,
-            std::make_unique<RecordingDevice>(make_cpu_block_device(quantizer, memory_), calls_)};
+            std::make_unique<RecordingDevice>(make_cpu_block_device(quantizer, rotations_, memory_),
+                                              calls_)};
   }
   /// What a chunk of so many tokens makes the layer do.
   std::vector<std::string> calls_of(PackedLayerCache& layer, int64_t tokens) {
@@ -87,7 +89,7 @@ class PackedLayer : public ::testing::Test {
 
  private:
   const CacheGeometry geometry_{1, kHeads, kHeads, kDim, std::vector<double>(kDim / 2, 0.1)};
-  RotationTable rotations_{geometry_.inverse_frequencies, 8, 32};
+  CpuRotationTable rotations_{geometry_.inverse_frequencies, 8, 32};
   HugePageArena memory_;
   std::vector<std::string> calls_;
 };

@@ -37,20 +37,20 @@ std::map<std::string, Use> launched() {
   for (int head_dim : {64, 128}) {
     for (auto dtype : {kernels::Dtype::kBFloat16, kernels::Dtype::kFloat16}) {
       for (int queries : {1, 256}) {
-        kernels::AttentionParams p;
+        kernels::cuda::AttentionParams p;
         p.heads = p.kv_heads = 1;
         p.head_dim = head_dim;
         p.dtype = dtype;
         p.query_count = queries;
         p.prefix.block_count = 4;
         p.prefix.value_groups = head_dim / 64;
-        p.prefix.key_block_bytes = static_cast<int32_t>(
+        p.key_block_bytes = static_cast<int32_t>(
             format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
         cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), size_t{1} << 30);
       }
     }
   }
-  kernels::AttentionParams generic;
+  kernels::cuda::AttentionParams generic;
   generic.heads = generic.kv_heads = 1;
   generic.head_dim = 128;
   generic.query_count = 1;

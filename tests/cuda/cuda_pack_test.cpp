@@ -101,8 +101,8 @@ class CudaPackTest : public EveryDevice {
     return p;
   }
   /// The CPU's view of block n of one kv head.
-  kernels::PackParams cpu_params(const Case& c, ActivationBuffer& x, int n, int h) {
-    kernels::PackParams p = x.pack_params(h, c.block_size);
+  kernels::cpu::PackParams cpu_params(const Case& c, ActivationBuffer& x, int n, int h) {
+    kernels::cpu::PackParams p = x.pack_params(h, c.block_size);
     const auto* begin = static_cast<const uint8_t*>(x.at(n * c.block_size, 0, 0));
     p.input.data = begin;
     p.tokens = std::min(c.block_size, c.tokens - n * c.block_size);

@@ -7,8 +7,8 @@
 namespace rillkv::test {
 
 DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
-    : device_(device), scenario_(scenario), params_(scenario.params()) {
-  kernels::AttentionParams& p = params_;
+    : device_(device), scenario_(scenario), params_{scenario.params()} {
+  kernels::cuda::AttentionParams& p = params_;
   const Shape& shape = scenario.shape();
   const auto D = static_cast<size_t>(p.head_dim), pairs = D / 2;
   const auto heads = static_cast<size_t>(p.kv_heads);
@@ -22,8 +22,8 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
     kernels::cuda::fill_half_rotations(p.rotations.in_block_cos, p.rotations.in_block_sin,
                                        p.head_dim, half.data());
   }
-  p.rotations = {array(p.rotations.in_block_cos, table), array(p.rotations.in_block_sin, table),
-                 array(half.data(), half.size())};
+  p.rotations = {array(p.rotations.in_block_cos, table), array(p.rotations.in_block_sin, table)};
+  p.in_block_half = array(half.data(), half.size());
 
   kernels::PackedPrefix& x = p.prefix;
   const auto capacity = static_cast<size_t>(x.sink_capacity);
@@ -51,7 +51,7 @@ DeviceScenario::DeviceScenario(ptx::Device& device, Scenario& scenario)
   x.values = array(values.data(), values.size());
   x.rotations = array(rotations.data(), rotations.size());
   // Random widths make blocks of policy "adaptive" differ, which they do not in the product.
-  x.key_block_bytes = same_size || x.keys_symmetric ? static_cast<int32_t>(most) : 0;
+  p.key_block_bytes = same_size || x.keys_symmetric ? static_cast<int32_t>(most) : 0;
   segment(p.tail);
   segment(p.chunk);
   const size_t out_bytes =
@@ -94,7 +94,7 @@ void DeviceScenario::download() {
 void attend_on_device(ptx::Device& device, DeviceQueue& queue,
                       const std::vector<Scenario*>& scenarios) {
   std::vector<std::unique_ptr<DeviceScenario>> on_device;
-  std::vector<kernels::AttentionParams> params;
+  std::vector<kernels::cuda::AttentionParams> params;
   for (Scenario* scenario : scenarios) {
     on_device.push_back(std::make_unique<DeviceScenario>(device, *scenario));
     params.push_back(on_device.back()->params());

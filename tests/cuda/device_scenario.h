@@ -14,8 +14,8 @@ class DeviceScenario {
  public:
   DeviceScenario(ptx::Device& device, Scenario& scenario);
 
-  const kernels::AttentionParams& params() const { return params_; }
-  kernels::AttentionParams& params() { return params_; }
+  const kernels::cuda::AttentionParams& params() const { return params_; }
+  kernels::cuda::AttentionParams& params() { return params_; }
   /// Copies the output back into scenario.out().
   void download();
 
@@ -32,7 +32,7 @@ class DeviceScenario {
 
   ptx::Device& device_;
   Scenario& scenario_;
-  kernels::AttentionParams params_;
+  kernels::cuda::AttentionParams params_;
   std::vector<ptx::DeviceArray<uint8_t>> arrays_;
   std::vector<DeviceActivation> activations_;
   std::unique_ptr<DeviceActivation> out_;

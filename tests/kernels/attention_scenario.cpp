@@ -190,7 +190,7 @@ void Scenario::add_dense(Dense& dense, int count, int64_t first_index) {
   }
 }
 
-kernels::AttentionParams Scenario::params() {
+kernels::cpu::AttentionParams Scenario::params() {
   const auto aligned = [](const std::vector<std::vector<uint8_t>>& parts) {
     size_t bytes = 0;
     for (const auto& part : parts) bytes += part.size();
@@ -199,7 +199,7 @@ kernels::AttentionParams Scenario::params() {
     for (const auto& part : parts) at = std::copy(part.begin(), part.end(), at);
     return buffer;
   };
-  kernels::AttentionParams p;
+  kernels::cpu::AttentionParams p;
   p.heads = shape_.heads;
   p.kv_heads = shape_.kv_heads;
   p.head_dim = shape_.head_dim;
@@ -213,7 +213,8 @@ kernels::AttentionParams Scenario::params() {
   p.first_query_index = first_query_index_;
   p.out = out_.mutable_activation();
   p.rotate_output = shape_.rotate_output;
-  p.rotations = {in_block_cosines_.data(), in_block_sines_.data(), nullptr, in_block_fixed_.data()};
+  p.rotations = {in_block_cosines_.data(), in_block_sines_.data()};
+  p.in_block_fixed = in_block_fixed_.data();
 
   kernels::PackedPrefix& prefix = p.prefix;
   prefix.sink_count = shape_.sinks;
@@ -366,7 +367,7 @@ bool attend_whole(const KernelTable& isa, Scenario& scenario) {
 
 bool attend_in_parts(const KernelTable& isa, Scenario& scenario, const std::vector<int>& query_cuts,
                      const std::vector<int>& tile_cuts) {
-  const kernels::AttentionParams params = scenario.params();
+  const kernels::cpu::AttentionParams params = scenario.params();
   const auto with_ends = [](std::vector<int> cuts, int end) {
     cuts.insert(cuts.begin(), 0);
     cuts.push_back(end);
@@ -378,7 +379,7 @@ bool attend_in_parts(const KernelTable& isa, Scenario& scenario, const std::vect
   bool intact = true;
   for (int h = 0; h < params.kv_heads; ++h) {
     for (size_t q = 0; q + 1 < queries.size(); ++q) {
-      kernels::AttentionTask task;
+      kernels::cpu::AttentionTask task;
       task.kv_head = h;
       task.query_begin = queries[q];
       task.query_end = queries[q + 1];

@@ -52,7 +52,7 @@ class Scenario {
   explicit Scenario(const Shape& shape);
 
   /// Queries and pointers, ready for a kernel; out points to `out()`.
-  kernels::AttentionParams params();
+  kernels::cpu::AttentionParams params();
   ActivationBuffer& out() { return out_; }
   int tile_count() const { return shape_.blocks + 3; }
   const Shape& shape() const { return shape_; }

@@ -206,10 +206,10 @@ TEST_P(AttentionTest, TasksThatShareTheWork) {
 TEST_P(AttentionTest, LargeScores) {
   Shape shape = {.blocks = 2, .queries = 5, .seed = 110};
   Scenario scenario(shape);
-  kernels::AttentionParams params = scenario.params();
+  kernels::cpu::AttentionParams params = scenario.params();
   params.scale = 60.0f;
   GuardedBuffer workspace(isa().attention_workspace_bytes(params, params.query_count), 0xff);
-  kernels::AttentionTask task;
+  kernels::cpu::AttentionTask task;
   task.query_end = params.query_count;
   task.tile_end = scenario.tile_count();
   isa().attend(params, task, workspace.data());
@@ -255,10 +255,10 @@ TEST_P(AttentionTest, NaNAndAWrongMaskAreSeen) {
 
   for (int64_t shift : {-1, 1}) {
     Scenario wrong(shape);
-    kernels::AttentionParams params = wrong.params();
+    kernels::cpu::AttentionParams params = wrong.params();
     params.chunk.first_index += shift;
     GuardedBuffer workspace(isa().attention_workspace_bytes(params, params.query_count), 0xff);
-    kernels::AttentionTask task;
+    kernels::cpu::AttentionTask task;
     task.query_end = params.query_count;
     task.tile_end = wrong.tile_count();
     isa().attend(params, task, workspace.data());

@@ -12,8 +12,8 @@
 namespace rillkv::test {
 namespace {
 
-using kernels::AttentionParams;
-using kernels::AttentionTask;
+using kernels::cpu::AttentionParams;
+using kernels::cpu::AttentionTask;
 using Attend = void (*)(const AttentionParams&, const AttentionTask&, void*);
 
 const KernelTable* original = nullptr;  // what the mutants wrap

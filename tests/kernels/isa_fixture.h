@@ -164,8 +164,8 @@ class ActivationBuffer {
   kernels::MutableActivation mutable_activation() {
     return {memory_.data(), token_stride_, head_stride_};
   }
-  kernels::PackParams pack_params(int kv_head, int block_size) {
-    kernels::PackParams params;
+  kernels::cpu::PackParams pack_params(int kv_head, int block_size) {
+    kernels::cpu::PackParams params;
     params.input = activation();
     params.dtype = dtype_;
     params.kv_head = kv_head;

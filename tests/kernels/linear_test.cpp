@@ -9,8 +9,8 @@
 namespace rillkv {
 namespace {
 
-using kernels::kLinearPanel;
-using kernels::LinearParams;
+using kernels::cpu::kLinearPanel;
+using kernels::cpu::LinearParams;
 using test::GuardedBuffer;
 
 class LinearKernels : public test::EveryIsa {

@@ -14,7 +14,7 @@
 namespace rillkv::test {
 namespace {
 
-using kernels::PackParams;
+using kernels::cpu::PackParams;
 using reference::PackedBlock;
 using reference::QuantizedRow;
 

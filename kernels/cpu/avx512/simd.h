@@ -16,7 +16,7 @@
 #include "kernels/cpu/generic/lanes128.h"
 #include "kernels/cpu/generic/simd_concept.h"
 #include "kernels/cpu/generic/vector_ops.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 

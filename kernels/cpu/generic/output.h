@@ -8,7 +8,7 @@
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu {
 namespace {

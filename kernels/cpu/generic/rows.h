@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/generic/half.h"
 #include "kernels/cpu/generic/with_dtype.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu {
 namespace {

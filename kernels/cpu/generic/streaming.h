@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/generic/inline.h"
 #include "kernels/cpu/generic/online_softmax.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu {
 

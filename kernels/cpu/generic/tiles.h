@@ -20,7 +20,7 @@
 #include "kernels/cpu/generic/prefetch.h"
 #include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 #include "kernels/planes.h"
 
 namespace rillkv::kernels::cpu::tiled {

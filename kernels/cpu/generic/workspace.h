@@ -6,8 +6,8 @@
 
 #include "kernels/cpu/generic/online_softmax.h"
 #include "kernels/cpu/generic/tiles.h"
+#include "kernels/cpu/params.h"
 #include "kernels/packed_format.h"
-#include "kernels/params.h"
 
 namespace rillkv::kernels::cpu::tiled {
 namespace {

@@ -58,8 +58,8 @@ bool add_block_of(const AttentionParams& params, int n, int64_t entry, int64_t a
             kD / 2};
   }
   if (rows.count == 1) {
-    score_one_row<kD>(keys, prefix.rotations[n], params.rotations.in_block_fixed, sets, planes,
-                      next, rows.queries, s.one, s.p[0]);
+    score_one_row<kD>(keys, prefix.rotations[n], params.in_block_fixed, sets, planes, next,
+                      rows.queries, s.one, s.p[0]);
   } else {
     score_block<kD>(keys, prefix.rotations[n], sets, planes, next, rows, s.shared, s.p);
   }

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/generic/streaming.h"
-#include "kernels/params.h"
+#include "kernels/cpu/params.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 

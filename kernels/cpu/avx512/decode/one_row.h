@@ -123,7 +123,7 @@ RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& pla
       });
 }
 
-/// Scores of a row to p, in log2 units. `turns` is Rotations.in_block_fixed.
+/// Scores of a row to p, in log2 units. `turns` is AttentionParams::in_block_fixed.
 template <int kD>
 void score_one_row(const uint8_t* block, const float* rotation, const int16_t* turns,
                    const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
