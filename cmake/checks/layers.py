@@ -58,10 +58,9 @@ LAYERS = {
     **{f"kernels/cpu/{isa}": {"std", "simd", "kernels", "kernels/cpu", "kernels/cpu/generic"}
        for isa in WIDER_ISAS},
     "kernels/cuda": STD | {"cuda", "kernels", "kernels/cpu/generic"},
-    # io reads files, core owns all state and stands on io and on the kernels' interfaces.
+    # io reads files; core owns all state and stands on the kernels' interfaces.
     "src/io": STD | {"posix", "torch", "json", "tokenizers", "public:common", "public:io"},
-    "src/core": STD | {"posix", "torch", "json", "public:common", "public:io", "public:core"}
-                | KERNEL_INTERFACES,
+    "src/core": STD | {"posix", "torch", "json", "public:common", "public:core"} | KERNEL_INTERFACES,
     "src/model": STD | {"torch", "src/core", "kernels", "kernels/cpu"} | PUBLIC,
     # Evaluation and programs are users of the library: its public headers are all they need.
     "src/eval": STD | {"posix", "torch", "json", "public:eval"} | PUBLIC,

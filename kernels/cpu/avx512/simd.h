@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/generic/exponential.h"
+#include "kernels/cpu/generic/inline.h"
 #include "kernels/cpu/generic/lanes128.h"
 #include "kernels/cpu/generic/simd_concept.h"
 #include "kernels/cpu/generic/vector_ops.h"
@@ -84,7 +85,10 @@ struct Simd : VectorOps<Registers> {
   static I gather_words(const uint8_t* base, I word_index) {
     return _mm512_i32gather_epi32(word_index, reinterpret_cast<const int*>(base), 4);
   }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  // Inlined by force: GCC 12 may otherwise find a function that does nothing, and drop its calls.
+  static RILLKV_INLINE void prefetch(const void* p) {
+    _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
+  }
 
   // ---- arithmetic ----
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
