@@ -94,7 +94,7 @@ def draw():
     p.step(first, 510, wide, 5, "Measure; rotate values", ["cpu_block_device.cpp", "cuda_block_device.cpp"])
     p.step(second, 400, narrow, 6, "Attend", ["attention_runner.cpp", "rotation_table.cpp"])
     p.step(second, 510, narrow, 7, "Append; seal full blocks",
-           ["packed_layer_cache.cpp", "quantizer.cpp", "query_energy.cpp", "streaming_stats.cpp"])
+           ["packed_layer_cache.cpp", "query_energy.cpp", "streaming_stats.cpp", "cpu_sealing.cpp"])
 
     p.layer(650, 220, 680, "Kernels", ["kernels/", "no Torch"], FILLS["kernels"])
     p.note(first, 666, wide, "Statistics, packing, widths",

@@ -12,9 +12,9 @@ namespace rillkv {
 
 enum class ChatTemplate {
   kNone,    ///< the text as it is
-  kChatML,  ///< SmolLM2, Qwen2: <|im_start|>role\n ... <|im_end|>\n
-  kLlama2,  ///< [INST] <<SYS>> ... <</SYS>> ... [/INST]
-  kLlama3,  ///< <|start_header_id|>role<|end_header_id|>\n\n ... <|eot_id|>
+  kChatML,  ///< SmolLM2, Qwen2: `<|im_start|>role\n ... <|im_end|>\n`
+  kLlama2,  ///< `[INST] <<SYS>> ... <</SYS>> ... [/INST]`
+  kLlama3,  ///< `<|start_header_id|>role<|end_header_id|>\n\n ... <|eot_id|>`
 };
 
 /// none, chatml, llama2 or llama3. Throws UsageError for any other name.

@@ -8,7 +8,8 @@
 namespace rillkv::kernels::cpu {
 
 struct AttentionParams : kernels::AttentionParams {
-  /// R(j) in fixed point, [D/2, block_size, 2] (fixed_rotations.h): streamed decode multiplies by it.
+  /// R(j) in fixed point, [D/2, block_size, 2] (fixed_rotations.h), which streamed decode
+  /// multiplies by.
   const int16_t* in_block_fixed = nullptr;
 };
 

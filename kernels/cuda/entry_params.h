@@ -89,8 +89,8 @@ struct DequantiseParams {
 struct AttentionParams : kernels::AttentionParams {
   /// Blocks of 128: R(j) in fp16 (tile_order.h).
   const uint16_t* in_block_half = nullptr;
-  /// Bytes of the largest key block, 0 if nobody knows: a hint. Where keys are not symmetric (policy
-  /// "adaptive") every block has exactly this size.
+  /// Bytes of the largest key block, 0 if nobody knows: a hint. Where keys are not symmetric
+  /// (policy "adaptive") every block has exactly this size.
   int32_t key_block_bytes = 0;
 };
 

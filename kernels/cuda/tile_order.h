@@ -21,9 +21,9 @@ RILLKV_HOST_DEVICE constexpr int token_at_position(int position) {
   return (position >> 3) + 16 * (position >> 1 & 3) + 64 * (position & 1);
 }
 
-/// AttentionParams::in_block_half: R(j) of a block of 128 tokens in fp16, cosines [D/2][128] then sines,
-/// a row in the order of a tile, its 16-byte chunks where a swizzled tile has them (chunk k of row
-/// r at k ^ (r & 7)): one offset leads to the angles and to the place of the rotated keys.
+/// AttentionParams::in_block_half: R(j) of a block of 128 tokens in fp16, cosines [D/2][128] then
+/// sines, a row in the order of a tile, its 16-byte chunks where a swizzled tile has them (chunk k
+/// of row r at k ^ (r & 7)): one offset leads to the angles and to the place of the rotated keys.
 RILLKV_HOST_DEVICE constexpr size_t half_rotation_elements(int head_dim) {
   return 128 * static_cast<size_t>(head_dim);
 }

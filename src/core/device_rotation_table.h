@@ -17,7 +17,8 @@ class DeviceRotationTable final : public RotationTable {
                       at::Device device);
 
   kernels::Rotations in_block() const override;
-  /// R(j) in fp16 as the fast kernels read it (kernels/cuda/tile_order.h); null but for blocks of 128.
+  /// R(j) in fp16 as the fast kernels read it (kernels/cuda/tile_order.h), for blocks of 128;
+  /// otherwise null.
   const uint16_t* in_block_half() const;
   const float* sink_cos() const override { return sink_cos_.const_data_ptr<float>(); }
   const float* sink_sin() const override { return sink_sin_.const_data_ptr<float>(); }

@@ -9,6 +9,7 @@
 // Panels of 32 rather than 64: the smallest layers still give every thread several, and a panel of
 // 576 inputs (36 KB) is read from the second-level cache once for twelve rows.
 #include "kernels/cpu/avx512/simd.h"
+#include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/isa.h"
 
@@ -31,16 +32,11 @@ inline __m512bh broadcast_pair(const uint16_t* x) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
-/// Sixteen bf16 of which only `mask` exist, as fp32.
-inline __m512 load_bias(const uint16_t* bias, __mmask16 mask) {
-  const __m256i half = _mm256_maskz_loadu_epi16(mask, bias);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
 inline void store(const LinearParams& p, int64_t row, int64_t column, __m512 value,
                   __mmask16 mask) {
   if (p.bias != nullptr) {
-    value = _mm512_add_ps(value, load_bias(static_cast<const uint16_t*>(p.bias) + column, mask));
+    const auto* bias = static_cast<const uint16_t*>(p.bias) + column;
+    value = _mm512_add_ps(value, load_part_as<Simd, Dtype::kBFloat16>(bias, 0, mask));
   }
   const int64_t at = row * p.out_features + column;
   if (p.out_float32) {
@@ -54,7 +50,7 @@ inline void store(const LinearParams& p, int64_t row, int64_t column, __m512 val
 /// Masks of the two halves of a panel: all ones but in the last panel.
 inline __mmask16 half_mask(const LinearParams& p, int64_t column) {
   const int64_t left = p.out_features - column;
-  return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
+  return Simd::part(static_cast<int>(left < Simd::kLanes ? left : Simd::kLanes));
 }
 
 template <int R>

@@ -35,7 +35,7 @@ struct Scale {
   typename S::F divisor;   // the stored step; infinity where that is 0, so that all codes are 0
 };
 
-/// affine_scale of common.h for a register, and the bits to store.
+/// affine_scale of scales.h for a register, and the bits to store.
 template <class S>
 Scale<S> make_affine_scale(typename S::F lo, typename S::F hi, typename S::F top,
                            typename S::H& lo_bits, typename S::H& step_bits) {

@@ -51,7 +51,7 @@ class LayersTest(CheckTest):
         for file, *names in (
                 ("kernels/cpu/avx2/a.cpp", "<immintrin.h>", '"kernels/cpu/avx2/simd.h"',
                  '"kernels/cpu/generic/tiles.h"', '"kernels/params.h"', "<cstdint>"),
-                ("src/core/a.cpp", "<ATen/ATen.h>", '"core/layer_cache.h"', '"rillkv/files.h"',
+                ("src/core/a.cpp", "<ATen/ATen.h>", '"core/layer_cache.h"', '"rillkv/kv_cache.h"',
                  '"kernels/cpu/kernels.h"', "<vector>"),
                 ("src/model/a.cpp", '"core/layer_cache.h"', '"rillkv/llama.h"', "<torch/torch.h>"),
                 ("src/eval/a.cpp", '"rillkv/eval/needle.h"', '"rillkv/llama.h"'),
@@ -69,6 +69,7 @@ class LayersTest(CheckTest):
                 ("kernels/cpu/generic/a.h", '"kernels/cpu/avx2/simd.h"', "kernels/cpu/avx2"),
                 ("kernels/cpu/avx2/a.cpp", "<vector>", "containers"),
                 ("src/core/a.cpp", '"rillkv/llama.h"', "public:model"),
+                ("src/core/a.cpp", '"rillkv/files.h"', "public:io"),
                 ("src/core/a.cpp", '"src/io/json_reader.h"', "src/io"),
                 ("src/io/a.cpp", '"rillkv/kv_cache.h"', "public:core"),
                 ("src/model/a.cpp", '"rillkv/eval/needle.h"', "public:eval"),
