@@ -159,7 +159,7 @@ CompressionConfig configure(const CompressionConfig& base, const Row& row) {
 
 std::string csv_field(const json& value) {
   if (value.is_null()) return "";
-  const std::string text = short_value(value);
+  std::string text = short_value(value);
   if (text.find_first_of(",\"\n") == std::string::npos) return text;
   std::string out = "\"";
   for (char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);

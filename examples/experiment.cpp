@@ -168,7 +168,7 @@ void experiment(Arguments a) {
   a.longbench.baseline = a.baseline;
   a.longbench.tasks = plan.longbench;
   for (const auto& [key, value] : a.keys) {
-    if (!value.empty()) a.model.settings.push_back(key + "=" + value);
+    if (!value.empty()) a.model.settings.push_back(str_cat(key, "=", value));
   }
   choose_preset(a);
   if (a.longbench.max_length > 0) {

@@ -32,7 +32,7 @@ tidy="$RILLKV_ROOT/.venv-tools/bin/clang-tidy"
 
 # What GCC alone understands goes, and so does the precompiled header.
 mkdir -p "$build/lint"
-sed -E 's# -include [^ ]*cmake_pch\.hxx##; s# -(fopenmp|fpch-preprocess|Winvalid-pch)\b##g' \
+sed -E 's# -include [^ ]*cmake_pch\.hxx##; s# -(fopenmp|fpch-preprocess|Winvalid-pch|Werror)\b##g' \
   "$build/compile_commands.json" >"$build/lint/compile_commands.json"
 compiled=$(sed -nE 's#^ *"file": "'"$RILLKV_ROOT"'/(.*)",?$#\1#p' "$build/lint/compile_commands.json" |
   { grep -v '^build/' || true; } | sort -u)

@@ -1,4 +1,3 @@
-#include "rillkv/error.h"
 #include "rillkv/eval/content_hash.h"
 #include "rillkv/eval/result_log.h"
 #include "support/commands.h"

@@ -1,7 +1,6 @@
 #include <optional>
 
 #include "rillkv/error.h"
-#include "rillkv/eval/content_hash.h"
 #include "rillkv/eval/performance.h"
 #include "rillkv/eval/perplexity.h"
 #include "rillkv/eval/result_log.h"

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 
 namespace rillkv::cli {
@@ -13,7 +14,7 @@ constexpr double kPlainInterval = 10;      // seconds between lines of a log fil
 
 std::string duration(double seconds) {
   char text[32];
-  const int s = static_cast<int>(seconds + 0.5);
+  const int s = static_cast<int>(std::lround(seconds));
   if (s >= 3600) {
     std::snprintf(text, sizeof text, "%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60);
   } else {

@@ -92,7 +92,7 @@ std::string tokens_hash(const std::vector<int64_t>& tokens) {
       {reinterpret_cast<const char*>(tokens.data()), tokens.size() * sizeof(int64_t)});
 }
 
-eval::Progress bar_progress(std::string label, bool quiet) {
+eval::Progress bar_progress(const std::string& label, bool quiet) {
   auto bar = std::make_shared<std::unique_ptr<ProgressBar>>();
   return [=](int64_t done, int64_t total, const std::string&) {
     if (!*bar) *bar = std::make_unique<ProgressBar>(label, total, quiet, done);

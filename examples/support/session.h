@@ -44,7 +44,7 @@ nlohmann::json record_stamp();
 std::string tokens_hash(const std::vector<int64_t>& tokens);
 
 /// A progress callback that draws one bar over all calls.
-eval::Progress bar_progress(std::string label, bool quiet);
+eval::Progress bar_progress(const std::string& label, bool quiet);
 
 /// The path of the log in which a report's unfinished work is kept: REPORT.json ->
 /// REPORT.<kind>.jsonl.

@@ -1,6 +1,5 @@
 #include "rillkv/compression_config.h"
 
-#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <functional>

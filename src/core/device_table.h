@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace rillkv {
@@ -22,7 +23,7 @@ class DeviceTable {
     at::Tensor larger =
         at::zeros({std::max(rows, 2 * rows_.size(0)), rows_.size(1)}, rows_.options());
     larger.slice(0, 0, rows_.size(0)).copy_(rows_);
-    rows_ = larger;
+    rows_ = std::move(larger);
   }
   template <typename T>
   T* row(int64_t index) const {

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "rillkv/error.h"
-#include "rillkv/eval/performance.h"
 #include "rillkv/files.h"
 #include "rillkv/quotes.h"
 

@@ -1,7 +1,6 @@
 #include <sentencepiece_processor.h>
 
 #include <unordered_map>
-#include <utility>
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"

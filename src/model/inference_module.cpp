@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 #include <torch/serialize/archive.h>
 
-#include <string>
-
 #include "rillkv/error.h"
 
 namespace rillkv {

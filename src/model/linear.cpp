@@ -3,12 +3,12 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/check_tensor.h"
 #include "core/cpu_kernels.h"
 #include "core/parallel.h"
-#include "kernels/params.h"
 #include "model/pack_access.h"
 #include "rillkv/error.h"
 
@@ -111,7 +111,7 @@ bool PackAccess::pack(LinearImpl& linear, HugePageArena* arena) {
   });
   linear.out_features_ = out_features;  // the parameter may have been replaced since it was made
   linear.in_features_ = in_features;
-  linear.packed_ = packed;
+  linear.packed_ = std::move(packed);
   drop_weight(linear);
   return true;
 }

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <set>
+#include <utility>
 
 #include "core/check_tensor.h"
 #include "core/cpu_kernels.h"
@@ -182,7 +183,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
     if (PackAccess::pack(*head, &arena)) {
       checkpoint.release(name);
       embed_tokens_->replace(table);
-      lm_head_ = head;
+      lm_head_ = std::move(head);
     }
   }
   if (!config_.tie_word_embeddings && device_.is_cpu() && dtype_ == at::kBFloat16 &&

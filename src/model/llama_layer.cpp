@@ -7,7 +7,6 @@
 
 #include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
-#include "kernels/params.h"
 #include "model/pack_access.h"
 
 namespace rillkv {
