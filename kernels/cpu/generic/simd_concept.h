@@ -40,6 +40,7 @@
 // NUMBERS OF 16 BITS
 //   widen(h) narrow(i)   unsigned, to and from dwords of 0 .. 65535
 //   to_half_down to_half_up to_half   fp16 rounded towards -infinity, +infinity, to nearest even
+//   to_bfloat16(x)       to nearest even; NaN keeps its upper half with the quiet bit set
 //   from_half(h)  half_to_float(u16)
 // BITS
 //   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  add_int  max_unsigned(a, b)
@@ -125,6 +126,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::to_half_down(f) } -> std::same_as<typename S::H>;
   { S::to_half_up(f) } -> std::same_as<typename S::H>;
   { S::to_half(f) } -> std::same_as<typename S::H>;
+  { S::to_bfloat16(f) } -> std::same_as<typename S::H>;
   { S::from_half(h) } -> std::same_as<typename S::F>;
   { S::half_to_float(uint16_t{}) } -> std::same_as<float>;
 

@@ -8,20 +8,6 @@
 namespace rillkv::kernels::cpu {
 namespace {
 
-/// To nearest even: NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16, as
-/// float_to_bfloat16 of half.h. No instruction's own conversion, of which some take subnormal
-/// numbers for zero.
-template <class S>
-typename S::H to_bfloat16(typename S::F x) {
-  using I = typename S::I;
-  const I bits = S::as_int(x), top = S::shift_right(bits, 16);
-  const I odd = S::bit_and(top, S::set1_int(1));
-  const I rounded = S::shift_right(S::add_int(bits, S::add_int(odd, S::set1_int(0x7fff))), 16);
-  const I nan = S::greater(S::bit_and(bits, S::set1_int(0x7fffffff)), S::set1_int(0x7f800000));
-  return S::narrow(
-      S::bit_or(S::and_not(nan, rounded), S::bit_and(nan, S::bit_or(top, S::set1_int(0x40)))));
-}
-
 template <class S, Dtype kType>
 typename S::F widen_as(typename S::H x) {
   if constexpr (kType == Dtype::kFloat16) return S::from_half(x);
@@ -30,7 +16,7 @@ typename S::F widen_as(typename S::H x) {
 template <class S, Dtype kType>
 typename S::H narrow_as(typename S::F x) {
   if constexpr (kType == Dtype::kFloat16) return S::to_half(x);
-  return to_bfloat16<S>(x);
+  return S::to_bfloat16(x);
 }
 
 /// kLanes elements.
