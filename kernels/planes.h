@@ -107,15 +107,24 @@ RILLKV_HOST_DEVICE inline uint32_t code_at(const Planes<const uint8_t>& at, int 
   return code;
 }
 
+/// The bits of an element of a plane, as a constant.
+template <int kBits>
+struct ElementBits {
+  RILLKV_HOST_DEVICE constexpr operator int() const { return kBits; }
+};
+
 /// Calls visit(plane, element_bits, shift) for the planes of a channel (or row) of `count` codes:
-/// element i of the plane is bits shift .. shift + element_bits - 1 of code i.
+/// element i of the plane is bits shift .. shift + element_bits - 1 of code i. element_bits is an
+/// ElementBits.
 template <typename Byte, class Visit>
 RILLKV_HOST_DEVICE inline void for_each_plane(const Planes<Byte>& at, int count, int width,
                                               const Visit& visit) {
-  if (nibble_planes(width) > 0) visit(at.nibbles, 4, nibble_shift(width));
-  if (nibble_planes(width) > 1) visit(at.nibbles + plane_bytes(count, 4), 4, 0);
-  if (crumb_planes(width) > 0) visit(at.crumbs, 2, crumb_shift(width));
-  if (bit_planes(width) > 0) visit(at.bits, 1, 0);
+  if (nibble_planes(width) > 0) visit(at.nibbles, ElementBits<4>(), nibble_shift(width));
+  if (nibble_planes(width) > 1) {
+    visit(at.nibbles + plane_bytes(count, 4), ElementBits<4>(), 0);
+  }
+  if (crumb_planes(width) > 0) visit(at.crumbs, ElementBits<2>(), crumb_shift(width));
+  if (bit_planes(width) > 0) visit(at.bits, ElementBits<1>(), 0);
 }
 
 /// The planes of one channel (or row); moves on to the next.

@@ -166,7 +166,7 @@ class Attention {
         float* key = keys + static_cast<size_t>(i) * stride;
         const int64_t table = static_cast<int64_t>(begin + i) * (D / 2);
         tokens.read_key(begin + i, w_.token_rows);
-        for (size_t c = 0; c < stride; c += L) S::store(key + c, S::zero());
+        clear_row<S>(key, stride);
         rotate_row<S, false, true>(w_.token_rows, tokens.cosines + table, tokens.sines + table,
                                    1.0f, D, reinterpret_cast<uint32_t*>(key));
       }

@@ -75,7 +75,7 @@ class KeyValueTiles {
       for (int i = 0; i < L; ++i) {
         uint32_t* key = w_.staging + static_cast<size_t>(i) * stride_;
         if (i >= here) {
-          clear_row(reinterpret_cast<float*>(key));
+          clear_row<S>(reinterpret_cast<float*>(key), stride_);
           continue;
         }
         const int64_t table = static_cast<int64_t>(begin + i) * (D_ / 2);
@@ -87,7 +87,7 @@ class KeyValueTiles {
         if (i < here) {
           tokens.read_value(begin + i, value);
         } else {
-          clear_row(value);
+          clear_row<S>(value, stride_);
         }
       }
       add_staged(tokens.first_index + begin, here);
@@ -98,8 +98,9 @@ class KeyValueTiles {
   void complete() {
     if (vectors_ % S::kPack == 0) return;
     for (int i = 0; i < L; ++i) {
-      clear_row(w_.token_rows + static_cast<size_t>(i) * stride_);
-      clear_row(reinterpret_cast<float*>(w_.staging) + static_cast<size_t>(i) * stride_);
+      clear_row<S>(w_.token_rows + static_cast<size_t>(i) * stride_, stride_);
+      clear_row<S>(reinterpret_cast<float*>(w_.staging) + static_cast<size_t>(i) * stride_,
+                   stride_);
     }
     add_staged(0, 0);
   }
@@ -113,10 +114,6 @@ class KeyValueTiles {
 
  private:
   static constexpr int L = S::kLanes;
-
-  void clear_row(float* row) const {
-    for (size_t c = 0; c < stride_; c += L) S::store(row + c, S::zero());
-  }
 
   /// The columns of register `v` get the indices first, first + 1, ... (`count` of them).
   void set_index(int v, int64_t first, int count) {

@@ -283,16 +283,9 @@ void pack_row_plane(const uint8_t* codes, int shift, uint8_t* out) {
 
 template <class S, int D>
 void pack_row_codes(const uint8_t* codes, int width, const format::Planes<uint8_t>& at) {
-  if (format::nibble_planes(width) > 0) {
-    pack_row_plane<S, D, 4>(codes, format::nibble_shift(width), at.nibbles);
-  }
-  if (format::nibble_planes(width) > 1) {
-    pack_row_plane<S, D, 4>(codes, 0, at.nibbles + format::plane_bytes(D, 4));
-  }
-  if (format::crumb_planes(width) > 0) {
-    pack_row_plane<S, D, 2>(codes, format::crumb_shift(width), at.crumbs);
-  }
-  if (format::bit_planes(width) > 0) pack_row_plane<S, D, 1>(codes, 0, at.bits);
+  format::for_each_plane(at, D, width, [&](uint8_t* plane, auto element_bits, int shift) {
+    pack_row_plane<S, D, element_bits>(codes, shift, plane);
+  });
 }
 
 template <class S>

@@ -73,7 +73,7 @@ RILLKV_INLINE void load_codes(const Planes& at, int width, int h, typename S::I&
     return;
   }
   high = R::template load<4>(at.nibbles, h);
-  low = width == 8 ? R::template load<4>(at.nibbles + kCount / 2, h) : rest;
+  low = width == 8 ? R::template load<4>(at.nibbles + format::plane_bytes(kCount, 4), h) : rest;
 }
 
 /// Step of the high register's fields, in units of the code's step.

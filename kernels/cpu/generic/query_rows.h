@@ -46,9 +46,9 @@ class QueryRows {
       rotate_row<S>(w_.token_rows, cosines, sines, factor, D_, query(r));
       float* accumulators = w_.accumulators + static_cast<size_t>(r) * stride_;
       w_.rows[r] = OnlineSoftmax::empty(accumulators);
-      for (size_t c = 0; c < stride_; c += S::kLanes) S::store(accumulators + c, S::zero());
+      clear_row<S>(accumulators, stride_);
       if (count_ <= kBlockRows) {
-        for (size_t c = 0; c < stride_; c += S::kLanes) S::store(raw_query(r) + c, S::zero());
+        clear_row<S>(raw_query(r), stride_);
         rotate_row<S, false, true>(w_.token_rows, cosines, sines, factor, D_,
                                    reinterpret_cast<uint32_t*>(raw_query(r)));
       }

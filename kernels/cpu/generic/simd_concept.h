@@ -38,12 +38,12 @@
 //   first_lane(x)  reduce_add(x) (any order)  reduce_min(x)  reduce_max(x) (no NaN)
 //   fold16(sums)         of 16 numbers in 16 / kLanes registers: s[l] += s[l + 8], + 4, + 2, + 1
 // NUMBERS OF 16 BITS
-//   widen(h) narrow(i)   unsigned, to and from dwords of 0 .. 65535
+//   widen(h)             unsigned, to dwords
 //   to_half_down to_half_up to_half   fp16 rounded towards -infinity, +infinity, to nearest even
 //   to_bfloat16(x)       to nearest even; NaN keeps its upper half with the quiet bit set
 //   from_half(h)  half_to_float(u16)
 // BITS
-//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  add_int  max_unsigned(a, b)
+//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  max_unsigned(a, b)
 //   greater(a, b)        signed; all bits of a lane, or none
 //   shift_right(x, n) shift_left(x, n)   logical, all lanes by n;   *_each(x, n) lane by lane
 //   append<n>(words, x, mask)            words << n | (x & mask)
@@ -122,7 +122,6 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::fold16(fs) } -> std::same_as<float>;
 
   { S::widen(h) } -> std::same_as<typename S::I>;
-  { S::narrow(i) } -> std::same_as<typename S::H>;
   { S::to_half_down(f) } -> std::same_as<typename S::H>;
   { S::to_half_up(f) } -> std::same_as<typename S::H>;
   { S::to_half(f) } -> std::same_as<typename S::H>;
@@ -135,7 +134,6 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::bit_or(i, i) } -> std::same_as<typename S::I>;
   { S::bit_and(i, i) } -> std::same_as<typename S::I>;
   { S::and_not(i, i) } -> std::same_as<typename S::I>;
-  { S::add_int(i, i) } -> std::same_as<typename S::I>;
   { S::max_unsigned(i, i) } -> std::same_as<typename S::I>;
   { S::greater(i, i) } -> std::same_as<typename S::I>;
   { S::shift_right(i, 1) } -> std::same_as<typename S::I>;

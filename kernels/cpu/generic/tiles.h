@@ -303,6 +303,12 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
   }
 }
 
+/// Zeros to a row of `count` floats, a multiple of kLanes.
+template <class S>
+void clear_row(float* row, size_t count) {
+  for (size_t c = 0; c < count; c += S::kLanes) S::store(row + c, S::zero());
+}
+
 /// A row in `dtype` as fp32, out[0 .. align_up(D, kLanes)), zero past D.
 template <class S>
 void read_row(const void* row, Dtype dtype, int head_dim, float* out) {
