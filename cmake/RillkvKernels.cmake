@@ -17,5 +17,8 @@ endfunction()
 
 set(_rillkv_avx2_flags -mavx2 -mfma -mf16c)
 rillkv_add_isa(avx2 ${_rillkv_avx2_flags})
-rillkv_add_isa(avx512 ${_rillkv_avx2_flags} -mavx512f -mavx512bw -mavx512vl -mavx512dq
-               -mavx512vbmi -mavx512vnni -mavx512bf16)
+set(_rillkv_avx512_flags ${_rillkv_avx2_flags} -mavx512f -mavx512bw -mavx512vl -mavx512dq
+                         -mavx512vbmi -mavx512vnni -mavx512bf16)
+rillkv_add_isa(avx512 ${_rillkv_avx512_flags})
+# The tile instructions are assembly: no flag.
+rillkv_add_isa(amx ${_rillkv_avx512_flags})

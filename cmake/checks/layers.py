@@ -51,12 +51,15 @@ LAYERS = {
     "public:eval": STD | {"torch", "json"} | PUBLIC,
     # Kernels see pointers, strides and sizes: no Torch, and nothing of the layers above.
     "kernels": {"std"},
-    "kernels/cpu": STD | {"kernels", "kernels/cpu/generic"},
+    "kernels/cpu": STD | {"posix", "kernels", "kernels/cpu/generic"},
     # Intrinsics: what several instruction sets of one family share.
     "kernels/cpu/generic": {"std", "simd", "kernels", "kernels/cpu"},
     "kernels/cpu/scalar": STD | {"kernels", "kernels/cpu", "kernels/cpu/generic"},
     **{f"kernels/cpu/{isa}": {"std", "simd", "kernels", "kernels/cpu", "kernels/cpu/generic"}
        for isa in WIDER_ISAS},
+    # The tile unit beside AVX-512's registers.
+    "kernels/cpu/amx": {"std", "simd", "kernels", "kernels/cpu", "kernels/cpu/generic",
+                        "kernels/cpu/avx512"},
     "kernels/cuda": STD | {"cuda", "kernels", "kernels/cpu/generic"},
     # io reads files; core owns all state and stands on the kernels' interfaces.
     "src/io": STD | {"posix", "torch", "json", "tokenizers", "public:common", "public:io"},
@@ -72,7 +75,8 @@ LAYERS = {
                          "public:eval", "generated"} | PUBLIC | KERNEL_INTERFACES,
     # Oracles are independent; the kernels' tests and the PTX executor know no Torch.
     "tests/reference": STD,
-    "tests/kernels": STD | {"gtest", "tests/reference", "kernels/cpu/generic"} | KERNEL_INTERFACES,
+    "tests/kernels": STD | {"posix", "gtest", "tests/reference", "kernels/cpu/generic",
+                            "kernels/cpu/amx"} | KERNEL_INTERFACES,
     "tests/support/ptx": STD | {"posix"},
     "tests": None,  # anything
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/tile_permission.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
@@ -29,28 +30,42 @@ const KernelTable& avx512_table() {
                                     avx512::kElementwise, avx512::kLinear,     "avx512"};
   return table;
 }
+
+const KernelTable& amx_table() {
+  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
+                                    avx512::kElementwise, avx512::kLinear,     "amx"};
+  return table;
+}
+
+const KernelTable& amx_plain_table() {
+  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
+                                    avx512::kElementwise, avx512::kLinear,     "amx_plain"};
+  return table;
+}
+
+bool has_avx512() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+         __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vnni") != 0 &&
+         __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
+         __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
+}
 #endif
 
 struct Isa {
   const char* name;
   const KernelTable& (*table)();
   bool (*supported)();
+  bool by_default = true;  // chosen where nobody asks for another
 };
 
 // Best first. __builtin_cpu_supports asks cpuid and, for AVX and AVX-512, xgetbv: an operating
 // system that does not save the registers counts as lacking them.
 const Isa kIsas[] = {
 #if defined(__x86_64__)
-    {"avx512", avx512_table,
-     [] {
-       __builtin_cpu_init();
-       return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-              __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-              __builtin_cpu_supports("avx512vbmi") != 0 &&
-              __builtin_cpu_supports("avx512vnni") != 0 &&
-              __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
-              __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
-     }},
+    {"amx", amx_table, [] { return has_avx512() && may_use_tiles(); }},
+    {"avx512", avx512_table, has_avx512},
     {"avx2", avx2_table,
      [] {
        __builtin_cpu_init();
@@ -59,6 +74,10 @@ const Isa kIsas[] = {
      }},
 #endif
     {"scalar", scalar_table, [] { return true; }},
+#if defined(__x86_64__)
+    // The kernels of "amx" on tiles in plain C++: to test them, not to use.
+    {"amx_plain", amx_plain_table, has_avx512, false},
+#endif
 };
 
 const KernelTable& select() {
@@ -67,7 +86,7 @@ const KernelTable& select() {
   for (const Isa& isa : kIsas) {
     const bool supported = isa.supported();
     if (wanted == nullptr || *wanted == '\0') {
-      if (supported) return isa.table();
+      if (supported && isa.by_default) return isa.table();
       continue;
     }
     if (std::strcmp(wanted, isa.name) == 0 && supported) return isa.table();
@@ -94,6 +113,13 @@ const KernelTable& kernels() {
 const KernelTable* find_kernels(const char* name) {
   for (const Isa& isa : kIsas) {
     if (std::strcmp(name, isa.name) == 0) return isa.supported() ? &isa.table() : nullptr;
+  }
+  return nullptr;
+}
+
+const KernelTable* kernels_unchecked(const char* name) {
+  for (const Isa& isa : kIsas) {
+    if (std::strcmp(name, isa.name) == 0) return &isa.table();
   }
   return nullptr;
 }

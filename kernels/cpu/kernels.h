@@ -85,7 +85,7 @@ struct KernelTable : AttentionKernels,
                      PackKernels,
                      ElementwiseKernels,
                      LinearKernels {
-  const char* name;  // "scalar", "avx2", "avx512"
+  const char* name;  // "scalar", "avx2", "avx512", "amx", "amx_plain" (tiles in plain C++)
 };
 
 /// The table in use: the best the machine has, or the one RILLKV_ISA names.
@@ -94,6 +94,9 @@ const KernelTable& kernels();
 /// One table by name, for tests and benchmarks; null if this machine lacks it or the name is
 /// unknown.
 const KernelTable* find_kernels(const char* name);
+/// One table by name whether or not this machine can run it, for tests that emulate what it lacks;
+/// null if the name is unknown.
+const KernelTable* kernels_unchecked(const char* name);
 
 // Back-end independent helpers, in portable C++.
 

@@ -13,7 +13,7 @@ namespace {
 
 TEST(Dispatch, ScalarIsAlwaysThereAndNamesAreTheirOwn) {
   ASSERT_NE(find_kernels("scalar"), nullptr);
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
     if (const KernelTable* table = find_kernels(name)) {
       EXPECT_STREQ(table->name, name);
     }
@@ -23,7 +23,7 @@ TEST(Dispatch, ScalarIsAlwaysThereAndNamesAreTheirOwn) {
 }
 
 TEST(Dispatch, EveryTableIsComplete) {
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
     const KernelTable* table = find_kernels(name);
     if (table == nullptr) continue;
     EXPECT_TRUE(table->attention_workspace_bytes && table->attend && table->absmax &&
@@ -51,7 +51,7 @@ class DispatchDeathTest : public testing::Test {
 };
 
 TEST_F(DispatchDeathTest, TheEnvironmentForcesATableTheMachineHas) {
-  for (const char* name : {"scalar", "avx2", "avx512"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
     if (find_kernels(name) != nullptr) {
       EXPECT_EXIT(report(name), testing::ExitedWithCode(0), std::string("chose ") + name + "\n");
     } else {
@@ -63,7 +63,7 @@ TEST_F(DispatchDeathTest, TheEnvironmentForcesATableTheMachineHas) {
 
 TEST_F(DispatchDeathTest, AnUnknownNameIsRefusedByName) {
   EXPECT_EXIT(report("avx1024"), testing::ExitedWithCode(0),
-              "refused: RILLKV_ISA: expected one of .*scalar, got \"avx1024\"");
+              "refused: RILLKV_ISA: expected one of .*scalar.*, got \"avx1024\"");
 }
 
 TEST_F(DispatchDeathTest, AnEmptyNameMeansTheBest) {

@@ -14,6 +14,7 @@
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/params.h"
+#include "tests/kernels/tile_emulator.h"
 #include "tests/reference/half.h"
 
 namespace rillkv::test {
@@ -26,13 +27,23 @@ inline const char* dtype_name(Dtype dtype) {
 }
 
 inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
-inline constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512"};
+inline constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "amx_plain", "amx"};
 
-/// Tables this machine can run.
+/// A table that this machine can run, with the tile unit emulated where it is all that is missing;
+/// null if more is.
+inline const KernelTable* runnable_kernels(const std::string& name) {
+  const KernelTable* table = kernels::cpu::find_kernels(name.c_str());
+  if (table == nullptr && name == "amx" && kernels::cpu::find_kernels("amx_plain") != nullptr) {
+    emulate_tiles();
+    table = kernels::cpu::kernels_unchecked("amx");
+  }
+  return table;
+}
+
 inline std::vector<const KernelTable*> available_kernels() {
   std::vector<const KernelTable*> tables;
   for (const char* name : kIsaNames) {
-    if (const KernelTable* table = kernels::cpu::find_kernels(name)) tables.push_back(table);
+    if (const KernelTable* table = runnable_kernels(name)) tables.push_back(table);
   }
   return tables;
 }
@@ -41,8 +52,13 @@ inline std::vector<const KernelTable*> available_kernels() {
 class EveryIsa : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    table_ = kernels::cpu::find_kernels(GetParam());
-    if (table_ == nullptr) GTEST_SKIP() << "this machine or build lacks " << GetParam();
+    const std::string name = GetParam();
+    table_ = runnable_kernels(name);
+    if (table_ == nullptr) GTEST_SKIP() << "this machine or build lacks " << name;
+    if (name == "amx_plain") RecordProperty("tiles", "plain C++");
+    if (name == "amx") {
+      RecordProperty("tiles", kernels::cpu::find_kernels("amx") ? "hardware" : "emulated");
+    }
   }
   const KernelTable& isa() const { return *table_; }
   /// Another table for what follows: one that was broken on purpose.
