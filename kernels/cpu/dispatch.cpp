@@ -6,50 +6,84 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/profile.h"
 #include "kernels/cpu/tile_permission.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
 
+constexpr ArithmeticNames kFp32 = {"fp32", "fp32", nullptr, nullptr, false};
+
 // Tables are made at first use: their parts are constants of other files.
 const KernelTable& scalar_table() {
-  static const KernelTable table = {scalar::kAttention,   scalar::kStatistics, scalar::kPack,
-                                    scalar::kElementwise, LinearKernels{},     "scalar"};
+  static const KernelTable table = {scalar::kAttention,
+                                    scalar::kStatistics,
+                                    scalar::kPack,
+                                    scalar::kElementwise,
+                                    LinearKernels{},
+                                    "scalar",
+                                    kFp32};
   return table;
 }
 
 #if defined(__x86_64__)
 const KernelTable& avx2_table() {
-  static const KernelTable table = {avx2::kAttention,   avx2::kStatistics, avx2::kPack,
-                                    avx2::kElementwise, LinearKernels{},   "avx2"};
+  static const KernelTable table = {avx2::kAttention,
+                                    avx2::kStatistics,
+                                    avx2::kPack,
+                                    avx2::kElementwise,
+                                    LinearKernels{},
+                                    "avx2",
+                                    kFp32};
   return table;
 }
 
+// ---- AVX-512, by the arithmetic that suits the chip ----
+
+const AttentionKernels& attention_of(Arithmetic tiles) {
+  return tiles == Arithmetic::kFp32 ? avx512::kAttentionFp32 : avx512::kAttention;
+}
+
+ArithmeticNames names_of(const ArithmeticChoice& choice, bool by_profile) {
+  return {name_of(choice.tiles), "int16", name_of(choice.linear), name_of(choice.one_row),
+          by_profile};
+}
+
+KernelTable avx512_with(const ArithmeticChoice& choice, bool by_profile, const char* name) {
+  return {attention_of(choice.tiles),  avx512::kStatistics, avx512::kPack,
+          avx512::kElementwise,        avx512::kLinear,     name,
+          names_of(choice, by_profile)};
+}
+
 const KernelTable& avx512_table() {
-  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
-                                    avx512::kElementwise, avx512::kLinear,     "avx512"};
+  static const KernelTable table = avx512_with(chip_profile().choice, true, "avx512");
+  return table;
+}
+
+template <Arithmetic kArithmetic>
+const KernelTable& avx512_table_of() {
+  static const KernelTable table =
+      avx512_with({kArithmetic, kArithmetic, kArithmetic}, false,
+                  kArithmetic == Arithmetic::kFp32 ? "avx512_fp32" : "avx512_bf16");
+  return table;
+}
+
+// ---- the tile unit, and AVX-512 for the rest ----
+
+/// What the unit runs replaces the parts and names of AVX-512's table.
+KernelTable amx_with(const char* name) {
+  KernelTable table = avx512_with(chip_profile().choice, true, name);
   return table;
 }
 
 const KernelTable& amx_table() {
-  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
-                                    avx512::kElementwise, avx512::kLinear,     "amx"};
+  static const KernelTable table = amx_with("amx");
   return table;
 }
 
 const KernelTable& amx_plain_table() {
-  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
-                                    avx512::kElementwise, avx512::kLinear,     "amx_plain"};
+  static const KernelTable table = amx_with("amx_plain");
   return table;
-}
-
-bool has_avx512() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-         __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vnni") != 0 &&
-         __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
-         __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
 }
 #endif
 
@@ -75,12 +109,15 @@ const Isa kIsas[] = {
 #endif
     {"scalar", scalar_table, [] { return true; }},
 #if defined(__x86_64__)
-    // The kernels of "amx" on tiles in plain C++: to test them, not to use.
+    // To test, not to use: one arithmetic whatever the chip, and the kernels of "amx" on tiles in
+    // plain C++.
+    {"avx512_bf16", avx512_table_of<Arithmetic::kBf16>, has_avx512, false},
+    {"avx512_fp32", avx512_table_of<Arithmetic::kFp32>, has_avx512, false},
     {"amx_plain", amx_plain_table, has_avx512, false},
 #endif
 };
 
-const KernelTable& select() {
+const KernelTable& select_isa() {
   const char* wanted = std::getenv("RILLKV_ISA");
   std::string known, available;
   for (const Isa& isa : kIsas) {
@@ -103,7 +140,41 @@ const KernelTable& select() {
                               "; it can run " + available);
 }
 
+/// Throws if RILLKV_ARITHMETIC demands what a table of one arithmetic does not have.
+void check_arithmetic(const KernelTable& table) {
+  const ForcedArithmetic forced = forced_arithmetic();
+  if (table.arithmetic.by_profile) return;  // the profile has followed it
+  const auto check = [&](const char* use, bool is_forced, Arithmetic to, const char* has) {
+    if (has == nullptr) has = "fp32";  // linear layers without kernels of ours
+    if (!is_forced || std::strcmp(name_of(to), has) == 0) return;
+    throw std::invalid_argument("RILLKV_ARITHMETIC: " + std::string(table.name) + " has " + has +
+                                " for " + use + ", not " + name_of(to));
+  };
+  check("tiles", forced.tiles, forced.to.tiles, table.arithmetic.tiles);
+  check("linear", forced.linear, forced.to.linear, table.arithmetic.linear);
+  check("one_row", forced.one_row, forced.to.one_row, table.arithmetic.one_row);
+}
+
+const KernelTable& select() {
+  const KernelTable& table = select_isa();
+  check_arithmetic(table);
+  return table;
+}
+
 }  // namespace
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+         __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
+         __builtin_cpu_supports("avx512vbmi") != 0 && __builtin_cpu_supports("avx512vnni") != 0 &&
+         __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("fma") != 0 &&
+         __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
+#else
+  return false;
+#endif
+}
 
 const KernelTable& kernels() {
   static const KernelTable& table = select();

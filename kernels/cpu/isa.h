@@ -21,8 +21,12 @@ extern const PackKernels kPack;
 extern const ElementwiseKernels kElementwise;
 }  // namespace avx2
 
+/// Whether this machine runs what the folder avx512 is compiled for.
+bool has_avx512();
+
 namespace avx512 {
-extern const AttentionKernels kAttention;
+// Of bfloat16 models: tiles of bf16, or of fp32 where fp32 is the faster (profile.h).
+extern const AttentionKernels kAttention, kAttentionFp32;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
 extern const ElementwiseKernels kElementwise;

@@ -79,20 +79,34 @@ struct LinearKernels {
                  int64_t row_end) = nullptr;
 };
 
+/// The arithmetic of a table's kernels for bfloat16 models, to be reported: "fp32", "bf16", "int16"
+/// (words of 16 bits into sums of 32) or "amx-bf16".
+struct ArithmeticNames {
+  const char* tiles;    // attention of many query rows
+  const char* decode;   // of a few, over sealed blocks
+  const char* linear;   // linear layers of many rows; null without LinearKernels
+  const char* one_row;  // and of one
+  bool by_profile;      // chip_profile() (profile.h) chose between "fp32" and "bf16"
+};
+
 /// What one instruction set runs.
 struct KernelTable : AttentionKernels,
                      StatisticsKernels,
                      PackKernels,
                      ElementwiseKernels,
                      LinearKernels {
-  const char* name;  // "scalar", "avx2", "avx512", "amx", "amx_plain" (tiles in plain C++)
+  const char* name;  // "scalar", "avx2", "avx512", "amx", or one of the names for tests
+  ArithmeticNames arithmetic;
 };
 
 /// The table in use: the best the machine has, or the one RILLKV_ISA names.
-/// Throws std::invalid_argument for a name that is unknown or that this machine lacks.
+/// Throws std::invalid_argument for a name that is unknown or that this machine lacks, and for a
+/// RILLKV_ARITHMETIC (profile.h) that is nothing or that the table does not have.
 const KernelTable& kernels();
 /// One table by name, for tests and benchmarks; null if this machine lacks it or the name is
-/// unknown.
+/// unknown. Besides the instruction sets: "amx_plain" (tiles in plain C++), "avx512_bf16" and
+/// "avx512_fp32" (that arithmetic whatever the chip's profile says). Throws for a RILLKV_ARITHMETIC
+/// that is nothing.
 const KernelTable* find_kernels(const char* name);
 /// One table by name whether or not this machine can run it, for tests that emulate what it lacks;
 /// null if the name is unknown.

@@ -266,7 +266,7 @@ TEST_P(AttentionTest, NaNAndAWrongMaskAreSeen) {
   }
 }
 
-RILLKV_INSTANTIATE_FOR_EVERY_ISA(AttentionTest);
+RILLKV_INSTANTIATE_FOR_EVERY_ARITHMETIC(AttentionTest);
 
 }  // namespace
 }  // namespace rillkv::test

@@ -76,7 +76,7 @@ TEST_P(DecodeTest, ProvisionalBlock) {
   check({.blocks = 3, .queries = 2, .provisional = 128, .seed = 241});
 }
 
-RILLKV_INSTANTIATE_FOR_EVERY_ISA(DecodeTest);
+RILLKV_INSTANTIATE_FOR_EVERY_ARITHMETIC(DecodeTest);
 
 }  // namespace
 }  // namespace rillkv::test

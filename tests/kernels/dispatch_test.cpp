@@ -6,14 +6,19 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/profile.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
 
+constexpr const char* kNames[] = {"scalar",      "avx2",        "avx512",   "amx",
+                                  "avx512_bf16", "avx512_fp32", "amx_plain"};
+
 TEST(Dispatch, ScalarIsAlwaysThereAndNamesAreTheirOwn) {
   ASSERT_NE(find_kernels("scalar"), nullptr);
-  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
+  for (const char* name : kNames) {
     if (const KernelTable* table = find_kernels(name)) {
       EXPECT_STREQ(table->name, name);
     }
@@ -23,7 +28,7 @@ TEST(Dispatch, ScalarIsAlwaysThereAndNamesAreTheirOwn) {
 }
 
 TEST(Dispatch, EveryTableIsComplete) {
-  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
+  for (const char* name : kNames) {
     const KernelTable* table = find_kernels(name);
     if (table == nullptr) continue;
     EXPECT_TRUE(table->attention_workspace_bytes && table->attend && table->absmax &&
@@ -34,11 +39,56 @@ TEST(Dispatch, EveryTableIsComplete) {
   }
 }
 
+TEST(Dispatch, ATableSaysWhatItComputesWith) {
+  for (const char* name : kNames) {
+    const KernelTable* table = find_kernels(name);
+    if (table == nullptr) continue;
+    ASSERT_TRUE(table->arithmetic.tiles && table->arithmetic.decode) << name;
+    EXPECT_EQ(table->arithmetic.linear != nullptr, table->linear != nullptr) << name;
+    EXPECT_EQ(table->arithmetic.one_row != nullptr, table->linear != nullptr) << name;
+  }
+  for (const char* name : {"bf16", "fp32"}) {
+    const KernelTable* table = find_kernels((std::string("avx512_") + name).c_str());
+    if (table == nullptr) continue;
+    EXPECT_STREQ(table->arithmetic.tiles, name);
+    EXPECT_STREQ(table->arithmetic.linear, name);
+    EXPECT_STREQ(table->arithmetic.one_row, name);
+    EXPECT_FALSE(table->arithmetic.by_profile);
+  }
+}
+
+TEST(Dispatch, TheProfileChoosesTheTable) {
+  const KernelTable* table = find_kernels("avx512");
+  if (table == nullptr) GTEST_SKIP() << "this machine lacks AVX-512";
+  const ArithmeticChoice& choice = chip_profile().choice;
+  EXPECT_TRUE(table->arithmetic.by_profile);
+  EXPECT_STREQ(table->arithmetic.tiles, name_of(choice.tiles));
+  EXPECT_STREQ(table->arithmetic.linear, name_of(choice.linear));
+  EXPECT_STREQ(table->arithmetic.one_row, name_of(choice.one_row));
+  const auto fixed = [](Arithmetic a) {
+    return find_kernels((std::string("avx512_") + name_of(a)).c_str());
+  };
+  EXPECT_EQ(table->attend, fixed(choice.tiles)->attend);
+  EXPECT_NE(
+      table->attend,
+      fixed(choice.tiles == Arithmetic::kFp32 ? Arithmetic::kBf16 : Arithmetic::kFp32)->attend);
+  if (choice.linear == choice.one_row) {
+    EXPECT_EQ(table->linear, fixed(choice.linear)->linear);
+  }
+}
+
 // kernels() decides once a process, so each choice needs its own: a death test's child.
-[[noreturn]] void report(const char* isa) {
+[[noreturn]] void report(const char* isa, const char* arithmetic = "") {
   setenv("RILLKV_ISA", isa, 1);
+  setenv("RILLKV_ARITHMETIC", arithmetic, 1);
   try {
-    fprintf(stderr, "chose %s\n", kernels().name);
+    const KernelTable& table = kernels();
+    const ArithmeticNames& by = table.arithmetic;
+    fprintf(stderr, "chose %s\n", table.name);
+    fprintf(stderr, "tiles %s linear %s one row %s\n", by.tiles, by.linear ? by.linear : "none",
+            by.one_row ? by.one_row : "none");
+    // What is forced leaves nothing to measure.
+    fprintf(stderr, "measured %d\n", by.by_profile && chip_profile().rates.bf16 > 0);
   } catch (const std::invalid_argument& error) {
     fprintf(stderr, "refused: %s\n", error.what());
   }
@@ -51,7 +101,7 @@ class DispatchDeathTest : public testing::Test {
 };
 
 TEST_F(DispatchDeathTest, TheEnvironmentForcesATableTheMachineHas) {
-  for (const char* name : {"scalar", "avx2", "avx512", "amx", "amx_plain"}) {
+  for (const char* name : kNames) {
     if (find_kernels(name) != nullptr) {
       EXPECT_EXIT(report(name), testing::ExitedWithCode(0), std::string("chose ") + name + "\n");
     } else {
@@ -68,6 +118,41 @@ TEST_F(DispatchDeathTest, AnUnknownNameIsRefusedByName) {
 
 TEST_F(DispatchDeathTest, AnEmptyNameMeansTheBest) {
   EXPECT_EXIT(report(""), testing::ExitedWithCode(0), "chose ");
+}
+
+TEST_F(DispatchDeathTest, TheEnvironmentForcesEachUse) {
+  // find_kernels() would have the profile decided before report() sets the environment.
+  if (!has_avx512()) GTEST_SKIP() << "this machine lacks AVX-512";
+  const auto exits = testing::ExitedWithCode(0);
+  EXPECT_EXIT(report("avx512", "fp32"), exits, "tiles fp32 linear fp32 one row fp32\nmeasured 0\n");
+  EXPECT_EXIT(report("avx512", "bf16"), exits, "tiles bf16 linear bf16 one row bf16\nmeasured 0\n");
+  EXPECT_EXIT(report("avx512", "tiles=fp32,linear=bf16,one_row=fp32"), exits,
+              "tiles fp32 linear bf16 one row fp32\nmeasured 0\n");
+  EXPECT_EXIT(report("avx512", "fp32,linear=bf16"), exits,
+              "tiles fp32 linear bf16 one row fp32\nmeasured 0\n");
+  EXPECT_EXIT(report("avx512", "one_row=fp32"), exits, "one row fp32\nmeasured 1\n");
+  EXPECT_EXIT(report("avx512"), exits, "measured 1\n");
+}
+
+TEST_F(DispatchDeathTest, AnArithmeticThatTheTableLacksIsRefused) {
+  const auto exits = testing::ExitedWithCode(0);
+  EXPECT_EXIT(report("scalar", "bf16"), exits,
+              "refused: RILLKV_ARITHMETIC: scalar has fp32 for tiles, not bf16\n");
+  EXPECT_EXIT(report("scalar", "one_row=bf16"), exits,
+              "refused: RILLKV_ARITHMETIC: scalar has fp32 for one_row, not bf16\n");
+  EXPECT_EXIT(report("scalar", "fp32"), exits, "chose scalar\n");
+  if (has_avx512()) {
+    EXPECT_EXIT(report("avx512_fp32", "linear=bf16"), exits,
+                "refused: RILLKV_ARITHMETIC: avx512_fp32 has fp32 for linear, not bf16\n");
+  }
+}
+
+TEST_F(DispatchDeathTest, AnUnknownArithmeticIsRefused) {
+  for (const char* isa : {"", "scalar", "avx512"}) {
+    if (*isa != '\0' && find_kernels(isa) == nullptr) continue;
+    EXPECT_EXIT(report(isa, "fp17"), testing::ExitedWithCode(0),
+                "refused: RILLKV_ARITHMETIC: expected bf16, fp32 or .*, got \"fp17\"\n");
+  }
 }
 
 }  // namespace

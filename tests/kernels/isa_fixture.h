@@ -28,6 +28,9 @@ inline const char* dtype_name(Dtype dtype) {
 
 inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
 inline constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "amx_plain", "amx"};
+/// Both arithmetics of an instruction set that leaves the choice to the chip's profile.
+inline constexpr const char* kArithmeticNames[] = {"scalar",      "avx2",      "avx512_bf16",
+                                                   "avx512_fp32", "amx_plain", "amx"};
 
 /// A table that this machine can run, with the tile unit emulated where it is all that is missing;
 /// null if more is.
@@ -68,10 +71,15 @@ class EveryIsa : public testing::TestWithParam<const char*> {
   const KernelTable* table_ = nullptr;
 };
 
-#define RILLKV_INSTANTIATE_FOR_EVERY_ISA(fixture)                 \
-  INSTANTIATE_TEST_SUITE_P(                                       \
-      Isa, fixture, testing::ValuesIn(::rillkv::test::kIsaNames), \
-      [](const testing::TestParamInfo<const char*>& info) { return std::string(info.param); })
+inline std::string isa_name(const testing::TestParamInfo<const char*>& info) { return info.param; }
+
+#define RILLKV_INSTANTIATE_FOR_EVERY_ISA(fixture)                                      \
+  INSTANTIATE_TEST_SUITE_P(Isa, fixture, testing::ValuesIn(::rillkv::test::kIsaNames), \
+                           ::rillkv::test::isa_name)
+/// For kernels whose arithmetic the chip's profile chooses.
+#define RILLKV_INSTANTIATE_FOR_EVERY_ARITHMETIC(fixture)                                      \
+  INSTANTIATE_TEST_SUITE_P(Isa, fixture, testing::ValuesIn(::rillkv::test::kArithmeticNames), \
+                           ::rillkv::test::isa_name)
 
 /// `bytes` bytes, 64-byte aligned (plus `shift`), between guards that must stay as they are.
 class GuardedBuffer {

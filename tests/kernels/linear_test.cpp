@@ -26,7 +26,7 @@ class LinearKernels : public test::EveryIsa {
   }
 };
 
-RILLKV_INSTANTIATE_FOR_EVERY_ISA(LinearKernels);
+RILLKV_INSTANTIATE_FOR_EVERY_ARITHMETIC(LinearKernels);
 
 struct Case {
   int64_t rows, in, out;
