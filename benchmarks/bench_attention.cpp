@@ -21,7 +21,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -109,12 +108,18 @@ std::function<void()> torch_attention(const Case& c, at::ScalarType type, bool e
   };
 }
 
-void set_counters(benchmark::State& state, const Case& c, double bytes, bool bf16_arithmetic) {
+/// As kernel tables name it: what the tiles of a problem are made of.
+std::string arithmetic_of(const cpu::KernelTable& table, Dtype dtype) {
+  return dtype == Dtype::kBFloat16 ? table.arithmetic.tiles : "fp32";
+}
+
+void set_counters(benchmark::State& state, const Case& c, double bytes,
+                  const std::string& arithmetic) {
   const auto rate = benchmark::Counter::kIsIterationInvariantRate;
   state.counters["cache_bytes"] = bytes;
   state.counters["bytes/s"] = benchmark::Counter(bytes, rate);
   state.counters["flop/s"] = benchmark::Counter(c.flops(), rate);
-  const double flops = bf16_arithmetic ? peak.bf16_flops : peak.fp32_flops;
+  const double flops = peak.flops(arithmetic);
   if (flops > 0) state.counters["flop_share"] = benchmark::Counter(c.flops() / flops, rate);
   if (peak.read_bytes > 0) {
     state.counters["read_share"] = benchmark::Counter(bytes / peak.read_bytes, rate);
@@ -142,7 +147,7 @@ void ours(benchmark::State& state, const Problem& problem, const char* isa) {
   }
   time_calls(state, problem.queries == 1, [&] { c.run(*table); });
   set_counters(state, c, static_cast<double>(c.packed_bytes()),
-               problem.dtype == Dtype::kBFloat16 && std::strcmp(isa, "avx512") == 0);
+               arithmetic_of(*table, problem.dtype));
   state.counters["error"] = error;
   state.counters["bits"] = c.bits_an_element();
 }
@@ -154,7 +159,7 @@ void torch(benchmark::State& state, const Problem& problem) {
   const Shape& s = problem.shape;
   set_counters(state, c,
                2.0 * s.kv_heads * s.head_dim * problem.cached * (type == at::kFloat ? 4 : 2),
-               type != at::kFloat);
+               type == at::kFloat ? "fp32" : "bf16");
 }
 
 void register_all() {
@@ -175,7 +180,7 @@ void register_all() {
             if (mix.name == "balanced") {
               add("torch", [=](benchmark::State& state) { torch(state, problem); });
             }
-            for (const char* isa : {"avx512", "avx2", "scalar"}) {
+            for (const char* isa : {"amx", "avx512_bf16", "avx512_fp32", "avx2", "scalar"}) {
               if (cpu::find_kernels(isa) == nullptr) continue;
               add(mix.name + "/" + isa,
                   [=](benchmark::State& state) { ours(state, problem, isa); });
@@ -237,8 +242,7 @@ double ratio(const Shape& shape, int queries, int depth, const Mix& mix, Dtype d
     best = std::min(best, t[i]);
     if (names[i][0] == 'b') best_bf16 = std::min(best_bf16, t[i]);
   }
-  const bool bf16 = dtype == Dtype::kBFloat16 && std::strcmp(isa, "avx512") == 0;
-  const double flops_share = c.flops() / t[0] / (bf16 ? peak.bf16_flops : peak.fp32_flops);
+  const double flops_share = c.flops() / t[0] / peak.flops(arithmetic_of(*table, dtype));
   const double bytes = static_cast<double>(c.packed_bytes());
   std::printf(
       "%-7s %-9s %6d %-12s %s %-6s %-5s %8.3f ms %6.1f GFLOP/s (%2.0f%%) %5.1f GB/s (%2.0f%%)",

@@ -343,7 +343,9 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   peak_bandwidth = read_bandwidth();
   benchmark::AddCustomContext("commit", RILLKV_COMMIT);
-  benchmark::AddCustomContext("cpu", rillkv::bench::cpu_name());
+  benchmark::AddCustomContext("cpu", rillkv::cli::processor());
+  benchmark::AddCustomContext("isa", rillkv::cpu_info().isa);
+  benchmark::AddCustomContext("arithmetic", rillkv::cli::arithmetic_json().dump());
   benchmark::AddCustomContext("read_bandwidth_one_thread_GB/s",
                               std::to_string(peak_bandwidth / 1e9));
   for (const char* name : {"scalar", "avx2", "avx512"}) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -18,6 +19,7 @@
 
 #include "core/huge_page_arena.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/rates.h"
 
 namespace rillkv::bench {
 
@@ -28,35 +30,16 @@ inline double seconds() {
 struct MachinePeak {
   double fp32_flops = 0;  // multiply-adds x 2, all threads
   double bf16_flops = 0;  // 0 without vdpbf16ps
+  double tile_flops = 0;  // bf16 in the tile unit; 0 without one
   double read_bytes = 0;  // bytes a second from memory, all threads
+
+  /// Of an arithmetic as kernel tables name it.
+  double flops(const std::string& arithmetic) const {
+    return arithmetic == "amx-bf16" ? tile_flops : arithmetic == "bf16" ? bf16_flops : fp32_flops;
+  }
 };
 
 #if defined(__x86_64__)
-// Twelve independent chains cover latency x throughput of every machine with these instructions.
-// Inline assembly keeps the compiler from folding the repeated sums.
-#define RILLKV_CHAINS(instruction)                                                                 \
-  for (int64_t i = 0; i < rounds; ++i) {                                                           \
-    asm volatile(instruction                                                                       \
-                 "%%zmm12, %%zmm12, %%zmm0\n" instruction "%%zmm12, %%zmm12, %%zmm1\n" instruction \
-                 "%%zmm12, %%zmm12, %%zmm2\n" instruction "%%zmm12, %%zmm12, %%zmm3\n" instruction \
-                 "%%zmm12, %%zmm12, %%zmm4\n" instruction "%%zmm12, %%zmm12, %%zmm5\n" instruction \
-                 "%%zmm12, %%zmm12, %%zmm6\n" instruction "%%zmm12, %%zmm12, %%zmm7\n" instruction \
-                 "%%zmm12, %%zmm12, %%zmm8\n" instruction "%%zmm12, %%zmm12, %%zmm9\n" instruction \
-                 "%%zmm12, %%zmm12, %%zmm10\n" instruction "%%zmm12, %%zmm12, %%zmm11\n" ::        \
-                     : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",     \
-                       "xmm9", "xmm10", "xmm11");                                                  \
-  }
-
-__attribute__((target("avx512f"))) inline void fp32_rounds_avx512(int64_t rounds) {
-  asm volatile("vpxord %%zmm12, %%zmm12, %%zmm12" ::: "xmm12");
-  RILLKV_CHAINS("vfmadd231ps ")
-}
-__attribute__((target("avx512f,avx512bf16"))) inline void bf16_rounds_avx512(int64_t rounds) {
-  asm volatile("vpxord %%zmm12, %%zmm12, %%zmm12" ::: "xmm12");
-  RILLKV_CHAINS("vdpbf16ps ")
-}
-#undef RILLKV_CHAINS
-
 __attribute__((target("avx2,fma"))) inline void fp32_rounds_avx2(int64_t rounds) {
   __m256 sums[12];
   for (__m256& sum : sums) sum = _mm256_set1_ps(1.0f);
@@ -105,8 +88,12 @@ inline MachinePeak measure_machine() {
   const bool avx512 = kernels::cpu::find_kernels("avx512") != nullptr;
   const bool avx2 = kernels::cpu::find_kernels("avx2") != nullptr;
   if (avx512) {
-    peak.fp32_flops = flops(fp32_rounds_avx512, 12 * 16 * 2);
-    peak.bf16_flops = flops(bf16_rounds_avx512, 12 * 32 * 2);
+    using namespace kernels::cpu;
+    peak.fp32_flops = flops(avx512::fp32_rounds, avx512::kFp32RoundFlops);
+    peak.bf16_flops = flops(avx512::bf16_rounds, avx512::kBf16RoundFlops);
+    if (find_kernels("amx") != nullptr) {
+      peak.tile_flops = flops(amx::tile_rounds, amx::kTileRoundFlops);
+    }
   } else if (avx2) {
     peak.fp32_flops = flops(fp32_rounds_avx2, 12 * 8 * 2);
   }

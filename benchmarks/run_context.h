@@ -5,43 +5,39 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "benchmarks/machine_peak.h"
-#include "kernels/cpu/kernels.h"
+#include "rillkv/cpu_info.h"
 #include "rillkv_commit.h"
+#include "support/machine.h"
 
 namespace rillkv::bench {
 
-inline std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown";
-}
-
 inline nlohmann::ordered_json context_json(const MachinePeak& peak) {
   return {{"commit", RILLKV_COMMIT},
-          {"cpu", cpu_name()},
+          {"cpu", cli::processor()},
           {"threads", at::get_num_threads()},
-          {"isa", kernels::cpu::kernels().name},
+          {"isa", cpu_info().isa},
+          {"arithmetic", cli::arithmetic_json()},
           {"peak_fp32_flops", peak.fp32_flops},
           {"peak_bf16_flops", peak.bf16_flops},
+          {"peak_tile_flops", peak.tile_flops},
           {"peak_read_bytes_per_s", peak.read_bytes}};
 }
 
 inline void print_context(std::FILE* to, const MachinePeak& peak) {
+  const CpuInfo& cpu = cpu_info();
   std::fprintf(to,
-               "commit %s, %s, %d threads, %s; measured peaks: fp32 %.0f GFLOP/s, bf16 %.0f "
-               "GFLOP/s, read %.1f GB/s\n",
-               RILLKV_COMMIT, cpu_name().c_str(), at::get_num_threads(),
-               kernels::cpu::kernels().name, peak.fp32_flops / 1e9, peak.bf16_flops / 1e9,
-               peak.read_bytes / 1e9);
+               "commit %s, %s, %d threads, %s (tiles %s, decode %s, linear %s, one row %s: %s); "
+               "measured peaks: fp32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, ",
+               RILLKV_COMMIT, cli::processor().c_str(), at::get_num_threads(), cpu.isa.c_str(),
+               cpu.tiles.c_str(), cpu.decode.c_str(), cpu.linear.c_str(), cpu.one_row.c_str(),
+               cpu.reason.c_str(), peak.fp32_flops / 1e9, peak.bf16_flops / 1e9);
+  if (peak.tile_flops > 0) std::fprintf(to, "tile unit %.0f GFLOP/s, ", peak.tile_flops / 1e9);
+  std::fprintf(to, "read %.1f GB/s\n", peak.read_bytes / 1e9);
 }
 
 inline double median(std::vector<double> x) {

@@ -18,6 +18,7 @@
 #include "rillkv/memory.h"
 #include "rillkv/safetensors.h"
 #include "support/cli.h"
+#include "support/machine.h"
 #include "support/progress_bar.h"
 
 namespace {
@@ -225,6 +226,7 @@ void prefill(const Options& o) {
     json["top1_agreement"] =
         eval::agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }
+  json["machine"] = cli::machine_json();
   json["process_peak_rss_bytes"] = peak_rss_bytes();  // Reading the weights included.
   if (!o.logits_out.empty()) {
     write_safetensors(o.logits_out, {{"logits", run.generation.last_logits}});

@@ -1,27 +1,17 @@
 #include "support/session.h"
 
-#include <ATen/Parallel.h>
-
 #include <ctime>
-#include <fstream>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/content_hash.h"
 #include "rillkv/version.h"
 #include "rillkv_commit.h"
+#include "support/machine.h"
 
 namespace rillkv::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string processor() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
 
 std::string now_utc() {
   const std::time_t now = std::time(nullptr);
@@ -80,7 +70,7 @@ OrderedJson provenance(const Session& session) {
   json["chat"] = session.options.chat;
   json["version"] = version();
   json["commit"] = RILLKV_COMMIT;
-  json["machine"] = {{"cpu", processor()}, {"threads", at::get_num_threads()}};
+  json["machine"] = machine_json();
   json["created"] = now_utc();
   return json;
 }

@@ -26,6 +26,8 @@ TEST(BenchModel, MeasuresEverySideAtEveryDepth) {
     ASSERT_EQ(run.exit_code, 0) << run.err;
     const Json report = Json::parse(read_file(folder.file("out.json")));
     EXPECT_FALSE(report.at("context").at("commit").get<std::string>().empty());
+    EXPECT_TRUE(report.at("context").at("isa").is_string());
+    EXPECT_TRUE(report.at("context").at("arithmetic").at("tiles").is_string());
     ASSERT_EQ(report.at("results").size(), 6u);
     for (const Json& result : report.at("results")) {
       EXPECT_GT(result.at("prefill_tokens_per_s").get<double>(), 0);

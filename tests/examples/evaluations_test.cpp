@@ -129,6 +129,9 @@ TEST_F(EvaluationPrograms, PerplexityReportsAndLeavesNoLog) {
   EXPECT_LT(report["kv_bits_sealed"]["total"].get<double>(), 16);
   EXPECT_TRUE(report["performance"]["compressed"]["estimated_memory_savings"].is_number());
   EXPECT_FALSE(report.at("commit").get<std::string>().empty());
+  for (const char* key : {"cpu", "threads", "isa", "arithmetic"}) {
+    EXPECT_TRUE(report.at("machine").contains(key)) << key;
+  }
   EXPECT_FALSE(std::filesystem::exists(out("p.windows.jsonl")));
 }
 

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "rillkv/chat.h"
+#include "rillkv/cpu_info.h"
 #include "rillkv/files.h"
 #include "rillkv/linear.h"
 #include "rillkv/llama.h"
@@ -108,7 +109,7 @@ const Words kKeys{"clip_rate",
 TEST_F(Prefill, JsonHasExactlyTheDocumentedKeys) {
   const Json json = report({"--max-new-tokens", "5"});
   Words all = kKeys;
-  all.push_back("process_peak_rss_bytes");
+  all.insert(all.end(), {"machine", "process_peak_rss_bytes"});
   std::sort(all.begin(), all.end());
   EXPECT_EQ(keys(json), all);
   for (const char* name : {"kv_bits_per_element", "kv_bits_sealed"}) {
@@ -117,6 +118,13 @@ TEST_F(Prefill, JsonHasExactlyTheDocumentedKeys) {
   for (const char* name : {"outlier_rate", "clip_rate"}) {
     EXPECT_EQ(keys(json.at(name)), (Words{"key", "value"})) << name;
   }
+  EXPECT_EQ(keys(json.at("machine")), (Words{"arithmetic", "cpu", "isa", "threads"}));
+  EXPECT_EQ(json.at("machine").at("isa"), cpu_info().isa);
+  const Json& arithmetic = json.at("machine").at("arithmetic");
+  EXPECT_EQ(keys(arithmetic),
+            (Words{"decode", "linear", "measured_gflops", "one_row", "reason", "tiles"}));
+  EXPECT_EQ(arithmetic.at("tiles"), cpu_info().tiles);
+  EXPECT_EQ(arithmetic.at("measured_gflops").is_object(), cpu_info().bf16_gflops > 0);
   const auto tokenizer = Tokenizer::load(model());
   EXPECT_EQ(json.at("prompt_tokens"), encode_chat(*tokenizer, ChatTemplate::kNone, text()).size());
   EXPECT_GT(json.at("ttft_s").get<double>(), 0);
@@ -135,7 +143,8 @@ TEST_F(Prefill, BaselineStandsBesideIt) {
   const Json json = report({"--baseline", "--max-new-tokens", "2", "--config", "compact",
                             "--logits-out", file("compressed.safetensors")});
   Words all = kKeys;
-  all.insert(all.end(), {"baseline", "kl_last", "process_peak_rss_bytes", "top1_agreement"});
+  all.insert(all.end(),
+             {"baseline", "kl_last", "machine", "process_peak_rss_bytes", "top1_agreement"});
   std::sort(all.begin(), all.end());
   EXPECT_EQ(keys(json), all);
   EXPECT_EQ(keys(json.at("baseline")), kKeys);
@@ -280,8 +289,9 @@ TEST_F(Prefill, VerboseTellsWhatHappened) {
   const std::string packing = multiplies_bfloat16() ? "weights packed" : "weights not packed";
   for (const std::string& text : {err({"--verbose"}, nullptr), err({}, "debug")}) {
     for (const std::string& part :
-         {std::string("debug: loaded"), std::string("kernels "), packing, std::string("threads"),
-          std::string("key widths 4.25 bits in the mean (4.25 asked for)"),
+         {std::string("debug: loaded"),
+          std::string("debug: kernels ") + cpu_info().isa + ": tiles " + cpu_info().tiles, packing,
+          std::string("threads"), std::string("key widths 4.25 bits in the mean (4.25 asked for)"),
           std::string("prefill: tokens 0..99 in "), std::string("prefill: tokens 100..199 in ")}) {
       EXPECT_THAT(text, HasSubstr(part));
     }
@@ -289,6 +299,35 @@ TEST_F(Prefill, VerboseTellsWhatHappened) {
   EXPECT_THAT(err({}, nullptr), Not(HasSubstr("debug")));
   EXPECT_THAT(err({}, "loud"), HasSubstr("expected RILLKV_LOG as quiet, warning, info or debug"));
   EXPECT_EQ(err({"--quiet"}, "debug"), "");
+}
+
+TEST_F(Prefill, TheEnvironmentForcesTheArithmetic) {
+  const auto with = [&](const char* isa, const char* arithmetic) {
+    ::setenv("RILLKV_ISA", isa, 1);
+    ::setenv("RILLKV_ARITHMETIC", arithmetic, 1);
+    const ProgramResult result =
+        run_program("prefill", {"--model", model(), "--prompt", "a b c", "--max-new-tokens", "1",
+                                "--json", file("forced.json")});
+    ::unsetenv("RILLKV_ISA");
+    ::unsetenv("RILLKV_ARITHMETIC");
+    return result;
+  };
+  const ProgramResult bad = with("", "fp17");
+  EXPECT_EQ(bad.exit_code, 2);
+  EXPECT_THAT(bad.err, HasSubstr("prefill: error: RILLKV_ARITHMETIC: expected bf16, fp32 or"));
+  EXPECT_EQ(std::count(bad.err.begin(), bad.err.end(), '\n'), 1) << bad.err;
+  EXPECT_EQ(with("scalar", "bf16").exit_code, 2);
+  for (const char* name : {"bf16", "fp32"}) {
+    const ProgramResult result = with("avx512", name);
+    if (result.exit_code == 2 && result.err.find("this machine lacks") != std::string::npos) {
+      GTEST_SKIP() << result.err;
+    }
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const Json arithmetic = Json::parse(read_file(file("forced.json")))["machine"]["arithmetic"];
+    EXPECT_EQ(arithmetic.at("tiles"), name);
+    EXPECT_EQ(arithmetic.at("reason"), "RILLKV_ARITHMETIC");
+    EXPECT_TRUE(arithmetic.at("measured_gflops").is_null());
+  }
 }
 
 TEST_F(Prefill, KeysWithoutEffectAreNamedOnceUnlessQuiet) {

@@ -202,6 +202,18 @@ TEST_P(AttentionTest, TasksThatShareTheWork) {
   }
 }
 
+// fp32 tiles keep fp32's accuracy for bfloat16 models too, up to the output's rounding; that bf16
+// tiles do not shows that the comparison can tell them apart.
+TEST_P(AttentionTest, TilesHaveTheirArithmeticsAccuracy) {
+  const std::string tiles = isa().arithmetic.tiles;
+  Scenario scenario(
+      {.dtype = Dtype::kBFloat16, .blocks = 2, .tail = 77, .queries = 40, .seed = 105});
+  ASSERT_TRUE(attend_whole(isa(), scenario));
+  const bool accurate = scenario.error() <= scenario.tolerance("scalar");
+  EXPECT_EQ(accurate, tiles == "fp32")
+      << tiles << ": " << scenario.error() << ", fp32's " << scenario.tolerance("scalar");
+}
+
 /// Scores far apart, where an exponential without its maximum would overflow or vanish.
 TEST_P(AttentionTest, LargeScores) {
   Shape shape = {.blocks = 2, .queries = 5, .seed = 110};
