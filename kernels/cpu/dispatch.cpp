@@ -33,13 +33,13 @@ const KernelTable& avx512_table() {
 
 const KernelTable& amx_table() {
   static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
-                                    avx512::kElementwise, avx512::kLinear,     "amx"};
+                                    avx512::kElementwise, amx::kLinear,        "amx"};
   return table;
 }
 
 const KernelTable& amx_plain_table() {
   static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
-                                    avx512::kElementwise, avx512::kLinear,     "amx_plain"};
+                                    avx512::kElementwise, amx::kPlainLinear,   "amx_plain"};
   return table;
 }
 
