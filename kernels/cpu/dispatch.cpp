@@ -44,6 +44,30 @@ const AttentionKernels& attention_of(Arithmetic tiles) {
   return tiles == Arithmetic::kFp32 ? avx512::kAttentionFp32 : avx512::kAttention;
 }
 
+/// Layers of one row by kOne and of more by kMany, from the same packed weights. One row needs
+/// neither a workspace nor tiles.
+template <const LinearKernels& kMany, const LinearKernels& kOne>
+void linear_by_rows(const LinearParams& params, int64_t panel_begin, int64_t panel_end,
+                    int64_t row_begin, int64_t row_end, void* workspace) {
+  (params.rows == 1 ? kOne : kMany)
+      .linear(params, panel_begin, panel_end, row_begin, row_end, workspace);
+}
+
+template <const LinearKernels& kMany>
+LinearKernels with_one_row(Arithmetic one_row) {
+  LinearKernels kernels = kMany;
+  kernels.linear = one_row == Arithmetic::kFp32 ? linear_by_rows<kMany, avx512::kLinearFp32>
+                                                : linear_by_rows<kMany, avx512::kLinear>;
+  return kernels;
+}
+
+LinearKernels linear_of(const ArithmeticChoice& choice) {
+  const bool fp32 = choice.linear == Arithmetic::kFp32;
+  if (choice.linear == choice.one_row) return fp32 ? avx512::kLinearFp32 : avx512::kLinear;
+  return fp32 ? with_one_row<avx512::kLinearFp32>(choice.one_row)
+              : with_one_row<avx512::kLinear>(choice.one_row);
+}
+
 ArithmeticNames names_of(const ArithmeticChoice& choice, bool by_profile) {
   return {name_of(choice.tiles), "int16", name_of(choice.linear), name_of(choice.one_row),
           by_profile};
@@ -51,7 +75,7 @@ ArithmeticNames names_of(const ArithmeticChoice& choice, bool by_profile) {
 
 KernelTable avx512_with(const ArithmeticChoice& choice, bool by_profile, const char* name) {
   return {attention_of(choice.tiles),  avx512::kStatistics, avx512::kPack,
-          avx512::kElementwise,        avx512::kLinear,     name,
+          avx512::kElementwise,        linear_of(choice),   name,
           names_of(choice, by_profile)};
 }
 
@@ -70,19 +94,23 @@ const KernelTable& avx512_table_of() {
 
 // ---- the tile unit, and AVX-512 for the rest ----
 
-/// What the unit runs replaces the parts and names of AVX-512's table.
+/// AVX-512's table with the parts that the unit runs.
+template <const LinearKernels& kLinear>
 KernelTable amx_with(const char* name) {
-  KernelTable table = avx512_with(chip_profile().choice, true, name);
+  const ArithmeticChoice& choice = chip_profile().choice;
+  KernelTable table = avx512_with(choice, true, name);
+  static_cast<LinearKernels&>(table) = with_one_row<kLinear>(choice.one_row);
+  table.arithmetic.linear = "amx-bf16";
   return table;
 }
 
 const KernelTable& amx_table() {
-  static const KernelTable table = amx_with("amx");
+  static const KernelTable table = amx_with<amx::kLinear>("amx");
   return table;
 }
 
 const KernelTable& amx_plain_table() {
-  static const KernelTable table = amx_with("amx_plain");
+  static const KernelTable table = amx_with<amx::kPlainLinear>("amx_plain");
   return table;
 }
 #endif

@@ -30,7 +30,13 @@ extern const AttentionKernels kAttention, kAttentionFp32;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
 extern const ElementwiseKernels kElementwise;
-extern const LinearKernels kLinear;
+extern const LinearKernels kLinear;      // vdpbf16ps
+extern const LinearKernels kLinearFp32;  // fp32 multiply-adds, where those are faster
 }  // namespace avx512
+
+namespace amx {
+extern const LinearKernels kLinear;
+extern const LinearKernels kPlainLinear;
+}  // namespace amx
 
 }  // namespace rillkv::kernels::cpu

@@ -69,14 +69,24 @@ struct ElementwiseKernels {
   void (*rope)(const RopeParams&, int64_t begin, int64_t end);
 };
 
-/// Linear layers in bf16; null where the instruction set has no bf16 dot product.
+/// Linear layers in bf16; all null where the instruction set has no bf16 dot product.
 struct LinearKernels {
   /// W [out_features, in_features] bf16 into panels [begin, end).
   void (*pack_linear)(const void* weight, int64_t out_features, int64_t in_features, int64_t begin,
                       int64_t end, void* packed) = nullptr;
-  /// Output panels [panel_begin, panel_end) of rows [row_begin, row_end).
+  /// Output panels [panel_begin, panel_end) of rows [row_begin, row_end), both of which are
+  /// multiples of kLinearRowUnit or params.rows. workspace: linear_workspace_bytes(params) bytes,
+  /// 64-byte aligned, of this thread's own.
   void (*linear)(const LinearParams&, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
-                 int64_t row_end) = nullptr;
+                 int64_t row_end, void* workspace) = nullptr;
+  /// May be 0; a few hundred KB for many rows of many inputs, and never above 1 MB.
+  size_t (*linear_workspace_bytes)(const LinearParams&) = nullptr;
+  /// `linear` reads the rows from this one on from params.tiles: all (0), none (params.rows), or
+  /// the last few.
+  int64_t (*first_tiled_row)(const LinearParams&) = nullptr;
+  /// Copies the rows [row_begin, row_end) of x to params.tiles. row_begin: first_tiled_row plus a
+  /// multiple of 16; row_end likewise or params.rows.
+  void (*tile_rows)(const LinearParams&, int64_t row_begin, int64_t row_end) = nullptr;
 };
 
 /// The arithmetic of a table's kernels for bfloat16 models, to be reported: "fp32", "bf16", "int16"

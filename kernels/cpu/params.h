@@ -1,6 +1,7 @@
 // Arguments of the CPU kernels.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/params.h"
@@ -77,8 +78,8 @@ struct RopeParams {
 
 /// out = x W^T + bias in bf16 with fp32 accumulation; W [out_features, in_features] has been packed
 /// by pack_linear into panels of kLinearPanel outputs: panel p holds, for each pair of inputs,
-/// kLinearPanel pairs of bf16 (the dot-product instruction's order). in_features is even; the last
-/// panel is padded with zeros.
+/// kLinearPanel pairs of bf16 (the dot-product instruction's order, and a tile's). in_features is
+/// even; the last panel is padded with zeros.
 struct LinearParams {
   const void* x = nullptr;       // bf16 [rows, in_features]
   const void* packed = nullptr;  // bf16 [panels, in_features / 2, kLinearPanel, 2]
@@ -88,7 +89,18 @@ struct LinearParams {
   int64_t rows = 0;
   int64_t in_features = 0;
   int64_t out_features = 0;
+  /// The rows of x from first_tiled_row on as tile_rows rearranges them; null if there are none.
+  /// bf16 [(rows - first_tiled_row) / 16, in_features / 32, 16, 32], both rounded up, 64-byte
+  /// aligned.
+  void* tiles = nullptr;
 };
 inline constexpr int kLinearPanel = 32;
+/// Calls of `linear` share a layer's rows at multiples of this.
+inline constexpr int kLinearRowUnit = 96;
+
+/// Bytes of LinearParams::tiles for so many rows.
+constexpr size_t linear_tiles_bytes(int64_t rows, int64_t in_features) {
+  return static_cast<size_t>((rows + 15) / 16 * ((in_features + 31) / 32)) * 1024;
+}
 
 }  // namespace rillkv::kernels::cpu

@@ -3,12 +3,15 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/profile.h"
+#include "tests/kernels/isa_fixture.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
@@ -132,6 +135,54 @@ TEST_F(DispatchDeathTest, TheEnvironmentForcesEachUse) {
               "tiles fp32 linear bf16 one row fp32\nmeasured 0\n");
   EXPECT_EXIT(report("avx512", "one_row=fp32"), exits, "one row fp32\nmeasured 1\n");
   EXPECT_EXIT(report("avx512"), exits, "measured 1\n");
+}
+
+/// The bits of a layer of 64 inputs and 32 outputs.
+std::vector<uint32_t> multiply(const KernelTable& isa, int64_t rows) {
+  constexpr int64_t kIn = 64;
+  std::mt19937 random(7);
+  std::normal_distribution<double> normal;
+  const auto numbers = [&](int64_t count) {
+    test::GuardedBuffer x(static_cast<size_t>(count) * 2);
+    for (int64_t i = 0; i < count; ++i) {
+      test::store_element(normal(random), Dtype::kBFloat16, x.as<uint16_t>() + i);
+    }
+    return x.bytes();
+  };
+  const std::vector<uint8_t> w = numbers(kLinearPanel * kIn), x = numbers(rows * kIn);
+  test::GuardedBuffer packed(w.size());
+  isa.pack_linear(w.data(), kLinearPanel, kIn, 0, 1, packed.data());
+  std::vector<uint32_t> out(static_cast<size_t>(rows * kLinearPanel));
+  LinearParams params;
+  params.x = x.data();
+  params.packed = packed.data();
+  params.out = out.data();
+  params.out_float32 = true;
+  params.rows = rows;
+  params.in_features = kIn;
+  params.out_features = kLinearPanel;
+  isa.linear(params, 0, 1, 0, rows, nullptr);
+  return out;
+}
+
+// Told apart by their rounding.
+TEST_F(DispatchDeathTest, OneRowAndManyHaveTheirOwnArithmetic) {
+  if (!has_avx512()) GTEST_SKIP() << "this machine lacks AVX-512";
+  const auto compare = [](const char* many, const char* one) {
+    setenv("RILLKV_ISA", "avx512", 1);
+    setenv("RILLKV_ARITHMETIC", (std::string("linear=") + many + ",one_row=" + one).c_str(), 1);
+    for (const char* name : {"fp32", "bf16"}) {
+      const KernelTable& fixed = *find_kernels((std::string("avx512_") + name).c_str());
+      fprintf(stderr, "%s: many %d, one %d\n", name, multiply(kernels(), 13) == multiply(fixed, 13),
+              multiply(kernels(), 1) == multiply(fixed, 1));
+    }
+    std::exit(0);
+  };
+  const auto exits = testing::ExitedWithCode(0);
+  EXPECT_EXIT(compare("fp32", "fp32"), exits, "fp32: many 1, one 1\nbf16: many 0, one 0\n");
+  EXPECT_EXIT(compare("bf16", "bf16"), exits, "fp32: many 0, one 0\nbf16: many 1, one 1\n");
+  EXPECT_EXIT(compare("fp32", "bf16"), exits, "fp32: many 1, one 0\nbf16: many 0, one 1\n");
+  EXPECT_EXIT(compare("bf16", "fp32"), exits, "fp32: many 0, one 1\nbf16: many 1, one 0\n");
 }
 
 TEST_F(DispatchDeathTest, AnArithmeticThatTheTableLacksIsRefused) {

@@ -1,6 +1,7 @@
 // The bf16 linear layers of every instruction set that has them, against double.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 
@@ -74,31 +75,55 @@ Oracle oracle(const Numbers& x, const Numbers& w, const Numbers& b, const Case& 
   return o;
 }
 
-void check(const kernels::cpu::KernelTable& isa, const Case& c) {
-  SCOPED_TRACE(::testing::PrintToString(c));
-  const Numbers x(c.rows * c.in, 1), w(c.out * c.in, 2), b(c.out, 3);
-  const int64_t panels = (c.out + kLinearPanel - 1) / kLinearPanel;
+/// Multiplies as threads do it: runs of panels, and of rows from `row_run` rows on. `x` may hold more
+/// than the case's rows.
+std::vector<uint8_t> multiply(const kernels::cpu::KernelTable& isa, const Case& c,
+                              const std::vector<uint16_t>& x, const std::vector<uint16_t>& w,
+                              const std::vector<uint16_t>& b, int64_t row_run = 1 << 20) {
+  const int64_t panels = (c.out + kLinearPanel - 1) / kLinearPanel, middle = panels / 2;
   GuardedBuffer packed(static_cast<size_t>(panels * c.in * kLinearPanel * 2));
-  // In two pieces, as threads do it.
-  const int64_t middle = panels / 2;
-  isa.pack_linear(w.bits.data(), c.out, c.in, 0, middle, packed.data());
-  isa.pack_linear(w.bits.data(), c.out, c.in, middle, panels, packed.data());
-  ASSERT_TRUE(packed.intact());
+  isa.pack_linear(w.data(), c.out, c.in, 0, middle, packed.data());
+  isa.pack_linear(w.data(), c.out, c.in, middle, panels, packed.data());
+  EXPECT_TRUE(packed.intact());
 
-  const size_t bytes = c.out_float32 ? 4 : 2;
-  GuardedBuffer out(static_cast<size_t>(c.rows * c.out) * bytes, 0xff);  // NaN
+  // All that is written before it is read: NaN.
+  GuardedBuffer out(static_cast<size_t>(c.rows * c.out) * (c.out_float32 ? 4 : 2), 0xff);
   LinearParams params;
-  params.x = x.bits.data();
+  params.x = x.data();
   params.packed = packed.data();
-  params.bias = c.bias ? b.bits.data() : nullptr;
+  params.bias = c.bias ? b.data() : nullptr;
   params.out = out.data();
   params.out_float32 = c.out_float32;
   params.rows = c.rows;
   params.in_features = c.in;
   params.out_features = c.out;
-  isa.linear(params, 0, middle, 0, c.rows);
-  isa.linear(params, middle, panels, 0, c.rows);
-  ASSERT_TRUE(out.intact());
+  const int64_t first = isa.first_tiled_row(params);
+  EXPECT_TRUE(first >= 0 && first <= c.rows) << first;
+  GuardedBuffer tiles(kernels::cpu::linear_tiles_bytes(c.rows - first, c.in), 0xff);
+  params.tiles = tiles.data();
+  const int64_t second = std::min(c.rows, first + 16);
+  isa.tile_rows(params, second, c.rows);
+  isa.tile_rows(params, first, second);
+  EXPECT_TRUE(tiles.intact());
+  const size_t workspace_bytes = isa.linear_workspace_bytes(params);
+  EXPECT_LE(workspace_bytes, size_t{1} << 20);
+  for (int64_t row = 0; row < c.rows; row += row_run) {
+    const int64_t end = std::min(c.rows, row + row_run);
+    for (const auto& [begin_panel, end_panel] : {std::pair(middle, panels), {int64_t{0}, middle}}) {
+      GuardedBuffer workspace(workspace_bytes, 0xff);
+      isa.linear(params, begin_panel, end_panel, row, end, workspace.data());
+      EXPECT_TRUE(workspace.intact());
+    }
+  }
+  EXPECT_TRUE(out.intact());
+  return out.bytes();
+}
+
+void check(const kernels::cpu::KernelTable& isa, const Case& c, int64_t row_run = 1 << 20) {
+  SCOPED_TRACE(isa.name + (", " + ::testing::PrintToString(c)));
+  const Numbers x(c.rows * c.in, 1), w(c.out * c.in, 2), b(c.out, 3);
+  const size_t bytes = c.out_float32 ? 4 : 2;
+  const std::vector<uint8_t> out = multiply(isa, c, x.bits, w.bits, b.bits, row_run);
 
   const auto dtype = c.out_float32 ? kernels::Dtype::kFloat32 : kernels::Dtype::kBFloat16;
   double squares = 0, plain_squares = 0;
@@ -126,44 +151,122 @@ void check(const kernels::cpu::KernelTable& isa, const Case& c) {
   }
 }
 
-TEST_P(LinearKernels, EqualDouble) {
-  for (const int64_t rows : {1, 7, 16, 17, 33}) {
-    // Outputs around whole panels of 32; inputs from one pair to the "deep" tiles (2048 and more),
-    // whose steps of 512 inputs leave a remainder.
-    for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{
-             {2, 1}, {64, 31}, {64, 32}, {576, 33}, {66, 63}, {130, 95}, {2050, 40}, {4096, 16}}) {
-      for (const bool bias : {false, true}) {
-        for (const bool out_float32 : {false, true})
-          check(isa(), {rows, in, out, bias, out_float32});
+// Rows around blocks of 12 (AVX-512), 16 and 32 (tiles); outputs around panels of 32; inputs around
+// products of 32 and from one pair on. bias and out_float32 alternate, so that each meets each.
+TEST_P(LinearKernels, EqualDoubleForAnyRows) {
+  for (int64_t rows = 1; rows <= 40; ++rows) {
+    check(isa(), {rows, rows % 3 == 0 ? 34 : 64, 33, rows % 2 == 0, rows % 4 < 2});
+  }
+  for (const int64_t rows : {63, 64, 65}) check(isa(), {rows, 96, 40, true, rows % 2 == 0});
+}
+
+TEST_P(LinearKernels, EqualDoubleForAnySize) {
+  for (const int64_t in : {2, 32, 34, 62, 64, 130, 576}) {
+    for (const int64_t out : {1, 31, 32, 33, 95, 100}) {
+      for (const int64_t rows : {1, 3, 4, 17, 33}) {
+        check(isa(), {rows, in, out, (in + out) % 2 == 0, (rows + out) % 2 == 0});
+        check(isa(), {rows, in, out, (in + out) % 2 != 0, (rows + in / 2) % 2 == 0});
       }
     }
   }
 }
 
-TEST_P(LinearKernels, ManyDeepPanels) {
-  // More panels than a deep tile sums at a time.
-  check(isa(), {25, 2048, 17 * kLinearPanel + 5, true, true});
+// Inputs that are taken in parts, by either kernel, with parts of one length and not; rows 2 KB and
+// 4 KB apart.
+TEST_P(LinearKernels, EqualDoubleWhereDeep) {
+  for (const int64_t in : {608, 1024, 1536, 2048, 2050, 4096}) {
+    for (const int64_t rows : {1, 5, 16, 37}) {
+      check(isa(), {rows, in, 33, in % 4 == 0, rows % 2 == 0});
+      check(isa(), {rows, in, 100, in % 4 != 0, true});
+    }
+  }
 }
 
-// A row is computed from its own inputs: NaN stays in its row, whatever tile the row shares.
+// More than a kernel takes at once: of panels (16, with 512 rows or with AVX-512), of rows (512).
+TEST_P(LinearKernels, EqualDoubleWhereLarge) {
+  check(isa(), {25, 2048, 17 * kLinearPanel + 5, true, true});
+  check(isa(), {512, 608, 17 * 2 * kLinearPanel + 5, true, false});
+  check(isa(), {576 + 31, 608, 40, false, true});
+}
+
+TEST_P(LinearKernels, RowsMayBeShared) {
+  for (const int64_t in : {64, 130, 1024}) {
+    check(isa(), {kernels::cpu::kLinearRowUnit + 1, in, 70, true, true},
+          kernels::cpu::kLinearRowUnit);
+    check(isa(), {2 * kernels::cpu::kLinearRowUnit + 47, in, 33, false, false},
+          kernels::cpu::kLinearRowUnit);
+  }
+}
+
+// A row is computed from its own inputs: NaN and infinity stay in their row, whatever tile the row
+// shares and whatever lies behind its last input.
 TEST_P(LinearKernels, NanStaysInItsRow) {
-  constexpr int64_t kRows = 17, kIn = 64, kOut = 40;
-  Numbers x(kRows * kIn, 4);
-  const Numbers w(kOut * kIn, 5);
-  x.bits[6 * kIn + 13] = 0x7fc0;
-  GuardedBuffer packed(2 * kIn * kLinearPanel * 2), out(kRows * kOut * 4);
-  isa().pack_linear(w.bits.data(), kOut, kIn, 0, 2, packed.data());
-  LinearParams params;
-  params.x = x.bits.data();
-  params.packed = packed.data();
-  params.out = out.data();
-  params.out_float32 = true;
-  params.rows = kRows;
-  params.in_features = kIn;
-  params.out_features = kOut;
-  isa().linear(params, 0, 2, 0, kRows);
-  for (int64_t i = 0; i < kRows * kOut; ++i) {
-    EXPECT_EQ(std::isnan(out.as<float>()[i]), i / kOut == 6) << "row " << i / kOut;
+  for (const int64_t in : {34, 64, 1024, 1056}) {
+    for (const int64_t rows : {2, 5, 17, 35, 49}) {
+      const Case c = {rows, in, 40, false, true};
+      SCOPED_TRACE(::testing::PrintToString(c));
+      const Numbers w(c.out * in, 5);
+      Numbers x(rows * in, 4);
+      for (const uint16_t special : {0x7fc0, 0x7f80}) {
+        for (const int64_t row : {int64_t{0}, rows / 2, rows - 1}) {
+          for (const int64_t k : {int64_t{0}, in - 1}) {
+            Numbers one = x;
+            one.bits[static_cast<size_t>(row * in + k)] = special;
+            const std::vector<uint8_t> out = multiply(isa(), c, one.bits, w.bits, {});
+            int64_t wrong = 0;
+            for (int64_t i = 0; i < rows * c.out; ++i) {
+              const double y = test::load_element(kernels::Dtype::kFloat32,
+                                                  out.data() + static_cast<size_t>(i) * 4);
+              wrong += std::isfinite(y) == (i / c.out == row);
+            }
+            EXPECT_EQ(wrong, 0) << "row " << row << ", input " << k;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The same of outputs: a weight that is no number spoils its own output alone.
+TEST_P(LinearKernels, NanStaysInItsOutput) {
+  for (const int64_t in : {34, 62, 64, 608}) {
+    for (const int64_t rows : {1, 4, 37}) {
+      const Case c = {rows, in, 70, false, true};
+      SCOPED_TRACE(::testing::PrintToString(c));
+      const Numbers x(rows * in, 4);
+      for (const int64_t output : {0, 31, 32, 69}) {
+        Numbers w(c.out * in, 5);
+        std::fill_n(w.bits.begin() + output * in, in, uint16_t{0x7fc0});
+        const std::vector<uint8_t> out = multiply(isa(), c, x.bits, w.bits, {});
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < rows * c.out; ++i) {
+          const double y =
+              test::load_element(kernels::Dtype::kFloat32, out.data() + static_cast<size_t>(i) * 4);
+          wrong += std::isfinite(y) == (i % c.out == output);
+        }
+        EXPECT_EQ(wrong, 0) << "output " << output;
+      }
+    }
+  }
+}
+
+// Whether the kernel's tile instructions mean what the plain tiles do. Hardware may round the sums
+// of a product in another order; the emulator may not.
+TEST(LinearTiles, EmulatedInstructionsGiveThePlainTilesBits) {
+  const kernels::cpu::KernelTable* plain = test::runnable_kernels("amx_plain");
+  const kernels::cpu::KernelTable* tiles = test::runnable_kernels("amx");
+  if (plain == nullptr || tiles == nullptr) GTEST_SKIP() << "this machine or build lacks AVX-512";
+  if (kernels::cpu::find_kernels("amx") != nullptr) GTEST_SKIP() << "the tile unit is real here";
+  for (const Case& c : {Case{33, 576, 100, true, true},
+                        {64, 1536, 64, false, false},
+                        {47, 2048, 33, true, false},
+                        {17, 34, 31, false, true}}) {
+    SCOPED_TRACE(::testing::PrintToString(c));
+    const Numbers x(c.rows * c.in, 7), w(c.out * c.in, 8), b(c.out, 9);
+    const int64_t before = test::emulated_tile_instructions();
+    EXPECT_EQ(multiply(*plain, c, x.bits, w.bits, b.bits),
+              multiply(*tiles, c, x.bits, w.bits, b.bits));
+    EXPECT_GT(test::emulated_tile_instructions(), before);
   }
 }
 

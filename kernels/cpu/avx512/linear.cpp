@@ -2,13 +2,17 @@
 //
 // A panel holds 32 outputs: for each pair of inputs two registers of sixteen (k, k+1) pairs. A tile
 // of R <= 12 rows keeps R x 2 accumulators in registers; each of x's pairs is broadcast straight
-// from memory into the dot product, so a step of two inputs costs two loads and 2 R dpbf16. One row
-// (decode) only streams the panel: four steps are in flight to hide the dot product's latency, and
-// the prefetch runs ahead of the loads.
+// from memory into the product, so a step of two inputs costs two loads and 2 R vdpbf16ps. One row
+// (decode) only streams the panel: four steps are in flight to hide the product's latency, and the
+// prefetch runs ahead of the loads.
 //
 // Panels of 32 rather than 64: the smallest layers still give every thread several, and a panel of
 // 576 inputs (36 KB) is read from the second-level cache once for twelve rows.
+//
+// Everything is a template over the arithmetic: vdpbf16ps, or fp32 multiply-adds for chips on which
+// that one instruction takes longer than the two it stands for.
 #include "kernels/cpu/avx512/simd.h"
+#include "kernels/cpu/generic/inline.h"
 #include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/isa.h"
@@ -22,15 +26,68 @@ constexpr int kPairBytes = kLinearPanel * 4;  // one step of two inputs
 // of the bandwidth goes unused.
 constexpr int kPrefetchBytes = 2048;
 
-inline __m512bh load_pairs(const uint8_t* p) {
-  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
-}
+/// A pair of inputs a lane, as it lies in memory.
+struct DotBf16 {
+  using Weights = __m512bh;
+  using X = __m512bh;
+  using Stored = uint32_t;  // a pair of x, copied
+  static constexpr bool kAlwaysCopies = false;
 
-inline __m512bh broadcast_pair(const uint16_t* x) {
-  int32_t pair;
-  __builtin_memcpy(&pair, x, sizeof pair);
-  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-}
+  static RILLKV_INLINE Weights load(const uint8_t* p) {
+    return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+  }
+  static RILLKV_INLINE X broadcast(const uint16_t* x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof pair);
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+  }
+  static RILLKV_INLINE X broadcast(const Stored& x) {
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(x)));
+  }
+  static RILLKV_INLINE void copy(const uint16_t* x, Stored& to) {
+    __builtin_memcpy(&to, x, sizeof to);
+  }
+  static RILLKV_INLINE __m512 add(__m512 sum, Weights w, X x) {
+    return _mm512_dpbf16_ps(sum, w, x);
+  }
+};
+
+/// The even and the odd inputs of sixteen pairs in a register each. bf16 is the upper half of fp32,
+/// so a shift and a mask convert exactly, twice a register of weights for all rows of a tile. x is
+/// converted when it is copied, for every tile of twelve rows.
+struct FmaFp32 {
+  struct Weights {
+    __m512 even, odd;
+  };
+  using X = Weights;
+  struct Stored {
+    float even, odd;
+  };
+  static constexpr bool kAlwaysCopies = true;
+
+  static RILLKV_INLINE Weights split(__m512i pairs) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+            _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-65536)))};
+  }
+  static RILLKV_INLINE Weights load(const uint8_t* p) { return split(_mm512_loadu_si512(p)); }
+  static RILLKV_INLINE X broadcast(const uint16_t* x) {
+    int32_t pair;
+    __builtin_memcpy(&pair, x, sizeof pair);
+    return split(_mm512_set1_epi32(pair));
+  }
+  static RILLKV_INLINE X broadcast(const Stored& x) {
+    return {_mm512_set1_ps(x.even), _mm512_set1_ps(x.odd)};
+  }
+  static RILLKV_INLINE void copy(const uint16_t* x, Stored& to) {
+    const uint32_t even = static_cast<uint32_t>(x[0]) << 16;
+    const uint32_t odd = static_cast<uint32_t>(x[1]) << 16;
+    __builtin_memcpy(&to.even, &even, sizeof even);
+    __builtin_memcpy(&to.odd, &odd, sizeof odd);
+  }
+  static RILLKV_INLINE __m512 add(__m512 sum, const Weights& w, const X& x) {
+    return _mm512_fmadd_ps(w.odd, x.odd, _mm512_fmadd_ps(w.even, x.even, sum));
+  }
+};
 
 inline void store(const LinearParams& p, int64_t row, int64_t column, __m512 value,
                   __mmask16 mask) {
@@ -53,7 +110,7 @@ inline __mmask16 half_mask(const LinearParams& p, int64_t column) {
   return Simd::part(static_cast<int>(left < Simd::kLanes ? left : Simd::kLanes));
 }
 
-template <int R>
+template <class A, int R>
 void tile(const LinearParams& p, int64_t panel, int64_t row) {
   const uint16_t* x = static_cast<const uint16_t*>(p.x) + row * p.in_features;
   const int64_t pairs = p.in_features / 2;
@@ -62,12 +119,13 @@ void tile(const LinearParams& p, int64_t panel, int64_t row) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
   for (int64_t k = 0; k < pairs; ++k) {
-    const __m512bh w0 = load_pairs(w + k * kPairBytes), w1 = load_pairs(w + k * kPairBytes + 64);
+    const typename A::Weights w0 = A::load(w + k * kPairBytes),
+                              w1 = A::load(w + k * kPairBytes + 64);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-      const __m512bh xk = broadcast_pair(x + r * p.in_features + 2 * k);
-      sums[r][0] = _mm512_dpbf16_ps(sums[r][0], w0, xk);
-      sums[r][1] = _mm512_dpbf16_ps(sums[r][1], w1, xk);
+      const typename A::X xk = A::broadcast(x + r * p.in_features + 2 * k);
+      sums[r][0] = A::add(sums[r][0], w0, xk);
+      sums[r][1] = A::add(sums[r][1], w1, xk);
     }
   }
   const int64_t column = panel * kLinearPanel;
@@ -86,17 +144,19 @@ constexpr int64_t kDeepInputs = 2048;  // from here on
 constexpr int kDeepPairs = 256;
 constexpr int kDeepPanels = 16;
 
+template <class A>
 void deep_tile(const LinearParams& p, int64_t panel_begin, int64_t panel_end, int64_t row) {
   alignas(64) float sums[kDeepPanels][kTileRows][kLinearPanel];
-  alignas(64) uint32_t x[kDeepPairs][kTileRows];
+  alignas(64) typename A::Stored x[kDeepPairs][kTileRows];
   const uint16_t* rows = static_cast<const uint16_t*>(p.x) + row * p.in_features;
   const int64_t pairs = p.in_features / 2;
   __builtin_memset(sums, 0, sizeof sums);
-  for (int64_t first = 0; first < pairs; first += kDeepPairs) {
-    const int64_t count = pairs - first < kDeepPairs ? pairs - first : kDeepPairs;
+  const int64_t parts = (pairs + kDeepPairs - 1) / kDeepPairs;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t first = pairs * part / parts, count = pairs * (part + 1) / parts - first;
     for (int r = 0; r < kTileRows; ++r) {
       for (int64_t k = 0; k < count; ++k) {
-        __builtin_memcpy(&x[k][r], rows + r * p.in_features + 2 * (first + k), sizeof x[k][r]);
+        A::copy(rows + r * p.in_features + 2 * (first + k), x[k][r]);
       }
     }
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
@@ -110,14 +170,13 @@ void deep_tile(const LinearParams& p, int64_t panel_begin, int64_t panel_end, in
         acc[r][1] = _mm512_load_ps(sum[r] + 16);
       }
       for (int64_t k = 0; k < count; ++k) {
-        const __m512bh w0 = load_pairs(w + k * kPairBytes),
-                       w1 = load_pairs(w + k * kPairBytes + 64);
+        const typename A::Weights w0 = A::load(w + k * kPairBytes),
+                                  w1 = A::load(w + k * kPairBytes + 64);
 #pragma GCC unroll 12
         for (int r = 0; r < kTileRows; ++r) {
-          const __m512bh xk =
-              reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(x[k][r])));
-          acc[r][0] = _mm512_dpbf16_ps(acc[r][0], w0, xk);
-          acc[r][1] = _mm512_dpbf16_ps(acc[r][1], w1, xk);
+          const typename A::X xk = A::broadcast(x[k][r]);
+          acc[r][0] = A::add(acc[r][0], w0, xk);
+          acc[r][1] = A::add(acc[r][1], w1, xk);
         }
       }
 #pragma GCC unroll 12
@@ -137,6 +196,7 @@ void deep_tile(const LinearParams& p, int64_t panel_begin, int64_t panel_end, in
   }
 }
 
+template <class A>
 void single_row(const LinearParams& p, int64_t panel, int64_t row) {
   constexpr int kSteps = 4;
   const uint16_t* x = static_cast<const uint16_t*>(p.x) + row * p.in_features;
@@ -145,12 +205,12 @@ void single_row(const LinearParams& p, int64_t panel, int64_t row) {
   __m512 sums[kSteps][2];
   for (auto& pair : sums) pair[0] = pair[1] = _mm512_setzero_ps();
   const auto step = [&](int64_t k, __m512(&sum)[2]) __attribute__((always_inline)) {
-    const __m512bh xk = broadcast_pair(x + 2 * k);
+    const typename A::X xk = A::broadcast(x + 2 * k);
     const uint8_t* at = w + k * kPairBytes;
     _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes, _MM_HINT_T1);
     _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchBytes + 64, _MM_HINT_T1);
-    sum[0] = _mm512_dpbf16_ps(sum[0], load_pairs(at), xk);
-    sum[1] = _mm512_dpbf16_ps(sum[1], load_pairs(at + 64), xk);
+    sum[0] = A::add(sum[0], A::load(at), xk);
+    sum[1] = A::add(sum[1], A::load(at + 64), xk);
   };
   for (int64_t k = 0; k < whole; k += kSteps) {
 #pragma GCC unroll 4
@@ -166,11 +226,12 @@ void single_row(const LinearParams& p, int64_t panel, int64_t row) {
 }
 
 /// The rows after the last whole tile.
+template <class A>
 void rest(const LinearParams& p, int64_t panel, int64_t row, int64_t rows) {
   if (rows == 0) return;
-  if (rows == 1) return single_row(p, panel, row);
+  if (rows == 1) return single_row<A>(p, panel, row);
   with_int<2, kTileRows - 1>(static_cast<int>(rows),
-                             [&](auto count) { tile<count>(p, panel, row); });
+                             [&](auto count) { tile<A, count>(p, panel, row); });
 }
 
 void pack_linear(const void* weight, int64_t out_features, int64_t in_features, int64_t begin,
@@ -187,27 +248,35 @@ void pack_linear(const void* weight, int64_t out_features, int64_t in_features, 
   }
 }
 
+template <class A>
 void linear(const LinearParams& params, int64_t panel_begin, int64_t panel_end, int64_t row_begin,
-            int64_t row_end) {
+            int64_t row_end, void* /*workspace*/) {
   const int64_t whole = row_begin + (row_end - row_begin) / kTileRows * kTileRows;
-  const bool deep = params.in_features >= kDeepInputs;
+  const bool deep = A::kAlwaysCopies || params.in_features >= kDeepInputs;
   if (deep && whole > row_begin) {
     for (int64_t first = panel_begin; first < panel_end; first += kDeepPanels) {
       const int64_t last = first + kDeepPanels < panel_end ? first + kDeepPanels : panel_end;
       for (int64_t row = row_begin; row < whole; row += kTileRows)
-        deep_tile(params, first, last, row);
+        deep_tile<A>(params, first, last, row);
     }
   }
   for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
     for (int64_t row = row_begin; row < whole && !deep; row += kTileRows) {
-      tile<kTileRows>(params, panel, row);
+      tile<A, kTileRows>(params, panel, row);
     }
-    rest(params, panel, whole, row_end - whole);
+    rest<A>(params, panel, whole, row_end - whole);
   }
 }
 
+size_t no_workspace(const LinearParams& /*params*/) { return 0; }
+int64_t no_tiled_row(const LinearParams& params) { return params.rows; }
+void tile_rows(const LinearParams& /*params*/, int64_t /*row_begin*/, int64_t /*row_end*/) {}
+
 }  // namespace
 
-constinit const LinearKernels kLinear = {.pack_linear = pack_linear, .linear = linear};
+constinit const LinearKernels kLinear = {pack_linear, linear<DotBf16>, no_workspace, no_tiled_row,
+                                         tile_rows};
+constinit const LinearKernels kLinearFp32 = {pack_linear, linear<FmaFp32>, no_workspace,
+                                             no_tiled_row, tile_rows};
 
 }  // namespace rillkv::kernels::cpu::avx512
