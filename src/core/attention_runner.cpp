@@ -2,34 +2,17 @@
 
 #include <ATen/Parallel.h>
 
-#include <cstdlib>
-#include <memory>
-
 #include "core/cpu_kernels.h"
 #include "core/parallel.h"
+#include "core/thread_workspace.h"
 #include "kernels/cpu/plan.h"
-#include "rillkv/error.h"
 
 namespace rillkv {
 namespace {
 
-struct FreeAligned {
-  void operator()(void* p) const { std::free(p); }
-};
-
-/// 64-byte aligned scratch that a thread keeps for its next call.
 void* thread_workspace(size_t bytes) {
-  thread_local std::unique_ptr<void, FreeAligned> memory;
-  thread_local size_t capacity = 0;
-  if (bytes > capacity) {
-    capacity = (bytes + 4095) / 4096 * 4096;
-    memory.reset(std::aligned_alloc(4096, capacity));
-    if (memory == nullptr) {
-      capacity = 0;
-      throw Error(str_cat("out of memory: expected ", bytes, " bytes of attention workspace"));
-    }
-  }
-  return memory.get();
+  thread_local ThreadWorkspace workspace;
+  return workspace.get(bytes);
 }
 
 }  // namespace

@@ -2,34 +2,17 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "core/check_tensor.h"
 #include "core/cpu_kernels.h"
+#include "core/linear_runner.h"
 #include "core/parallel.h"
 #include "model/pack_access.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
-namespace {
-
-int64_t panels_of(int64_t out_features) {
-  return (out_features + kernels::cpu::kLinearPanel - 1) / kernels::cpu::kLinearPanel;
-}
-
-/// Into how many runs the panels go: about four a thread even out what the machine's other work
-/// takes away, and runs of one length, as many for every thread, where the panels allow it.
-int64_t count_runs(int64_t panels, int64_t threads) {
-  const int64_t most = std::min(panels, 4 * threads);
-  for (int64_t runs = most; runs >= 2 * threads; --runs) {
-    if (panels % runs == 0 && runs % threads == 0) return runs;
-  }
-  return most;
-}
-
-}  // namespace
 
 bool multiplies_bfloat16() { return cpu_kernels().linear != nullptr; }
 
@@ -81,13 +64,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
   params.rows = x.size(0);
   params.in_features = in_features_;
   params.out_features = out_features_;
-  // A task is a run of panels over all rows: a panel's weights are read once.
-  const int64_t panels = panels_of(out_features_);
-  const int64_t tasks = count_runs(panels, at::get_num_threads());
-  parallel_tasks(tasks, [&](int64_t task) {
-    cpu_kernels().linear(params, panels * task / tasks, panels * (task + 1) / tasks, 0,
-                         params.rows);
-  });
+  run_linear(cpu_kernels(), params);
   return out;
 }
 
@@ -101,7 +78,7 @@ bool PackAccess::pack(LinearImpl& linear, HugePageArena* arena) {
   }
   const int64_t out_features = weight.size(0), in_features = weight.size(1);
   const at::Tensor rows = weight.contiguous();
-  const int64_t panels = panels_of(out_features);
+  const int64_t panels = linear_panels(out_features);
   const std::vector<int64_t> shape = {panels, in_features / 2, kernels::cpu::kLinearPanel, 2};
   at::Tensor packed =
       arena != nullptr ? arena->take(shape, at::kBFloat16) : at::empty(shape, weight.options());

@@ -70,6 +70,20 @@ TEST(BenchAttention, JsonOnStdoutIsNothingElse) {
   ASSERT_EQ(report.at("benchmarks").size(), 1u);
 }
 
+TEST(BenchLinear, EveryInstructionSetIsRightOnATinyLayer) {
+  const TemporaryFolder folder;
+  const ProgramResult run =
+      run_program("bench_linear", {"--smoke", "--json", folder.file("out.json")});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json report = Json::parse(read_file(folder.file("out.json")));
+  ASSERT_GE(report.at("results").size(), 3u);  // Torch's own at least, for three numbers of rows
+  for (const Json& result : report.at("results")) {
+    EXPECT_LT(result.at("relative_error").get<double>(), 1e-2) << result;
+  }
+  EXPECT_EQ(run_program("bench_linear", {"--nonsense"}).exit_code, 2);
+  EXPECT_EQ(run_program("bench_linear", {"--rows", "1,x"}).exit_code, 1);
+}
+
 TEST(BenchQuantize, SealsATinyShare) {
   const ProgramResult run =
       run_program("bench_quantize", {"--benchmark_filter=^seal.*smollm2.*balanced.*",

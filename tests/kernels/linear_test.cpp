@@ -1,8 +1,12 @@
 // The bf16 linear layers of every instruction set that has them, against double.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <random>
 
 #include "tests/kernels/isa_fixture.h"
@@ -75,23 +79,48 @@ Oracle oracle(const Numbers& x, const Numbers& w, const Numbers& b, const Case& 
   return o;
 }
 
-/// Multiplies as threads do it: runs of panels, and of rows from `row_run` rows on. `x` may hold more
-/// than the case's rows.
+/// `bytes` bytes whose end is the end of what may be read: a page without access follows.
+class BeforeGap {
+ public:
+  explicit BeforeGap(size_t bytes) {
+    const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t used = (bytes + page - 1) / page * page;
+    mapped_ = used + page;
+    base_ = static_cast<uint8_t*>(
+        mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (base_ == MAP_FAILED || mprotect(base_ + used, page, PROT_NONE) != 0) std::abort();
+    data_ = base_ + used - bytes;
+  }
+  ~BeforeGap() { munmap(base_, mapped_); }
+  BeforeGap(const BeforeGap&) = delete;
+  BeforeGap& operator=(const BeforeGap&) = delete;
+  uint8_t* data() { return data_; }
+
+ private:
+  size_t mapped_ = 0;
+  uint8_t *base_ = nullptr, *data_ = nullptr;
+};
+
+/// Multiplies as threads do it: runs of panels, and of `row_run` rows.
 std::vector<uint8_t> multiply(const kernels::cpu::KernelTable& isa, const Case& c,
                               const std::vector<uint16_t>& x, const std::vector<uint16_t>& w,
                               const std::vector<uint16_t>& b, int64_t row_run = 1 << 20) {
   const int64_t panels = (c.out + kLinearPanel - 1) / kLinearPanel, middle = panels / 2;
-  GuardedBuffer packed(static_cast<size_t>(panels * c.in * kLinearPanel * 2));
-  isa.pack_linear(w.data(), c.out, c.in, 0, middle, packed.data());
-  isa.pack_linear(w.data(), c.out, c.in, middle, panels, packed.data());
-  EXPECT_TRUE(packed.intact());
+  GuardedBuffer guarded(static_cast<size_t>(panels * c.in * kLinearPanel * 2));
+  isa.pack_linear(w.data(), c.out, c.in, 0, middle, guarded.data());
+  isa.pack_linear(w.data(), c.out, c.in, middle, panels, guarded.data());
+  EXPECT_TRUE(guarded.intact());
+  BeforeGap packed(guarded.size()), input(x.size() * 2), bias(b.size() * 2);
+  std::memcpy(packed.data(), guarded.data(), guarded.size());
+  std::copy_n(x.data(), x.size(), reinterpret_cast<uint16_t*>(input.data()));
+  std::copy_n(b.data(), b.size(), reinterpret_cast<uint16_t*>(bias.data()));
 
   // All that is written before it is read: NaN.
   GuardedBuffer out(static_cast<size_t>(c.rows * c.out) * (c.out_float32 ? 4 : 2), 0xff);
   LinearParams params;
-  params.x = x.data();
+  params.x = input.data();
   params.packed = packed.data();
-  params.bias = c.bias ? b.data() : nullptr;
+  params.bias = c.bias ? bias.data() : nullptr;
   params.out = out.data();
   params.out_float32 = c.out_float32;
   params.rows = c.rows;

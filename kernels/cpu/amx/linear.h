@@ -232,6 +232,9 @@ class LinearKernel {
     due_end_ = row_end_ - row < kBlockRows ? row_end_ - row : kBlockRows;
     due_row_ = row;
     due_column_ = panel * kLinearPanel;
+    const int64_t left = p_.out_features - due_column_;
+    due_low_ = Simd::part(static_cast<int>(left < 16 ? left : 16));
+    due_high_ = Simd::part(static_cast<int>(left < 32 ? left - 16 : 16));
   }
 
   template <int kRowTiles>
@@ -261,28 +264,25 @@ class LinearKernel {
   RILLKV_INLINE void convert_row() {
     const float* sums = done_ + due_ * kLinearPanel;
     __m512 low = _mm512_load_ps(sums), high = _mm512_load_ps(sums + 16);
-    const int64_t left = p_.out_features - due_column_;
-    const __mmask16 low_part = Simd::part(static_cast<int>(left < 16 ? left : 16));
-    const __mmask16 high_part = Simd::part(static_cast<int>(left < 32 ? left - 16 : 16));
     if (p_.bias != nullptr) {
       const uint16_t* bias = static_cast<const uint16_t*>(p_.bias) + due_column_;
-      low = _mm512_add_ps(low, load_part_as<Simd, Dtype::kBFloat16>(bias, 0, low_part));
-      high = _mm512_add_ps(high, load_part_as<Simd, Dtype::kBFloat16>(bias, 16, high_part));
+      low = _mm512_add_ps(low, load_part_as<Simd, Dtype::kBFloat16>(bias, 0, due_low_));
+      high = _mm512_add_ps(high, load_part_as<Simd, Dtype::kBFloat16>(bias, 16, due_high_));
     }
     const int64_t at = (due_row_ + due_) * p_.out_features + due_column_;
     ++due_;
     if (p_.out_float32) {
       float* out = static_cast<float*>(p_.out) + at;
-      _mm512_mask_storeu_ps(out, low_part, low);
-      _mm512_mask_storeu_ps(out + 16, high_part, high);
+      _mm512_mask_storeu_ps(out, due_low_, low);
+      _mm512_mask_storeu_ps(out + 16, due_high_, high);
       return;
     }
     uint16_t* out = static_cast<uint16_t*>(p_.out) + at;
     const auto both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-    if (left >= kLinearPanel) {
+    if (due_high_ == 0xffff) {
       _mm512_storeu_si512(out, both);
     } else {
-      _mm512_mask_storeu_epi16(out, low_part | static_cast<__mmask32>(high_part) << 16, both);
+      _mm512_mask_storeu_epi16(out, due_low_ | static_cast<__mmask32>(due_high_) << 16, both);
     }
   }
 
@@ -295,6 +295,7 @@ class LinearKernel {
   int ahead_lines_ = 0;                   // a step
   int64_t due_ = 0, due_end_ = 0;         // rows of done_ that are not converted yet
   int64_t due_row_ = 0, due_column_ = 0;  // where done_ belongs
+  __mmask16 due_low_ = 0, due_high_ = 0;  // outputs of its halves that exist
   alignas(64) float done_[kBlockFloats];  // a finished block, row by row
   alignas(64) uint8_t last_step_[kPanelStepBytes];
 };
