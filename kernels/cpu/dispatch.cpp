@@ -44,8 +44,7 @@ const AttentionKernels& attention_of(Arithmetic tiles) {
   return tiles == Arithmetic::kFp32 ? avx512::kAttentionFp32 : avx512::kAttention;
 }
 
-/// Layers of one row by kOne and of more by kMany, from the same packed weights. One row needs
-/// neither a workspace nor tiles.
+/// Layers of one row by kOne and of more by kMany, from the same packed weights.
 template <const LinearKernels& kMany, const LinearKernels& kOne>
 void linear_by_rows(const LinearParams& params, int64_t panel_begin, int64_t panel_end,
                     int64_t row_begin, int64_t row_end, void* workspace) {
@@ -53,19 +52,14 @@ void linear_by_rows(const LinearParams& params, int64_t panel_begin, int64_t pan
       .linear(params, panel_begin, panel_end, row_begin, row_end, workspace);
 }
 
-template <const LinearKernels& kMany>
-LinearKernels with_one_row(Arithmetic one_row) {
-  LinearKernels kernels = kMany;
-  kernels.linear = one_row == Arithmetic::kFp32 ? linear_by_rows<kMany, avx512::kLinearFp32>
-                                                : linear_by_rows<kMany, avx512::kLinear>;
-  return kernels;
-}
-
 LinearKernels linear_of(const ArithmeticChoice& choice) {
   const bool fp32 = choice.linear == Arithmetic::kFp32;
-  if (choice.linear == choice.one_row) return fp32 ? avx512::kLinearFp32 : avx512::kLinear;
-  return fp32 ? with_one_row<avx512::kLinearFp32>(choice.one_row)
-              : with_one_row<avx512::kLinear>(choice.one_row);
+  LinearKernels kernels = fp32 ? avx512::kLinearFp32 : avx512::kLinear;
+  if (choice.one_row != choice.linear) {
+    kernels.linear = fp32 ? linear_by_rows<avx512::kLinearFp32, avx512::kLinear>
+                          : linear_by_rows<avx512::kLinear, avx512::kLinearFp32>;
+  }
+  return kernels;
 }
 
 ArithmeticNames names_of(const ArithmeticChoice& choice, bool by_profile) {
@@ -95,22 +89,20 @@ const KernelTable& avx512_table_of() {
 // ---- the tile unit, and AVX-512 for the rest ----
 
 /// AVX-512's table with the parts that the unit runs.
-template <const LinearKernels& kLinear>
-KernelTable amx_with(const char* name) {
-  const ArithmeticChoice& choice = chip_profile().choice;
-  KernelTable table = avx512_with(choice, true, name);
-  static_cast<LinearKernels&>(table) = with_one_row<kLinear>(choice.one_row);
+KernelTable amx_with(const LinearKernels& linear, const char* name) {
+  KernelTable table = avx512_with(chip_profile().choice, true, name);
+  static_cast<LinearKernels&>(table) = linear;
   table.arithmetic.linear = "amx-bf16";
   return table;
 }
 
 const KernelTable& amx_table() {
-  static const KernelTable table = amx_with<amx::kLinear>("amx");
+  static const KernelTable table = amx_with(amx::kLinear, "amx");
   return table;
 }
 
 const KernelTable& amx_plain_table() {
-  static const KernelTable table = amx_with<amx::kPlainLinear>("amx_plain");
+  static const KernelTable table = amx_with(amx::kPlainLinear, "amx_plain");
   return table;
 }
 #endif
@@ -190,6 +182,15 @@ const KernelTable& select() {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+const AttentionKernels& profiled_attention() { return attention_of(chip_profile().choice.tiles); }
+
+const LinearKernels& profiled_linear() {
+  static const LinearKernels kernels = linear_of(chip_profile().choice);
+  return kernels;
+}
+#endif
 
 bool has_avx512() {
 #if defined(__x86_64__)

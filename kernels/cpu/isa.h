@@ -34,6 +34,10 @@ extern const LinearKernels kLinear;      // vdpbf16ps
 extern const LinearKernels kLinearFp32;  // fp32 multiply-adds, where those are faster
 }  // namespace avx512
 
+// Of the two, what chip_profile() chose: for what the tile unit leaves to AVX-512.
+const AttentionKernels& profiled_attention();
+const LinearKernels& profiled_linear();
+
 namespace amx {
 extern const LinearKernels kLinear;
 extern const LinearKernels kPlainLinear;

@@ -9,7 +9,7 @@ template <TileUnit Tiles>
 void linear_or_few(const LinearParams& params, int64_t panel_begin, int64_t panel_end,
                    int64_t row_begin, int64_t row_end, void* workspace) {
   if (params.rows < kFewestRows) {
-    return avx512::kLinear.linear(params, panel_begin, panel_end, row_begin, row_end, workspace);
+    return profiled_linear().linear(params, panel_begin, panel_end, row_begin, row_end, workspace);
   }
   linear<Tiles>(params, panel_begin, panel_end, row_begin, row_end, workspace);
 }
