@@ -32,13 +32,13 @@ const KernelTable& avx512_table() {
 }
 
 const KernelTable& amx_table() {
-  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
+  static const KernelTable table = {amx::kAttention,      avx512::kStatistics, avx512::kPack,
                                     avx512::kElementwise, avx512::kLinear,     "amx"};
   return table;
 }
 
 const KernelTable& amx_plain_table() {
-  static const KernelTable table = {avx512::kAttention,   avx512::kStatistics, avx512::kPack,
+  static const KernelTable table = {amx::kPlainAttention, avx512::kStatistics, avx512::kPack,
                                     avx512::kElementwise, avx512::kLinear,     "amx_plain"};
   return table;
 }

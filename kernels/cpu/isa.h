@@ -29,4 +29,10 @@ extern const ElementwiseKernels kElementwise;
 extern const LinearKernels kLinear;
 }  // namespace avx512
 
+// What a tile unit takes over; the rest is avx512's. kPlain*: the same on tiles in plain C++.
+namespace amx {
+extern const AttentionKernels kAttention;
+extern const AttentionKernels kPlainAttention;
+}  // namespace amx
+
 }  // namespace rillkv::kernels::cpu
