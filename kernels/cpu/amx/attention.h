@@ -28,17 +28,24 @@ class Attention {
         pipeline_(w_) {}
 
   void run() {
+    constexpr int kSteps = Pipeline<Tiles, D>::kSteps;
+    // The chunk to come is filled from the moment on when no unit in flight needs its memory,
+    // evenly, so that it is done with the last row block.
+    const int steps = (rows_.count() - 1) * kSteps;
+    const int fill_steps = steps > 0 ? (Chunks<D>::kFillSteps + steps - 1) / steps : 0;
     rows_.load();
-    for (bool more = chunks_.fill(); more; more = chunks_.fill()) {
-      int units = 0;
+    chunks_.begin();
+    while (chunks_.finish()) {
+      chunks_.begin();
+      int steps_done = 0;
       for (int block = 0; block < rows_.count(); ++block) {
         const Unit unit = unit_of(block);
         if (unit.blocks == 0) continue;
-        pipeline_.add(unit, [] {});
-        ++units;
+        pipeline_.add(unit, [&] {
+          if (++steps_done > kSteps) chunks_.fill(fill_steps);
+        });
       }
-      // The chunk before is filled next: no unit in flight may need it.
-      if (units < 2) pipeline_.drain();
+      if (steps_done <= kSteps) pipeline_.drain();
     }
     pipeline_.drain();
     rows_.finish();

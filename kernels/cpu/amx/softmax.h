@@ -20,14 +20,14 @@ struct Softmax {
   const int32_t* index;   // of the columns; with kMasked only
   const int32_t* tokens;  // [32] of the rows; likewise
   int rows_left;
-  int row = 0;
+  uint32_t row = 0;
 
   template <bool kMasked, int kCount>
   RILLKV_INLINE void advance() {
     using S = TileBf16;
     float* sum = sums + row * kLanes;
 #pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) {
+    for (uint32_t i = 0; i < kCount; ++i) {
       S::F x = S::load(scores + i * kKeys), y = S::load(scores + i * kKeys + kLanes);
       if constexpr (kMasked) {
         x = S::hide_after(x, index, tokens[row + i]);

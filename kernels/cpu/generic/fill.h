@@ -107,26 +107,32 @@ class KeyValueTiles {
   /// register.
   template <class Tokens>
   void add_tokens(const Tokens& tokens, int begin) {
+    for (int step = 0; step < kTokenSteps; ++step) add_tokens_step(tokens, begin, step);
+  }
+  /// The same in kTokenSteps calls, for callers with other work between.
+  static constexpr int kTokenSteps = S::kLanes + 1;
+  template <class Tokens>
+  RILLKV_INLINE void add_tokens_step(const Tokens& tokens, int begin, int step) {
     const int here = tokens.count - begin < L ? tokens.count - begin : L;
-    for (int i = 0; i < L; ++i) {
-      uint32_t* key = w_.staging + static_cast<size_t>(i) * stride_;
-      if (i >= here) {
-        clear_row<S>(reinterpret_cast<float*>(key), stride_);
-        continue;
-      }
-      const int64_t table = static_cast<int64_t>(begin + i) * (D_ / 2);
-      tokens.read_key(begin + i, w_.token_rows);
-      rotate_row<S>(w_.token_rows, tokens.cosines + table, tokens.sines + table, 1.0f, D_, key);
+    if (step == L) return add_staged(tokens.first_index + begin, here);
+    uint32_t* key = w_.staging + static_cast<size_t>(step) * stride_;
+    float* value = w_.token_rows + static_cast<size_t>(step) * stride_;
+    if (step >= here) {
+      clear_row<S>(reinterpret_cast<float*>(key), stride_);
+      clear_row<S>(value, stride_);
+      return;
     }
-    for (int i = 0; i < L; ++i) {
-      float* value = w_.token_rows + static_cast<size_t>(i) * stride_;
-      if (i < here) {
-        tokens.read_value(begin + i, value);
-      } else {
-        clear_row<S>(value, stride_);
-      }
-    }
-    add_staged(tokens.first_index + begin, here);
+    const int64_t table = static_cast<int64_t>(begin + step) * (D_ / 2);
+    float* scratch = w_.token_rows + (L - 1) * stride_;  // until the last value comes
+    tokens.read_key(begin + step, scratch);
+    rotate_row<S>(scratch, tokens.cosines + table, tokens.sines + table, 1.0f, D_, key);
+    tokens.read_value(begin + step, value);
+  }
+
+  /// The columns of a block from `first_index` on, whose keys and values the caller has written to
+  /// the tiles.
+  void add_written(int64_t first_index, int tokens) {
+    for (int i = 0; i < tokens; i += L) set_index(vectors_++, first_index + i, L);
   }
 
   /// Weights come in groups of kPack registers: empty columns up to a whole one.
@@ -180,7 +186,7 @@ class KeyValueTiles {
     } else {
       add_token_values<kBlock>(block);
     }
-    for (int i = 0; i < kBlock; i += L) set_index(vectors_++, block.first_index + i, L);
+    add_written(block.first_index, kBlock);
   }
 
   template <int kBlock>
