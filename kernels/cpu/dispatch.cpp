@@ -89,20 +89,23 @@ const KernelTable& avx512_table_of() {
 // ---- the tile unit, and AVX-512 for the rest ----
 
 /// AVX-512's table with the parts that the unit runs.
-KernelTable amx_with(const LinearKernels& linear, const char* name) {
+KernelTable amx_with(const AttentionKernels& attention, const LinearKernels& linear,
+                     const char* name) {
   KernelTable table = avx512_with(chip_profile().choice, true, name);
+  static_cast<AttentionKernels&>(table) = attention;
   static_cast<LinearKernels&>(table) = linear;
+  table.arithmetic.tiles = "amx-bf16";
   table.arithmetic.linear = "amx-bf16";
   return table;
 }
 
 const KernelTable& amx_table() {
-  static const KernelTable table = amx_with(amx::kLinear, "amx");
+  static const KernelTable table = amx_with(amx::kAttention, amx::kLinear, "amx");
   return table;
 }
 
 const KernelTable& amx_plain_table() {
-  static const KernelTable table = amx_with(amx::kPlainLinear, "amx_plain");
+  static const KernelTable table = amx_with(amx::kPlainAttention, amx::kPlainLinear, "amx_plain");
   return table;
 }
 #endif

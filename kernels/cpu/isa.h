@@ -38,7 +38,10 @@ extern const LinearKernels kLinearFp32;  // fp32 multiply-adds, where those are 
 const AttentionKernels& profiled_attention();
 const LinearKernels& profiled_linear();
 
+// What a tile unit takes over; the rest is avx512's. kPlain*: the same on tiles in plain C++.
 namespace amx {
+extern const AttentionKernels kAttention;
+extern const AttentionKernels kPlainAttention;
 extern const LinearKernels kLinear;
 extern const LinearKernels kPlainLinear;
 }  // namespace amx

@@ -116,42 +116,19 @@ class Attention {
   // ---- the rest: sinks, open tail, chunk ----
 
   void add_uncompressed() {
-    if (has(0)) add_sinks();
-    if (has(p_.prefix.block_count + 1)) add_dense(p_.tail);
-    if (has(p_.prefix.block_count + 2)) add_dense(p_.chunk);
-  }
-
-  void add_sinks() {
-    const PackedPrefix& prefix = p_.prefix;
-    if (prefix.sink_count == 0) return;
-    const auto reader = [&](const uint8_t* blocks, int64_t stride, int bits) {
-      return RowReader<S>{
-          blocks + task_.kv_head * stride, prefix.sink_capacity, p_.head_dim, 1, bits, true};
-    };
-    add(LooseTokens{prefix.sink_count, 0, prefix.sink_cos, prefix.sink_sin,
-                    reader(prefix.sink_keys, prefix.sink_key_stride, prefix.sink_key_bits),
-                    reader(prefix.sink_values, prefix.sink_value_stride, prefix.sink_value_bits)});
-  }
-
-  void add_dense(const DenseSegment& segment) {
-    const auto reader = [&](const Activation& x) {
-      return [this, &x](int t, float* out) {
-        read_row<S>(row_of(x, p_.dtype, t, task_.kv_head), p_.dtype, p_.head_dim, out);
-      };
-    };
-    add(LooseTokens{segment.count, segment.first_index, segment.cos, segment.sin,
-                    reader(segment.keys), reader(segment.values)});
+    if (has(0) && p_.prefix.sink_count > 0) add(sink_tokens<S>(p_, task_.kv_head));
+    if (has(p_.prefix.block_count + 1)) add(dense_tokens<S>(p_, p_.tail, task_.kv_head));
+    if (has(p_.prefix.block_count + 2)) add(dense_tokens<S>(p_, p_.chunk, task_.kv_head));
   }
 
   /// Those that some row sees.
   template <class Tokens>
   void add(Tokens tokens) {
-    const int64_t visible = p_.first_query_index + task_.query_end - tokens.first_index;
-    if (visible < tokens.count) tokens.count = static_cast<int>(visible > 0 ? visible : 0);
-    if (direct()) {
-      add_directly(tokens);
-    } else {
-      tiles_.add_tokens(tokens, [&] { consume(); });
+    tokens.count = visible_tokens(p_, task_.query_end, tokens.first_index, tokens.count);
+    if (direct()) return add_directly(tokens);
+    for (int begin = 0; begin < tokens.count; begin += L) {
+      if (!tiles_.has_room(1)) consume();
+      tiles_.add_tokens(tokens, begin);
     }
   }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/tiles.h"
 #include "kernels/cpu/generic/token_rows.h"
 #include "kernels/cpu/generic/with_dtype.h"
@@ -26,6 +27,42 @@ struct LooseTokens {
   ReadKey read_key;
   ReadValue read_value;
 };
+
+/// The sinks of a kv head.
+template <class S>
+auto sink_tokens(const AttentionParams& params, int kv_head) {
+  const PackedPrefix& prefix = params.prefix;
+  const auto reader = [&](const uint8_t* blocks, int64_t stride, int bits) {
+    return RowReader<S>{
+        blocks + kv_head * stride, prefix.sink_capacity, params.head_dim, 1, bits, true};
+  };
+  return LooseTokens{prefix.sink_count,
+                     0,
+                     prefix.sink_cos,
+                     prefix.sink_sin,
+                     reader(prefix.sink_keys, prefix.sink_key_stride, prefix.sink_key_bits),
+                     reader(prefix.sink_values, prefix.sink_value_stride, prefix.sink_value_bits)};
+}
+
+/// Those of a kv head in a segment. Refers to its arguments.
+template <class S>
+auto dense_tokens(const AttentionParams& params, const DenseSegment& segment, int kv_head) {
+  const auto reader = [&params, kv_head](const Activation& x) {
+    return [&params, kv_head, &x](int t, float* out) {
+      read_row<S>(row_of(x, params.dtype, t, kv_head), params.dtype, params.head_dim, out);
+    };
+  };
+  return LooseTokens{segment.count, segment.first_index,  segment.cos,
+                     segment.sin,   reader(segment.keys), reader(segment.values)};
+}
+
+/// How many of `count` tokens, the first of which has the index `first_index`, some query before
+/// query_end sees.
+inline int visible_tokens(const AttentionParams& params, int32_t query_end, int64_t first_index,
+                          int count) {
+  const int64_t visible = params.first_query_index + query_end - first_index;
+  return visible >= count ? count : static_cast<int>(visible > 0 ? visible : 0);
+}
 
 /// A block of the prefix and what goes with it.
 struct BlockSource {
@@ -66,32 +103,36 @@ class KeyValueTiles {
     with_block_size(p_.block_size, [&](auto size) { add_block_of<size>(block); });
   }
 
-  /// Adds the tokens a register at a time; make_room() is called where there is none.
-  template <class Tokens, class MakeRoom>
-  void add_tokens(const Tokens& tokens, const MakeRoom& make_room) {
-    for (int begin = 0; begin < tokens.count; begin += L) {
-      if (!has_room(1)) make_room();
-      const int here = tokens.count - begin < L ? tokens.count - begin : L;
-      for (int i = 0; i < L; ++i) {
-        uint32_t* key = w_.staging + static_cast<size_t>(i) * stride_;
-        if (i >= here) {
-          clear_row<S>(reinterpret_cast<float*>(key), stride_);
-          continue;
-        }
-        const int64_t table = static_cast<int64_t>(begin + i) * (D_ / 2);
-        tokens.read_key(begin + i, w_.token_rows);
-        rotate_row<S>(w_.token_rows, tokens.cosines + table, tokens.sines + table, 1.0f, D_, key);
-      }
-      for (int i = 0; i < L; ++i) {
-        float* value = w_.token_rows + static_cast<size_t>(i) * stride_;
-        if (i < here) {
-          tokens.read_value(begin + i, value);
-        } else {
-          clear_row<S>(value, stride_);
-        }
-      }
-      add_staged(tokens.first_index + begin, here);
+  /// Adds the next kLanes tokens from `begin` on, or as many as there are; there is room for a
+  /// register.
+  template <class Tokens>
+  void add_tokens(const Tokens& tokens, int begin) {
+    for (int step = 0; step < kTokenSteps; ++step) add_tokens_step(tokens, begin, step);
+  }
+  /// The same in kTokenSteps calls, for callers with other work between.
+  static constexpr int kTokenSteps = S::kLanes + 1;
+  template <class Tokens>
+  RILLKV_INLINE void add_tokens_step(const Tokens& tokens, int begin, int step) {
+    const int here = tokens.count - begin < L ? tokens.count - begin : L;
+    if (step == L) return add_staged(tokens.first_index + begin, here);
+    uint32_t* key = w_.staging + static_cast<size_t>(step) * stride_;
+    float* value = w_.token_rows + static_cast<size_t>(step) * stride_;
+    if (step >= here) {
+      clear_row<S>(reinterpret_cast<float*>(key), stride_);
+      clear_row<S>(value, stride_);
+      return;
     }
+    const int64_t table = static_cast<int64_t>(begin + step) * (D_ / 2);
+    float* scratch = w_.token_rows + (L - 1) * stride_;  // until the last value comes
+    tokens.read_key(begin + step, scratch);
+    rotate_row<S>(scratch, tokens.cosines + table, tokens.sines + table, 1.0f, D_, key);
+    tokens.read_value(begin + step, value);
+  }
+
+  /// The columns of a block from `first_index` on, whose keys and values the caller has written to
+  /// the tiles.
+  void add_written(int64_t first_index, int tokens) {
+    for (int i = 0; i < tokens; i += L) set_index(vectors_++, first_index + i, L);
   }
 
   /// Weights come in groups of kPack registers: empty columns up to a whole one.
@@ -145,7 +186,7 @@ class KeyValueTiles {
     } else {
       add_token_values<kBlock>(block);
     }
-    for (int i = 0; i < kBlock; i += L) set_index(vectors_++, block.first_index + i, L);
+    add_written(block.first_index, kBlock);
   }
 
   template <int kBlock>

@@ -56,45 +56,58 @@ struct Scales {
 
 /// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
 /// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
-/// which is cheaper if they are few). `next_block`, unless null, is fetched meanwhile.
+/// which is cheaper if they are few): a channel pair a step, D/2 steps. `next_block`, unless null,
+/// is fetched meanwhile.
 template <class S, int kBlock, bool kCompose>
-void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
-                       const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector, const uint8_t* next_block) {
-  using F = typename S::F;
-  using I = typename S::I;
-  using R = PlaneRegisters<S, kBlock>;
-  const int D = params.head_dim, half = D / 2, steps = D / S::kPack;
-  const bool symmetric = params.prefix.keys_symmetric;
-  const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
-  if (!symmetric) halves_to_floats<S>(halves, D, scales.lo);
-  halves_to_floats<S>(halves + (symmetric ? 0 : D), D, scales.step);
-  const uint8_t* widths = block + format::channel_widths_offset(D, symmetric);
-  const auto planes = format::channel_planes(block, kBlock, D, symmetric);
-  Planes at = planes.begin;
-  // The block to come is about as large as this one.
-  Prefetch ahead(next_block, static_cast<size_t>(planes.end - block), half);
+class KeyBlockFill {
+ public:
+  KeyBlockFill() = default;
+  RILLKV_INLINE KeyBlockFill(const AttentionParams& params, const uint8_t* block,
+                             const float* block_rotation, const Scales& scales, uint32_t* tile,
+                             int first_vector, const uint8_t* next_block)
+      : half_(params.head_dim / 2),
+        symmetric_(params.prefix.keys_symmetric),
+        scales_(scales),
+        cosines_(params.rotations.in_block_cos),
+        sines_(params.rotations.in_block_sin),
+        block_rotation_(block_rotation) {
+    const int D = params.head_dim, steps = D / S::kPack;
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
+    if (!symmetric_) halves_to_floats<S>(halves, D, scales.lo);
+    halves_to_floats<S>(halves + (symmetric_ ? 0 : D), D, scales.step);
+    widths_ = block + format::channel_widths_offset(D, symmetric_);
+    const auto planes = format::channel_planes(block, kBlock, D, symmetric_);
+    at_ = planes.begin;
+    // The block to come is about as large as this one.
+    ahead_ = Prefetch(next_block, static_cast<size_t>(planes.end - block), half_);
+    // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
+    out_ = tile_vector<S>(tile, steps, first_vector);
+    panel_stride_ = static_cast<size_t>(steps) * kPanel<S>;
+  }
 
-  // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
-  uint32_t* const out = tile_vector<S>(tile, steps, first_vector);
-  const size_t panel_stride = static_cast<size_t>(steps) * kPanel<S>;
-  for (int p = 0; p < half; ++p) {
-    const int w1 = format::first_width(widths[p]), w2 = format::second_width(widths[p]);
-    const Planes first = at;
-    format::advance(at, kBlock, w1);
-    const Planes second = at;
-    format::advance(at, kBlock, w2);
-    const float s1 = scales.step[p], s2 = scales.step[p + half];
-    const float l1 = symmetric ? -s1 * static_cast<float>(1 << (w1 - 1)) : scales.lo[p];
-    const float l2 = symmetric ? -s2 * static_cast<float>(1 << (w2 - 1)) : scales.lo[p + half];
+  RILLKV_INLINE void step() {
+    using F = typename S::F;
+    using I = typename S::I;
+    using R = PlaneRegisters<S, kBlock>;
+    const int p = pair_++, half = half_;
+    const int w1 = format::first_width(widths_[p]), w2 = format::second_width(widths_[p]);
+    const Planes first = at_;
+    format::advance(at_, kBlock, w1);
+    const Planes second = at_;
+    format::advance(at_, kBlock, w2);
+    const float s1 = scales_.step[p], s2 = scales_.step[p + half];
+    const float l1 = symmetric_ ? -s1 * static_cast<float>(1 << (w1 - 1)) : scales_.lo[p];
+    const float l2 = symmetric_ ? -s2 * static_cast<float>(1 << (w2 - 1)) : scales_.lo[p + half];
     const typename S::Affine high1(l1, s1 * high_step(w1)), high2(l2, s2 * high_step(w2));
-    const float* cosines = params.rotations.in_block_cos + static_cast<size_t>(p) * kBlock;
-    const float* sines = params.rotations.in_block_sin + static_cast<size_t>(p) * kBlock;
-    const float c0 = kCompose ? block_rotation[p] : 1.0f;
-    const float s0 = kCompose ? block_rotation[half + p] : 0.0f;
-    ahead.step<S>();
+    const float* cosines = cosines_ + static_cast<size_t>(p) * kBlock;
+    const float* sines = sines_ + static_cast<size_t>(p) * kBlock;
+    const float c0 = kCompose ? block_rotation_[p] : 1.0f;
+    const float s0 = kCompose ? block_rotation_[half + p] : 0.0f;
+    ahead_.step<S>();
     const size_t offset = static_cast<size_t>(p) * kPanel<S>;
     const size_t offset2 = static_cast<size_t>(p + half) * kPanel<S>;  // fp32 tiles only
+    uint32_t* const out = out_;
+    const size_t panel_stride = panel_stride_;
 
     const auto rotate_and_store = [&](int v, F x, F y) {
       F c = S::load_once(cosines + v * S::kLanes), s = S::load_once(sines + v * S::kLanes);
@@ -133,6 +146,27 @@ void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
       }
     }
   }
+
+ private:
+  int half_ = 0, pair_ = 0;
+  bool symmetric_ = false;
+  Scales scales_ = {};
+  const float *cosines_ = nullptr, *sines_ = nullptr, *block_rotation_ = nullptr;
+  const uint8_t* widths_ = nullptr;
+  Planes at_ = {};
+  Prefetch ahead_;
+  uint32_t* out_ = nullptr;
+  size_t panel_stride_ = 0;
+};
+
+template <class S, int kBlock, bool kCompose>
+void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
+                       const float* block_rotation, const Scales& scales, uint32_t* tile,
+                       int first_vector, const uint8_t* next_block) {
+  KeyBlockFill<S, kBlock, kCompose> fill(params, block, block_rotation, scales, tile, first_vector,
+                                         next_block);
+  const int steps = params.head_dim / 2;
+  for (int p = 0; p < steps; ++p) fill.step();
 }
 
 /// Row r of `rows` (r < kLanes) becomes lane r: `steps` dwords of each row into one register column
@@ -214,64 +248,72 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
 }
 
 /// A token block of values (policy "adaptive") with a row of kCount channels in kGroups groups of
-/// whole registers, as steps first_token / kPack ... of a value tile.
+/// whole registers, as steps first_token / kPack ... of a value tile: a step of the tile a step.
 template <class S, int kCount, int kGroups>
-void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, const Scales& scales,
-                          uint32_t* tile, int tile_steps, int first_token, Prefetch ahead) {
-  using F = typename S::F;
-  using I = typename S::I;
-  using R = PlaneRegisters<S, kCount>;
-  constexpr int kVectors = kCount / S::kLanes, kGroupVectors = kVectors / kGroups;
-  const int tokens = params.block_size, width = params.prefix.value_bits;
-  const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
-  halves_to_floats<S>(halves, kGroups * tokens, scales.lo);
-  halves_to_floats<S>(halves + kGroups * tokens, kGroups * tokens, scales.step);
-  Planes at = format::token_planes(block, tokens, 0, kCount, kGroups, false, width);
-  const float unit = high_step(width);
-
-  uint32_t* out[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    out[v] = tile_vector<S>(tile, tile_steps, v) +
-             static_cast<size_t>(first_token / S::kPack) * kPanel<S>;
-  }
-  if constexpr (S::kPack == 2 && kVectors <= 8) {
-    if (width <= 4) {  // both rows of a step in one table
-      for (int t = 0; t < tokens; t += 2) {
-        ahead.step<S>();
-        I a, b, none;
-        load_codes<S, kCount>(at, width, 0, a, none);
-        format::advance(at, kCount, width);
-        load_codes<S, kCount>(at, width, 0, b, none);
-        format::advance(at, kCount, width);
-        const I low = S::low_words(a, b), high = S::high_words(a, b);
-#pragma GCC unroll 4
-        for (int g = 0; g < kGroups; ++g) {
-          const float *lo = scales.lo + g * tokens + t, *step = scales.step + g * tokens + t;
-          const typename S::PairTable table(lo[0], step[0], lo[1], step[1]);
-#pragma GCC unroll 8
-          for (int v = g * kGroupVectors; v < (g + 1) * kGroupVectors; ++v) {
-            const int bit = v * R::kSpacing;
-            S::store_int(out[v] + static_cast<size_t>(t / 2) * kPanel<S>,
-                         table(S::shift_right(bit < 16 ? low : high, bit % 16)));
-          }
-        }
-      }
-      return;
+class ValueTokensFill {
+ public:
+  ValueTokensFill() = default;
+  RILLKV_INLINE ValueTokensFill(const AttentionParams& params, const uint8_t* block,
+                                const Scales& scales, uint32_t* tile, int tile_steps,
+                                int first_token, const Prefetch& ahead)
+      : tokens_(params.block_size),
+        width_(params.prefix.value_bits),
+        scales_(scales),
+        ahead_(ahead) {
+    const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
+    halves_to_floats<S>(halves, kGroups * tokens_, scales.lo);
+    halves_to_floats<S>(halves + kGroups * tokens_, kGroups * tokens_, scales.step);
+    at_ = format::token_planes(block, tokens_, 0, kCount, kGroups, false, width_);
+    for (int v = 0; v < kVectors; ++v) {
+      out_[v] = tile_vector<S>(tile, tile_steps, v) +
+                static_cast<size_t>(first_token / S::kPack) * kPanel<S>;
     }
   }
-  for (int t = 0; t < tokens; t += S::kPack) {
+
+  /// Whether step_by_table can be used: both rows of a step in one table.
+  RILLKV_INLINE bool has_table() const { return S::kPack == 2 && kVectors <= 8 && width_ <= 4; }
+
+  RILLKV_INLINE void step_by_table() {
+    if constexpr (S::kPack == 2 && kVectors <= 8) {
+      const int t = token_, width = width_;
+      token_ += 2;
+      ahead_.step<S>();
+      I a, b, none;
+      load_codes<S, kCount>(at_, width, 0, a, none);
+      format::advance(at_, kCount, width);
+      load_codes<S, kCount>(at_, width, 0, b, none);
+      format::advance(at_, kCount, width);
+      const I low = S::low_words(a, b), high = S::high_words(a, b);
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        const float *lo = scales_.lo + g * tokens_ + t, *step = scales_.step + g * tokens_ + t;
+        const typename S::PairTable table(lo[0], step[0], lo[1], step[1]);
+#pragma GCC unroll 8
+        for (int v = g * kGroupVectors; v < (g + 1) * kGroupVectors; ++v) {
+          const int bit = v * R::kSpacing;
+          S::store_int(out_[v] + static_cast<size_t>(t / 2) * kPanel<S>,
+                       table(S::shift_right(bit < 16 ? low : high, bit % 16)));
+        }
+      }
+    }
+  }
+
+  RILLKV_INLINE void step() {
+    const int t = token_, width = width_;
+    const float unit = high_step(width);
+    token_ += S::kPack;
     F x[S::kPack][kVectors];
-    ahead.step<S>();
+    ahead_.step<S>();
 #pragma GCC unroll 2
     for (int i = 0; i < S::kPack; ++i) {
 #pragma GCC unroll 4
       for (int h = 0; h < R::kRegisters; ++h) {
         I high, low;
-        load_codes<S, kCount>(at, width, h, high, low);
+        load_codes<S, kCount>(at_, width, h, high, low);
 #pragma GCC unroll 4
         for (int g = 0; g < kGroups; ++g) {
-          const float step = scales.step[g * tokens + t + i];
-          const typename S::Affine affine(scales.lo[g * tokens + t + i], step * unit);
+          const float step = scales_.step[g * tokens_ + t + i];
+          const typename S::Affine affine(scales_.lo[g * tokens_ + t + i], step * unit);
 #pragma GCC unroll 16
           for (int k = 0; k < R::kFields; ++k) {
             const int v = k * R::kRegisters + h;
@@ -289,17 +331,41 @@ void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, c
           }
         }
       }
-      format::advance(at, kCount, width);
+      format::advance(at_, kCount, width);
     }
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      uint32_t* at_step = out[v] + static_cast<size_t>(t / S::kPack) * kPanel<S>;
+      uint32_t* at_step = out_[v] + static_cast<size_t>(t / S::kPack) * kPanel<S>;
       if constexpr (S::kPack == 2) {
         S::store_int(at_step, S::pack_pair(x[0][v], x[1][v]));
       } else {
         S::store_int(at_step, S::as_int(x[0][v]));
       }
     }
+  }
+
+ private:
+  using F = typename S::F;
+  using I = typename S::I;
+  using R = PlaneRegisters<S, kCount>;
+  static constexpr int kVectors = kCount / S::kLanes, kGroupVectors = kVectors / kGroups;
+  int tokens_ = 0, width_ = 0, token_ = 0;
+  Scales scales_ = {};
+  Planes at_ = {};
+  Prefetch ahead_;
+  uint32_t* out_[kVectors] = {};
+};
+
+template <class S, int kCount, int kGroups>
+void value_tokens_to_tile(const AttentionParams& params, const uint8_t* block, const Scales& scales,
+                          uint32_t* tile, int tile_steps, int first_token, const Prefetch& ahead) {
+  ValueTokensFill<S, kCount, kGroups> fill(params, block, scales, tile, tile_steps, first_token,
+                                           ahead);
+  const int tokens = params.block_size;
+  if (fill.has_table()) {
+    for (int t = 0; t < tokens; t += S::kPack) fill.step_by_table();
+  } else {
+    for (int t = 0; t < tokens; t += S::kPack) fill.step();
   }
 }
 

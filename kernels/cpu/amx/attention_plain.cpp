@@ -1,0 +1,11 @@
+// The same on tiles in plain C++.
+#include "kernels/cpu/amx/entries.h"
+
+namespace rillkv::kernels::cpu::amx {
+
+constinit const AttentionKernels kPlainAttention = {
+    .attention_workspace_bytes = workspace_bytes,
+    .attend = attend_task<PlainTiles>,
+};
+
+}  // namespace rillkv::kernels::cpu::amx
