@@ -25,4 +25,11 @@ void parallel_tasks(int64_t count, const Task& task) {
   });
 }
 
+/// Calls body(begin, end) for runs that together are [0, rows), each of `grain` rows or more (but for
+/// the rest). Serial inside another parallel region.
+template <typename Body>
+void parallel_rows(int64_t rows, int64_t grain, const Body& body) {
+  at::parallel_for(0, rows, grain, body);
+}
+
 }  // namespace rillkv
