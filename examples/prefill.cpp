@@ -225,6 +225,7 @@ void prefill(const Options& o) {
     json["top1_agreement"] =
         eval::agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }
+  json["threads"] = at::get_num_threads();
   json["process_peak_rss_bytes"] = peak_rss_bytes();  // Reading the weights included.
   if (!o.logits_out.empty()) {
     write_safetensors(o.logits_out, {{"logits", run.generation.last_logits}});

@@ -120,6 +120,11 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
 void LlamaLayerImpl::pack(HugePageArena* arena) {
   PackAccess::pack(*attention_, arena);
   mlp_->pack(arena);
+  packed_ = true;
+  for (const auto& module : modules()) {
+    const auto* linear = module->as<LinearImpl>();
+    packed_ &= linear == nullptr || !linear->weight.defined();
+  }
 }
 
 }  // namespace rillkv

@@ -108,7 +108,7 @@ const Words kKeys{"clip_rate",
 TEST_F(Prefill, JsonHasExactlyTheDocumentedKeys) {
   const Json json = report({"--max-new-tokens", "5"});
   Words all = kKeys;
-  all.push_back("process_peak_rss_bytes");
+  all.insert(all.end(), {"process_peak_rss_bytes", "threads"});
   std::sort(all.begin(), all.end());
   EXPECT_EQ(keys(json), all);
   for (const char* name : {"kv_bits_per_element", "kv_bits_sealed"}) {
@@ -135,7 +135,8 @@ TEST_F(Prefill, BaselineStandsBesideIt) {
   const Json json = report({"--baseline", "--max-new-tokens", "2", "--config", "compact",
                             "--logits-out", file("compressed.safetensors")});
   Words all = kKeys;
-  all.insert(all.end(), {"baseline", "kl_last", "process_peak_rss_bytes", "top1_agreement"});
+  all.insert(all.end(),
+             {"baseline", "kl_last", "process_peak_rss_bytes", "threads", "top1_agreement"});
   std::sort(all.begin(), all.end());
   EXPECT_EQ(keys(json), all);
   EXPECT_EQ(keys(json.at("baseline")), kKeys);
