@@ -13,6 +13,7 @@
 #include "rillkv/files.h"
 #include "rillkv/log.h"
 #include "rillkv/quotes.h"
+#include "rillkv/threads.h"
 
 namespace rillkv::cli {
 
@@ -34,7 +35,9 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
       ->capture_default_str();
   app.add_option("--chunk-size", o.chunk_size,
                  "Tokens a prefill step (overrides the configuration)");
-  app.add_option("--threads", o.threads, "CPU threads (default: Torch's)");
+  app.add_option(
+      "--threads", o.threads,
+      "CPU threads (default: OMP_NUM_THREADS, or the cores that affinity and quota leave)");
   auto* quiet = app.add_flag("--quiet", o.quiet, "Print results only");
   app.add_flag("--verbose", o.verbose, "Print details")->excludes(quiet);
 }
@@ -62,7 +65,7 @@ LlamaModel load(const ModelOptions& o) {
   }
   LoadOptions options;
   options.device = open_device(o.device);
-  if (o.threads) at::set_num_threads(*o.threads);
+  at::set_num_threads(o.threads ? *o.threads : default_threads());
   options.dtype = parse_dtype(o.dtype, options.device);
   return load_model(o.model, options);
 }

@@ -28,7 +28,7 @@ struct ModelOptions {
   std::string dtype = "auto";
   std::string chat = "none";
   std::optional<int64_t> chunk_size;  // otherwise the configuration's
-  std::optional<int> threads;         // otherwise Torch's choice
+  std::optional<int> threads;         // otherwise default_threads()
   bool quiet = false;
   bool verbose = false;
 };

@@ -2,7 +2,6 @@
 #include "core/dense_layer_cache.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +9,7 @@
 
 #include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
+#include "core/parallel.h"
 
 namespace rillkv {
 namespace {
@@ -104,8 +104,8 @@ class DenseLayerCache final : public LayerCache {
       params.heads = static_cast<int32_t>(x.size(1));
       params.head_dim = static_cast<int32_t>(geometry_.head_dim);
       params.dtype = kernel_dtype(x.scalar_type());
-      at::parallel_for(0, tokens, 16,
-                       [&](int64_t begin, int64_t end) { cpu_kernels().rope(params, begin, end); });
+      parallel_rows(tokens, 16,
+                    [&](int64_t begin, int64_t end) { cpu_kernels().rope(params, begin, end); });
       return;
     }
     const auto table = [&](const float* data) {

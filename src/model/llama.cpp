@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <chrono>
 #include <set>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "core/cpu_kernels.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
+#include "core/parallel.h"
 #include "model/llama_layer.h"
 #include "model/pack_access.h"
 #include "rillkv/error.h"
@@ -18,6 +20,22 @@
 #include "rillkv/memory.h"
 
 namespace rillkv {
+
+namespace {
+
+/// Whether the last hidden states of this thread were computed on the library's own threads: their
+/// logits then are, too.
+thread_local bool last_on_own_threads = false;
+
+/// Torch opens no parallel region in these caches. Its dense attention does, and so do the statistics
+/// of policy ema.
+bool all_adaptive(const std::vector<SequenceChunk>& batch) {
+  return std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
+    return chunk.cache->config().policy == Policy::kAdaptive;
+  });
+}
+
+}  // namespace
 
 LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
     : config_(config), dtype_(dtype), device_(device) {
@@ -88,6 +106,7 @@ at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
                "LlamaModel::logits: expected hidden states of [rows, ", config_.hidden_size, "] ",
                dtype_, " on ", device_, ", got ", describe(hidden_states));
   at::InferenceMode inference;
+  const LoopThreads threads(last_on_own_threads);
   return lm_head_
       ->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
                 /*out_float32=*/true)
@@ -122,6 +141,11 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     total += count;
   }
   RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
+  last_on_own_threads = !lm_head_->weight.defined() &&
+                        std::all_of(layers_.begin(), layers_.end(),
+                                    [](const auto& layer) { return layer->packed(); }) &&
+                        all_adaptive(batch);
+  const LoopThreads threads(last_on_own_threads);
   const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
   at::Tensor hidden = at::embedding(embed_tokens_->weight, ids.to(device_)).to(dtype_);
   at::Tensor delta;

@@ -1,12 +1,12 @@
 #include "model/llama_layer.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 
 #include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
+#include "core/parallel.h"
 #include "model/pack_access.h"
 
 namespace rillkv {
@@ -26,8 +26,8 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
   params.columns = x.size(1);
   params.epsilon = static_cast<float>(eps);
   params.dtype = kernel_dtype(x.scalar_type());
-  at::parallel_for(0, x.size(0), row_grain(x.size(1)),
-                   [&](int64_t begin, int64_t end) { cpu_kernels().rms_norm(params, begin, end); });
+  parallel_rows(x.size(0), row_grain(x.size(1)),
+                [&](int64_t begin, int64_t end) { cpu_kernels().rms_norm(params, begin, end); });
   return out;
 }
 
@@ -56,8 +56,8 @@ at::Tensor gate(const at::Tensor& gate_up) {
   params.out = gated.data_ptr();
   params.columns = columns;
   params.dtype = kernel_dtype(both.scalar_type());
-  at::parallel_for(0, both.size(0), row_grain(columns),
-                   [&](int64_t begin, int64_t end) { cpu_kernels().gate(params, begin, end); });
+  parallel_rows(both.size(0), row_grain(columns),
+                [&](int64_t begin, int64_t end) { cpu_kernels().gate(params, begin, end); });
   return gated;
 }
 
@@ -120,6 +120,11 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
 void LlamaLayerImpl::pack(HugePageArena* arena) {
   PackAccess::pack(*attention_, arena);
   mlp_->pack(arena);
+  packed_ = true;
+  for (const auto& module : modules()) {
+    const auto* linear = module->as<LinearImpl>();
+    packed_ &= linear == nullptr || !linear->weight.defined();
+  }
 }
 
 }  // namespace rillkv

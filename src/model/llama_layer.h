@@ -51,9 +51,12 @@ class LlamaLayerImpl : public InferenceModule {
   at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,
                      const std::vector<SequenceRows>& sequences) const;
   void pack(HugePageArena* arena);
+  /// Whether all of its matrix products are our own kernels': Torch's open parallel regions.
+  bool packed() const { return packed_; }
 
  private:
   double eps_;
+  bool packed_ = false;
   Weight input_norm_{nullptr}, post_attention_norm_{nullptr};  // [hidden]
   ChunkedLlamaAttention attention_{nullptr};
   LlamaMlp mlp_{nullptr};

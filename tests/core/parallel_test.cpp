@@ -1,12 +1,13 @@
-// at::parallel_for is silently serial in a file compiled without -fopenmp.
+// The templates over the pool: how work is divided, and when it stays on one thread.
 #include "core/parallel.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <chrono>
-#include <set>
+#include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace rillkv {
 namespace {
@@ -40,6 +41,58 @@ TEST(ParallelTasks, ExceptionsReachTheCaller) {
                                 if (i == 57) throw std::runtime_error("57");
                               }),
                std::runtime_error);
+}
+
+/// at::set_num_threads for a test.
+class Threads {
+ public:
+  explicit Threads(int threads) { at::set_num_threads(threads); }
+  ~Threads() { at::set_num_threads(before_); }
+
+ private:
+  const int before_ = at::get_num_threads();
+};
+
+TEST(ParallelRows, RunsCoverTheRowsOnce) {
+  for (const int threads : {1, 2, 3, 8}) {
+    const Threads set(threads);
+    for (const int64_t grain : {1, 3, 16, 1000}) {
+      for (const int64_t rows : {0, 1, 2, 15, 16, 17, 100, 1001}) {
+        std::vector<int> calls(static_cast<size_t>(rows));
+        std::atomic<int64_t> runs{0}, short_runs{0};
+        parallel_rows(rows, grain, [&](int64_t begin, int64_t end) {
+          ++runs;
+          if (end - begin < grain) ++short_runs;
+          for (int64_t i = begin; i < end; ++i) ++calls[static_cast<size_t>(i)];
+        });
+        EXPECT_EQ(calls, std::vector<int>(static_cast<size_t>(rows), 1));
+        EXPECT_LE(runs, std::max<int64_t>(1, 4 * threads)) << rows << " rows, grain " << grain;
+        EXPECT_LE(short_runs, 1);
+      }
+    }
+  }
+}
+
+TEST(ParallelTasks, FollowTorchsNumberOfThreads) {
+  const Threads set(1);
+  const std::thread::id caller = std::this_thread::get_id();
+  parallel_tasks(100, [&](int64_t) { EXPECT_EQ(std::this_thread::get_id(), caller); });
+  parallel_rows(100, 1, [&](int64_t, int64_t) { EXPECT_EQ(std::this_thread::get_id(), caller); });
+}
+
+TEST(ParallelTasks, SerialInsideARegionOfTorchs) {
+  const Threads set(2);
+  std::atomic<int> calls{0};
+  at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    const std::thread::id outer = std::this_thread::get_id();
+    for (int64_t i = begin; i < end; ++i) {
+      parallel_tasks(10, [&](int64_t) {
+        EXPECT_EQ(std::this_thread::get_id(), outer);
+        ++calls;
+      });
+    }
+  });
+  EXPECT_EQ(calls, 20);
 }
 
 }  // namespace
