@@ -2,6 +2,7 @@
 // cache, and with Torch's scaled_dot_product_attention over a plain dense cache (sdpa_model.h).
 //
 //   bench_model --model DIR [--config PRESET|FILE] [--depths 0,1024,4096,16384] [--json FILE]
+//               [--sides compressed,dense,torch] [--token-ids FILE]
 //
 // The sides take turns in one process, so that what else the machine does hits all alike; figures
 // are medians. Before anything is timed the sides' logits on a real text are compared. A cache gets
@@ -12,6 +13,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -19,6 +21,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "benchmarks/run_context.h"
@@ -42,8 +45,13 @@ using bench::seconds;
 struct Options {
   cli::ModelOptions model;
   std::vector<int64_t> depths = {0, 1024, 4096, 16384};
+  std::vector<std::string> sides = {"compressed", "dense", "torch"};
   int64_t prompt = 512, generate = 16, repetitions = 3;
-  std::string json;
+  std::string token_ids, json;
+
+  bool has(std::string_view side) const {
+    return std::find(sides.begin(), sides.end(), side) != sides.end();
+  }
 };
 
 /// Random queries, keys and values of a layer: channels of very different ranges and offsets, as
@@ -86,6 +94,7 @@ class Caches {
       : model_(cli::load(options.model)),
         compressed_(model_->make_cache(config)),
         dense_(model_->make_cache(config.baseline())) {
+    if (!options.has("torch")) return;
     int64_t most = 0;
     for (int64_t depth : options.depths) most = std::max(most, depth);
     const int64_t growth =
@@ -95,17 +104,21 @@ class Caches {
 
   const LlamaModel& model() const { return model_; }
 
-  std::vector<Side> sides() {
+  /// Those asked for, Torch's last.
+  std::vector<Side> sides(const Options& options) {
+    std::vector<Side> result;
+    if (options.has("compressed")) result.push_back(of("compressed", compressed_));
+    if (options.has("dense")) result.push_back(of("dense", dense_));
+    if (sdpa_ == nullptr) return result;
     const ModelConfig& m = model_->config();
     const double row = 2.0 * static_cast<double>(m.num_hidden_layers * m.num_key_value_heads *
                                                  m.head_dim * at::elementSize(model_->dtype()));
-    return {of("compressed", compressed_),
-            of("dense", dense_),
-            {"torch sdpa", [this] { sdpa_->reset(); },
-             [this](const Activations& a) { sdpa_->fill(a.k, a.v); },
-             [this](const at::Tensor& tokens) { return sdpa_->forward(tokens); },
-             [this] { return sdpa_->length(); },
-             [this, row] { return row * static_cast<double>(sdpa_->length()); }}};
+    result.push_back({"torch sdpa", [this] { sdpa_->reset(); },
+                      [this](const Activations& a) { sdpa_->fill(a.k, a.v); },
+                      [this](const at::Tensor& tokens) { return sdpa_->forward(tokens); },
+                      [this] { return sdpa_->length(); },
+                      [this, row] { return row * static_cast<double>(sdpa_->length()); }});
+    return result;
   }
 
  private:
@@ -143,7 +156,7 @@ double divergence(const at::Tensor& from, const at::Tensor& to) {
   return (p.exp() * (p - q)).sum().item<double>();
 }
 
-/// KL of each side's last logits against the Torch side's after the prompt. Rounding in bf16 makes
+/// KL of each side's last logits against the last side's after the prompt. Rounding in bf16 makes
 /// about 1e-3 of it and compression at 4 bits about as much; a wrong mask, position or scale is
 /// beyond 1.
 Json verify(const std::vector<Side>& sides, const at::Tensor& prompt, int64_t chunk) {
@@ -152,7 +165,7 @@ Json verify(const std::vector<Side>& sides, const at::Tensor& prompt, int64_t ch
     side.reset();
     logits.push_back(prefill(side, prompt, chunk));
   }
-  Json result;
+  Json result = Json::object();
   for (size_t i = 0; i + 1 < sides.size(); ++i) {
     const double kl = divergence(logits.back(), logits[i]);
     RILLKV_CHECK(kl <= 0.2, "bench_model: the ", sides[i].name,
@@ -284,15 +297,25 @@ double weight_bytes(const ModelConfig& m, at::ScalarType dtype) {
          static_cast<double>(at::elementSize(dtype));
 }
 
-/// Some real text over and over, or random ids where the folder has no tokenizer.
-at::Tensor prompt_of(const std::string& folder, const ModelConfig& m, int64_t count) {
+/// The ids given or some real text, over and over, or random ids where the folder has no tokenizer.
+at::Tensor prompt_of(const Options& options, const ModelConfig& m) {
+  const int64_t count = options.prompt;
   std::vector<int64_t> ids;
-  try {
-    ids = Tokenizer::load(folder)->encode(eval::default_haystack(), false);
-  } catch (const Error&) {
-    ids = {1};
-    for (int64_t i = 1; i < count; ++i) ids.push_back(ids.back() * 48271 % 2147483647);
-    for (int64_t& id : ids) id %= m.vocab_size;
+  if (!options.token_ids.empty()) {
+    ids = cli::read_token_ids(options.token_ids);
+    RILLKV_CHECK(!ids.empty(), options.token_ids, ": expected at least one token id");
+    for (const int64_t id : ids) {
+      RILLKV_CHECK(id >= 0 && id < m.vocab_size, options.token_ids, ": expected ids below ",
+                   m.vocab_size, ", the model's vocabulary, found ", id);
+    }
+  } else {
+    try {
+      ids = Tokenizer::load(options.model.model)->encode(eval::default_haystack(), false);
+    } catch (const Error&) {
+      ids = {1};
+      for (int64_t i = 1; i < count; ++i) ids.push_back(ids.back() * 48271 % 2147483647);
+      for (int64_t& id : ids) id %= m.vocab_size;
+    }
   }
   std::vector<int64_t> prompt;
   for (int64_t i = 0; i < count; ++i) prompt.push_back(ids[static_cast<size_t>(i) % ids.size()]);
@@ -304,8 +327,8 @@ void run(const Options& options) {
   Caches caches(options, config);
   const ModelConfig& m = caches.model()->config();
   const at::ScalarType dtype = caches.model()->dtype();
-  const auto sides = caches.sides();
-  const at::Tensor prompt = prompt_of(options.model.model, m, options.prompt);
+  const auto sides = caches.sides(options);
+  const at::Tensor prompt = prompt_of(options, m);
   const int64_t chunk = config.chunk_size;
 
   const bench::MachinePeak peak = bench::measure_machine();
@@ -319,7 +342,8 @@ void run(const Options& options) {
                  {"generate", options.generate},
                  {"repetitions", options.repetitions},
                  {"weight_bytes_per_token", weights},
-                 {"kl_to_torch", verify(sides, prompt, chunk)}};
+                 {"kl_to_" + sides.back().name.substr(0, sides.back().name.find(' ')),
+                  verify(sides, prompt, chunk)}};
   bench::print_context(stdout, peak);
   const double sealing = sealing_seconds(m, config, dtype, options.prompt);
   report["sealing_s"] = sealing;
@@ -332,22 +356,29 @@ void run(const Options& options) {
   std::map<std::string, double> first_prefill, first_decode;
   for (const int64_t depth : options.depths) {
     const auto measured = measure(sides, m, dtype, prompt, options, depth, chunk);
-    const double torch_prefill = median(measured.back().prefill);
-    const double torch_decode = median(measured.back().decode);
+    // How many times as fast as another side; NaN, null in JSON, where that one was not asked for.
+    const auto over = [&](const char* name, std::vector<double> Measured::*what, double time) {
+      for (size_t i = 0; i < sides.size(); ++i) {
+        if (sides[i].name == name) return median(measured[i].*what) / time;
+      }
+      return std::nan("");
+    };
     for (size_t i = 0; i < sides.size(); ++i) {
       const double p = median(measured[i].prefill), d = median(measured[i].decode);
       first_prefill.try_emplace(sides[i].name, p);
       first_decode.try_emplace(sides[i].name, d);
       const double rate = static_cast<double>(options.prompt) / p;
-      const bool seals = i == 0;
+      const double torch_prefill = over("torch sdpa", &Measured::prefill, p);
+      const double torch_decode = over("torch sdpa", &Measured::decode, d);
+      const bool seals = sides[i].name == "compressed";
       report["results"].push_back({{"depth", depth},
                                    {"cache", sides[i].name},
                                    {"prefill_tokens_per_s", rate},
                                    {"decode_tokens_per_s", 1 / d},
-                                   {"prefill_vs_torch", torch_prefill / p},
-                                   {"decode_vs_torch", torch_decode / d},
-                                   {"prefill_vs_dense", median(measured[1].prefill) / p},
-                                   {"decode_vs_dense", median(measured[1].decode) / d},
+                                   {"prefill_vs_torch", torch_prefill},
+                                   {"decode_vs_torch", torch_decode},
+                                   {"prefill_vs_dense", over("dense", &Measured::prefill, p)},
+                                   {"decode_vs_dense", over("dense", &Measured::decode, d)},
                                    {"prefill_growth", p / first_prefill[sides[i].name]},
                                    {"decode_growth", d / first_decode[sides[i].name]},
                                    {"weight_bytes_per_s", weights / d},
@@ -358,7 +389,7 @@ void run(const Options& options) {
                                    {"decode_s", measured[i].decode}});
       const std::string share = seals ? std::to_string(100 * sealing / p).substr(0, 4) + " %" : "";
       std::printf("%6ld  %-11s %13.0f %9.2fx %12.1f %9.2fx %9.1f (%3.0f %%) %10.1f %12s\n", depth,
-                  sides[i].name.c_str(), rate, torch_prefill / p, 1 / d, torch_decode / d,
+                  sides[i].name.c_str(), rate, torch_prefill, 1 / d, torch_decode,
                   weights / d / 1e9, 100 * weights / d / peak.read_bytes,
                   measured[i].cache_bytes / 1e6, share.c_str());
     }
@@ -387,6 +418,11 @@ int main(int argc, char** argv) {
   app.add_option("--depths", options.depths, "Tokens cached before the prompt")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  app.add_option("--sides", options.sides, "What is measured: compressed, dense, torch")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"compressed", "dense", "torch"}));
+  app.add_option("--token-ids", options.token_ids,
+                 "A file of the prompt's token ids, repeated as needed");
   app.add_option("--prompt", options.prompt, "Tokens of a prompt")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_option("--generate", options.generate, "Decoded tokens a repetition")

@@ -8,7 +8,7 @@ The same arguments give the same bytes. Needs the Python packages numpy, safeten
 sentencepiece.
 
 usage: make_llama2_shaped.py --out DIR [--text FILE] [--vocab N] [--hidden N] [--layers N]
-                             [--shards N] [--seed N]
+                             [--shards N] [--positions N] [--seed N]
 """
 
 import argparse
@@ -127,7 +127,7 @@ def make_checkpoint(arguments, folder):
         "num_attention_heads": arguments.hidden // HEAD_DIM,
         "num_key_value_heads": arguments.hidden // HEAD_DIM,
         "hidden_act": "silu",
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": arguments.positions,
         "rms_norm_eps": 1e-5,
         "rope_scaling": None,
         "tie_word_embeddings": False,
@@ -153,12 +153,13 @@ def parse_arguments():
     parser.add_argument("--hidden", type=int, default=256, help=f"a multiple of {HEAD_DIM}")
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--shards", type=int, default=3)
+    parser.add_argument("--positions", type=int, default=4096, help="the longest context")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.hidden < HEAD_DIM or arguments.hidden % HEAD_DIM != 0:
         parser.error(f"--hidden must be a multiple of {HEAD_DIM}, found {arguments.hidden}")
-    if min(arguments.layers, arguments.shards) < 1:
-        parser.error("--layers and --shards must be at least 1")
+    if min(arguments.layers, arguments.shards, arguments.positions) < 1:
+        parser.error("--layers, --shards and --positions must be at least 1")
     return arguments
 
 

