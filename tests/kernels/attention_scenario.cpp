@@ -16,8 +16,8 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
              << s.rotate_output << " sinks " << s.sinks << "/" << s.sink_capacity << " bits "
              << s.sink_bits << " blocks " << s.blocks << " tail " << s.tail << " queries "
              << s.queries << " provisional " << s.provisional << " key offset " << s.key_offset
-             << " query deviation " << s.query_deviation << " query pair " << s.query_pair
-             << " seed " << s.seed;
+             << " growth " << s.key_growth << " query deviation " << s.query_deviation
+             << " query pair " << s.query_pair << " seed " << s.seed;
 }
 
 Scenario::Scenario(const Shape& shape)
@@ -67,6 +67,10 @@ Scenario::Scenario(const Shape& shape)
   for (int t = 0; t < shape.queries; ++t) {
     add_rotation(first_query_index_ + t + shape.position_shift, query_cosines_, query_sines_);
   }
+}
+
+double Scenario::key_size(int64_t index) const {
+  return std::pow(shape_.key_growth, double(index) / 128);
 }
 
 void Scenario::add_rotation(int64_t position, std::vector<float>& cosines,
@@ -147,6 +151,13 @@ void Scenario::add_block(int n, int kv_head) {
         reference::half_value(keys.lo[c]) + (c % 2 == 0 ? 1 : -1) * shape_.key_offset;
     keys.lo[c] = reference::half_round(moved, reference::Direction::kNearest);
   }
+  const double size = key_size(shape_.sink_capacity + int64_t(n) * shape_.block_size);
+  for (std::vector<uint16_t>* scales : {&keys.lo, &keys.step}) {
+    if (size == 1) break;
+    for (uint16_t& x : *scales) {
+      x = reference::half_round(reference::half_value(x) * size, reference::Direction::kNearest);
+    }
+  }
   const auto key_values = reference::channel_block_values(keys, shape_.ema);
   keys_.push_back(reference::write_channel_block(keys, shape_.block_size, shape_.ema));
   std::vector<std::vector<double>> values;
@@ -181,6 +192,9 @@ void Scenario::add_dense(Dense& dense, int count, int64_t first_index) {
     add_rotation(position, dense.cosines, dense.sines);
     for (int h = 0; h < shape_.kv_heads; ++h) {
       reference::Token token = {first_index + t, position, {}, {}};
+      for (int c = 0; c < D && shape_.key_growth != 1; ++c) {
+        dense.keys->set(t, h, c, dense.keys->get(t, h, c) * key_size(first_index + t));
+      }
       for (int c = 0; c < D; ++c) {
         token.key.push_back(dense.keys->get(t, h, c));
         token.value.push_back(dense.values->get(t, h, c));

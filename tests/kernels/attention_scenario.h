@@ -40,6 +40,7 @@ struct Shape {
   int provisional = 0;
   int64_t position_shift = 0;  // position = index + shift
   double key_offset = 0;       // added to lo of every other channel of a key block, or taken off
+  double key_growth = 1;       // keys are so many times as large every 128 tokens
   double query_deviation = 1.5;
   int query_pair = -1;  // the only channel pair in which queries are not zero; -1: all
   uint32_t seed = 1;
@@ -87,6 +88,7 @@ class Scenario {
   void add_sinks();
   void add_block(int n, int kv_head);
   void add_dense(Dense& dense, int count, int64_t first_index);
+  double key_size(int64_t index) const;
   void add_rotation(int64_t position, std::vector<float>& cosines, std::vector<float>& sines) const;
   reference::PackedBlock random_block(size_t rows, size_t elements, size_t scales, bool symmetric,
                                       std::vector<int> widths);
