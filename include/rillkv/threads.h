@@ -12,8 +12,7 @@ int available_cores();
 /// but at most available_cores(), unless OMP_NUM_THREADS has decided. With more threads than a
 /// container's quota pays for, all of them are stopped for the rest of each period.
 ///
-/// The library takes at::get_num_threads() at every call: set it at any time. Our parallel loops run
-/// on a pool of the library's own; its threads share no time with OpenMP's, see docs/architecture.md.
+/// The library takes at::get_num_threads() at every call: set it at any time.
 int default_threads();
 
 }  // namespace rillkv

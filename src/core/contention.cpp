@@ -1,38 +1,57 @@
 #include "core/contention.h"
 
-#include <sys/resource.h>
-#include <sys/time.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
 
 namespace rillkv {
 namespace {
 
-// Beside a program that never sleeps, time slices last 3 to 4 ms (at a tick of 100 Hz 10 ms): 100 to
-// 330 switches a second of ours, thousands if our threads sleep and wake in between. On a quiet
-// machine kernel threads cause 10 to 20. One busy core of many is below the line, and should be: the
-// other threads have nothing to gain by sleeping.
-constexpr int64_t kSwitchesPerSecond = 75;
-// Fewer say nothing.
-constexpr int64_t kLeastSwitches = 4;
+// A busy loop on the same core takes half of it. A machine's own work takes a few percent, and then a
+// thread that spins still does better than one that sleeps.
+constexpr int64_t kLeastPercent = 25;
 
-int64_t nanoseconds(const timeval& t) { return t.tv_sec * 1'000'000'000 + t.tv_usec * 1'000; }
+/// What a thread's last look found.
+struct Look {
+  int64_t due = 0;
+  Contention::Times times;
+};
+thread_local Look last;
+
+std::optional<Contention::Times> own_times() {
+  const int file = ::open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return std::nullopt;
+  char text[128];
+  const ssize_t size = ::read(file, text, sizeof text - 1);
+  ::close(file);
+  if (size <= 0) return std::nullopt;
+  text[size] = '\0';
+  return Contention::parse(text);
+}
 
 }  // namespace
 
-void Contention::look(int64_t now_ns) {
-  int64_t due = due_.load(std::memory_order_relaxed);
-  if (now_ns < due || !due_.compare_exchange_strong(due, now_ns + kWindow)) return;
-  rusage usage;
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return;
-  judge({usage.ru_nivcsw, nanoseconds(usage.ru_utime) + nanoseconds(usage.ru_stime)});
+std::optional<Contention::Times> Contention::parse(const char* text) {
+  long long running = 0, waiting = 0;
+  if (std::sscanf(text, "%lld %lld", &running, &waiting) != 2) return std::nullopt;
+  if (running < 0 || waiting < 0) return std::nullopt;
+  return Times{running, waiting};
 }
 
-void Contention::judge(const Totals& totals) {
-  const int64_t switches = totals.switches - switches_.exchange(totals.switches);
-  const int64_t cpu_ns = totals.cpu_ns - cpu_ns_.exchange(totals.cpu_ns);
-  contended_.store(switches >= kLeastSwitches &&
-                       static_cast<double>(switches) * 1e9 >
-                           static_cast<double>(cpu_ns) * static_cast<double>(kSwitchesPerSecond),
-                   std::memory_order_relaxed);
+void Contention::look(int64_t now_ns) {
+  if (now_ns < last.due) return;
+  last.due = now_ns + kWindow;
+  const Times times = own_times().value_or(last.times);
+  judge({times.running - last.times.running, times.waiting - last.times.waiting});
+  last.times = times;
+}
+
+void Contention::judge(const Times& lately) {
+  // Divided first: the sum of a thread's whole life may be large.
+  const bool contended = lately.waiting > 0 && lately.waiting / 100 * (100 - kLeastPercent) >=
+                                                   lately.running / 100 * kLeastPercent;
+  contended_.store(contended, std::memory_order_relaxed);
 }
 
 }  // namespace rillkv

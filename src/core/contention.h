@@ -3,33 +3,37 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
+#include <string>
 
 namespace rillkv {
 
-/// Judged by how often the kernel takes the core from a thread of this process that could go on
-/// (involuntary context switches), per second of processor time. For any thread to use.
+/// Judged by how long the calling thread has lately had to wait for a core, beside the time that it
+/// had one. For any thread to use.
 class Contention {
  public:
-  /// Totals of the process.
-  struct Totals {
-    int64_t switches = 0;  ///< involuntary
-    int64_t cpu_ns = 0;
+  /// Of one thread, nanoseconds.
+  struct Times {
+    int64_t running = 0;
+    int64_t waiting = 0;  ///< ready to run, but without a core
   };
 
   bool contended() const { return contended_.load(std::memory_order_relaxed); }
 
-  /// Reads the totals and judges anew, if that was last done kWindow ago or longer.
+  /// Judges anew by the calling thread's times, if it last did that kWindow ago or longer. Where the
+  /// kernel does not tell them, nothing counts as contended.
   void look(int64_t now_ns);
 
-  /// The rule alone: what the totals have grown by since the last call decides.
-  void judge(const Totals& totals);
+  /// The rule alone.
+  void judge(const Times& lately);
+
+  /// Of the contents of /proc/.../schedstat.
+  static std::optional<Times> parse(const char* text);
 
   /// A token of a small model takes 10 ms: a few tokens decide how the next few wait.
   static constexpr int64_t kWindow = 50'000'000;
 
  private:
-  std::atomic<int64_t> due_{0};
-  std::atomic<int64_t> switches_{0}, cpu_ns_{0};
   std::atomic<bool> contended_{false};
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <set>
 #include <utility>
 
@@ -33,6 +34,37 @@ bool all_adaptive(const std::vector<SequenceChunk>& batch) {
   return std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
     return chunk.cache->config().policy == Policy::kAdaptive;
   });
+}
+
+// On the CPU without Torch's parallel regions, whose threads would spin into the layers' work.
+
+/// Rows `ids` of `table`, [vocab, columns] -> [ids, columns].
+at::Tensor embed(const at::Tensor& table, const at::Tensor& ids) {
+  if (!table.is_cpu() || !table.is_contiguous() || !ids.is_contiguous()) {
+    return at::embedding(table, ids);
+  }
+  at::Tensor out = at::empty({ids.size(0), table.size(1)}, table.options());
+  const size_t bytes = static_cast<size_t>(table.size(1)) * table.element_size();
+  const auto* id = ids.const_data_ptr<int64_t>();
+  const auto* from = static_cast<const char*>(table.const_data_ptr());
+  auto* to = static_cast<char*>(out.mutable_data_ptr());
+  parallel_rows(ids.size(0), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(to + static_cast<size_t>(i) * bytes, from + static_cast<size_t>(id[i]) * bytes,
+                  bytes);
+    }
+  });
+  return out;
+}
+
+/// x += delta, both [rows, columns].
+void add(at::Tensor& x, const at::Tensor& delta) {
+  constexpr int64_t kSerial = 32768;  // at::internal::GRAIN_SIZE: no more opens no region
+  const int64_t rows = x.is_cpu() ? std::max<int64_t>(1, kSerial / x.size(1)) : x.size(0);
+  for (int64_t begin = 0; begin < x.size(0); begin += rows) {
+    const int64_t end = std::min(x.size(0), begin + rows);
+    x.slice(0, begin, end).add_(delta.slice(0, begin, end));
+  }
 }
 
 }  // namespace
@@ -147,10 +179,11 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
                         all_adaptive(batch);
   const LoopThreads threads(last_on_own_threads);
   const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
-  at::Tensor hidden = at::embedding(embed_tokens_->weight, ids.to(device_)).to(dtype_);
+  at::Tensor hidden = embed(embed_tokens_->weight, ids.to(device_)).to(dtype_);
   at::Tensor delta;
   for (const auto& layer : layers_) delta = layer->forward(hidden, delta, rows);
-  return hidden.add_(delta);
+  add(hidden, delta);
+  return hidden;
 }
 
 at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& cache,

@@ -1,4 +1,4 @@
-// The pool that runs the library's regions, and the rule that tells it to sleep rather than spin.
+// The pool of threads, and the rule that tells it to sleep rather than spin.
 // Where a test waits, it waits for something that must happen: a broken pool hangs until ctest's
 // limit.
 #include "core/thread_pool.h"
@@ -52,7 +52,7 @@ TEST(ThreadPool, EveryIndexOnce) {
 TEST(ThreadPool, ManyShortRegions) {
   ThreadPool pool;
   int64_t sum = 0, expected = 0;
-  for (int64_t region = 0; region < 20000; ++region) {
+  for (int64_t region = 0; region < 2000; ++region) {
     int64_t parts[5] = {};
     run(pool, 5, 3, [&](int64_t i) { parts[i] = region * i; });
     for (const int64_t part : parts) sum += part;
@@ -313,43 +313,48 @@ TEST(ThreadPoolDeathTest, TheProgramEndsWithWorkersOfAnyState) {
       ::testing::ExitedWithCode(5), "");
 }
 
-/// Switches and milliseconds of processor time since the last look.
-struct Growth {
-  int64_t switches;
-  int64_t cpu_ms;
-};
-
-TEST(Contention, JudgesWhatIsNewSinceTheLastLook) {
+TEST(Contention, IsAQuarterOfTheTimeOrMore) {
   Contention contention;
   EXPECT_FALSE(contention.contended());
-  Contention::Totals totals;
-  const auto contended = [&](Growth growth) {
-    totals.switches += growth.switches;
-    totals.cpu_ns += growth.cpu_ms * 1'000'000;
-    contention.judge(totals);
-    return contention.contended();
+  constexpr int64_t kMs = 1'000'000, kYear = INT64_C(31'557'600'000) * kMs;
+  struct Case {
+    int64_t running, waiting;
+    bool contended;
   };
-  EXPECT_FALSE(contended({0, 0}));
-  EXPECT_FALSE(contended({200, 10'000}));  // 20 a second: kernel threads
-  EXPECT_TRUE(contended({13, 50}));        // every 4 ms: a busy loop on each of two cores
-  EXPECT_TRUE(contended({240, 50}));       // threads that sleep and wake beside one
-  EXPECT_TRUE(contended({10, 100}));       // every 10 ms
-  EXPECT_FALSE(contended({1, 50}));        // gone
-  EXPECT_FALSE(contended({3, 10}));        // too few to say
-  EXPECT_TRUE(contended({4, 10}));
-  EXPECT_FALSE(contended({13, 800}));  // one busy core of sixteen
-  EXPECT_FALSE(contended({0, 0}));
+  for (const Case& c : std::vector<Case>{{25 * kMs, 25 * kMs, true},  // a busy loop on our core
+                                         {50 * kMs, 0, false},        // nobody
+                                         {33 * kMs, 17 * kMs, true},  // one beside two threads
+                                         {45 * kMs, 5 * kMs, false},  // the machine's own work
+                                         {30 * kMs, 10 * kMs, true},
+                                         {31 * kMs, 10 * kMs, false},
+                                         {0, 0, false},  // slept
+                                         {0, 10 * kMs, true},
+                                         {kYear, kYear, true},  // no overflow
+                                         {kYear, kYear / 4, false}}) {
+    contention.judge({c.running, c.waiting});
+    EXPECT_EQ(contention.contended(), c.contended) << c.running << " " << c.waiting;
+  }
+}
+
+TEST(Contention, ReadsWhatTheKernelTells) {
+  const auto times = Contention::parse("3328001 125000 17\n");
+  ASSERT_TRUE(times.has_value());
+  EXPECT_EQ(times->running, 3328001);
+  EXPECT_EQ(times->waiting, 125000);
+  for (const char* text : {"", "\n", "12", "x 1 2", "1 x 2", "-1 5 2", "1 -5 2"}) {
+    EXPECT_FALSE(Contention::parse(text).has_value()) << text;
+  }
 }
 
 TEST(Contention, LooksOnceAWindow) {
-  Contention contention;
-  contention.look(Contention::kWindow);  // this process's own figures, whatever they are
-  contention.judge({INT64_C(1) << 40, 0});
-  EXPECT_TRUE(contention.contended());
-  contention.look(2 * Contention::kWindow - 1);  // too early to read anything
-  EXPECT_TRUE(contention.contended());
-  contention.look(2 * Contention::kWindow);  // fewer switches than "before"
-  EXPECT_FALSE(contention.contended());
+  std::thread([] {  // a thread's looks are its own
+    Contention contention;
+    contention.look(Contention::kWindow);
+    contention.judge({0, 1000});
+    contention.look(2 * Contention::kWindow - 1);  // too early to read anything
+    EXPECT_TRUE(contention.contended());
+  })
+      .join();
 }
 
 }  // namespace
