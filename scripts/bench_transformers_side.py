@@ -31,14 +31,21 @@ class ScriptError(Exception):
     """One line that says what was expected and what was found."""
 
 
-def write_ids(arguments):
+def encode(model, text):
+    if not (model / "tokenizer.json").exists() and (model / "tokenizer.model").exists():
+        import sentencepiece  # transformers wants protobuf, too, to read it
+
+        return sentencepiece.SentencePieceProcessor(str(model / "tokenizer.model")).encode(text)
     from transformers import AutoTokenizer
 
-    text = arguments.text.read_text(encoding="utf-8")
     try:
-        ids = AutoTokenizer.from_pretrained(arguments.model).encode(text, add_special_tokens=False)
-    except (OSError, ValueError) as error:
-        raise ScriptError(f"no tokenizer of {arguments.model}: {str(error).splitlines()[0]}") from None
+        return AutoTokenizer.from_pretrained(model).encode(text, add_special_tokens=False)
+    except (OSError, ValueError):
+        raise ScriptError(f"expected a tokenizer that transformers can load in {model}") from None
+
+
+def write_ids(arguments):
+    ids = encode(arguments.model, arguments.text.read_text(encoding="utf-8"))
     if not ids:
         raise ScriptError(f"expected a text of at least one token in {arguments.text}")
     ids = (ids * (1 + arguments.count // len(ids)))[:arguments.count]
