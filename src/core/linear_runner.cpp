@@ -18,8 +18,8 @@ struct Split {
 /// About four tasks a thread even out what the machine's other work takes away, and tasks of one
 /// size, as many for every thread, where the panels allow it. A task takes all rows, so that a
 /// panel's weights are read once, unless there are fewer panels than that. Many rows: at most
-/// kMostPanels in a run, for whose sums the kernels have room at once; a longer task would only keep
-/// the other threads waiting at the end.
+/// kMostPanels in a run, for whose sums the kernels have room at once; a longer task would only
+/// keep the other threads waiting at the end.
 Split split(int64_t panels, int64_t rows, int64_t threads) {
   constexpr int64_t kMostPanels = 16, kManyRows = 32;
   constexpr int64_t kUnit = kernels::cpu::kLinearRowUnit;
