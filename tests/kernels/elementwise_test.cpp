@@ -46,6 +46,7 @@ double load(const std::vector<unsigned char>& bytes, size_t i, Dtype dtype) {
   if (dtype == Dtype::kBFloat16) return bfloat16_value(half);
   // fp16 by its definition: sign, 5 bits of exponent, 10 of fraction.
   const int exponent = half >> 10 & 31, fraction = half & 1023;
+  if (exponent == 31 && fraction != 0) return std::nan("");
   const double magnitude =
       exponent == 0 ? fraction * 0x1p-24 : std::ldexp(1024 + fraction, exponent - 25);
   return half & 0x8000 ? -magnitude : magnitude;
@@ -201,6 +202,65 @@ TEST_P(Elementwise, RopeEqualsDoublePrecision) {
         }
       }
     }
+  }
+}
+
+// The same bits as the portable kernels, whatever the rows end in; infinity included.
+TEST_P(Elementwise, EqualsThePortableKernelsBitForBit) {
+  const Dtype dtype = GetParam().dtype;
+  const KernelTable& portable = *find_kernels("scalar");
+  const size_t bytes = dtype == Dtype::kFloat32 ? 4 : 2;
+  for (int64_t n : {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 64, 576, 1000}) {
+    SCOPED_TRACE(n);
+    const Numbers x = random_numbers(kRows * 2 * n, dtype, 9, n + 4);
+    const Numbers weight = random_numbers(n, dtype, 1, n + 5);
+    std::vector<unsigned char> input = x.bytes;
+    // The last number of row 0 is NaN, of row 1 infinity, in whichever of the formats.
+    const uint32_t infinity = dtype == Dtype::kFloat16 ? 0x7c00 : 0x7f80;
+    for (int row = 0; row < 2; ++row) {
+      const uint32_t top = row == 0 ? infinity | 0x50 : infinity;
+      const uint32_t bits = dtype == Dtype::kFloat32 ? top << 16 : top;
+      std::memcpy(input.data() + ((row + 1) * 2 * n - 1) * bytes, &bits, bytes);
+    }
+    const auto gate = [&](const KernelTable& kernels) {
+      std::vector<unsigned char> out((kRows * n + 1) * bytes, 0xa5);
+      GateParams p;
+      p.gate_up = input.data();
+      p.out = out.data();
+      p.columns = n;
+      p.dtype = dtype;
+      kernels.gate(p, 0, kRows);
+      return out;
+    };
+    const auto norm = [&](const KernelTable& kernels, bool with_delta) {
+      std::vector<unsigned char> rows(x.bytes.begin(), x.bytes.begin() + kRows * n * bytes);
+      std::vector<unsigned char> out((kRows * n + 1) * bytes, 0xa5);
+      NormParams p;
+      p.x = rows.data();
+      p.delta = with_delta ? x.bytes.data() + kRows * n * bytes : nullptr;
+      p.weight = weight.bytes.data();
+      p.out = out.data();
+      p.columns = n;
+      p.epsilon = 1e-5f;
+      p.dtype = dtype;
+      kernels.rms_norm(p, 0, kRows);
+      out.insert(out.end(), rows.begin(), rows.end());
+      return out;
+    };
+    const auto expect_same = [&](const std::vector<unsigned char>& actual,
+                                 const std::vector<unsigned char>& expected, const char* what) {
+      for (size_t i = 0; i < expected.size() / bytes; ++i) {
+        const bool same = std::memcmp(&actual[i * bytes], &expected[i * bytes], bytes) == 0;
+        // Which NaN it is depends on the instruction set.
+        const bool both_nan =
+            std::isnan(load(actual, i, dtype)) && std::isnan(load(expected, i, dtype));
+        ASSERT_TRUE(same || both_nan)
+            << GetParam().isa << " " << what << " n " << n << " number " << i;
+      }
+    };
+    expect_same(gate(table()), gate(portable), "gate");
+    expect_same(norm(table(), true), norm(portable, true), "norm of a sum");
+    expect_same(norm(table(), false), norm(portable, false), "norm");
   }
 }
 

@@ -144,14 +144,14 @@ struct Simd : VectorOps<Registers> {
   static H to_half_down(F x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEG_INF | kExact); }
   static H to_half_up(F x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_POS_INF | kExact); }
   static H to_half(F x) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact); }
-  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16
-  static H to_bfloat16(F x) {
-    const I bits = as_int(x), top = shift_right(bits, 16);
-    const I half = add_int(bit_and(top, set1_int(1)), set1_int(0x7fff));
+  // NaN ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1)
+  static I bfloat16_bits(F x) {
+    const I bits = as_int(x);
+    const I half = add_int(bit_and(shift_right(bits, 16), set1_int(1)), set1_int(0x7fff));
     const I nan = as_int(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return narrow(
-        _mm256_blendv_epi8(shift_right(add_int(bits, half), 16), bit_or(top, set1_int(0x40)), nan));
+    return _mm256_blendv_epi8(add_int(bits, half), bit_or(bits, set1_int(0x400000)), nan);
   }
+  static H to_bfloat16(F x) { return narrow(shift_right(bfloat16_bits(x), 16)); }
   static F from_half(H x) { return _mm256_cvtph_ps(x); }
   static float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
 

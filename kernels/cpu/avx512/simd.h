@@ -129,15 +129,15 @@ struct Simd : VectorOps<Registers> {
   static H to_half_down(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEG_INF | kExact); }
   static H to_half_up(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_POS_INF | kExact); }
   static H to_half(F x) { return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | kExact); }
-  // NaN ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16. Not the instruction, which
-  // takes subnormal numbers for zero.
-  static H to_bfloat16(F x) {
-    const I bits = as_int(x), top = shift_right(bits, 16);
-    const I half = add_int(bit_and(top, set1_int(1)), set1_int(0x7fff));
-    const I rounded = shift_right(add_int(bits, half), 16);
-    return narrow(
-        _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), top, set1_int(0x40)));
+  // NaN ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1). Not the instruction, which takes
+  // subnormal numbers for zero.
+  static I bfloat16_bits(F x) {
+    const I bits = as_int(x);
+    const I half = add_int(bit_and(shift_right(bits, 16), set1_int(1)), set1_int(0x7fff));
+    return _mm512_mask_or_epi32(add_int(bits, half), _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), bits,
+                                set1_int(0x400000));
   }
+  static H to_bfloat16(F x) { return narrow(shift_right(bfloat16_bits(x), 16)); }
   static F from_half(H x) { return _mm512_cvtph_ps(x); }
   static float half_to_float(uint16_t x) { return _cvtsh_ss(x); }
 

@@ -41,9 +41,10 @@
 //   widen(h)             unsigned, to dwords
 //   to_half_down to_half_up to_half   fp16 rounded towards -infinity, +infinity, to nearest even
 //   to_bfloat16(x)       to nearest even; NaN keeps its upper half with the quiet bit set
+//   bfloat16_bits(x)     dwords whose upper halves are to_bfloat16(x); their lower are anything
 //   from_half(h)  half_to_float(u16)
 // BITS
-//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  max_unsigned(a, b)
+//   as_float(i) as_int(f) bit_or bit_and and_not(a, b) = ~a & b  max_unsigned(a, b)  add_int(a, b)
 //   greater(a, b)        signed; all bits of a lane, or none
 //   shift_right(x, n) shift_left(x, n)   logical, all lanes by n;   *_each(x, n) lane by lane
 //   append<n>(words, x, mask)            words << n | (x & mask)
@@ -126,6 +127,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::to_half_up(f) } -> std::same_as<typename S::H>;
   { S::to_half(f) } -> std::same_as<typename S::H>;
   { S::to_bfloat16(f) } -> std::same_as<typename S::H>;
+  { S::bfloat16_bits(f) } -> std::same_as<typename S::I>;
   { S::from_half(h) } -> std::same_as<typename S::F>;
   { S::half_to_float(uint16_t{}) } -> std::same_as<float>;
 
@@ -135,6 +137,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::bit_and(i, i) } -> std::same_as<typename S::I>;
   { S::and_not(i, i) } -> std::same_as<typename S::I>;
   { S::max_unsigned(i, i) } -> std::same_as<typename S::I>;
+  { S::add_int(i, i) } -> std::same_as<typename S::I>;
   { S::greater(i, i) } -> std::same_as<typename S::I>;
   { S::shift_right(i, 1) } -> std::same_as<typename S::I>;
   { S::shift_left(i, 1) } -> std::same_as<typename S::I>;
