@@ -54,6 +54,8 @@ class Pipeline {
   /// the first of these on, units before the last one are done with their chunks.
   template <class AfterStep>
   RILLKV_INLINE void add(const Unit& unit, const AfterStep& after_step) {
+    // A repair of the last unit would come after the first scores of this one.
+    if (last_.blocks != 0 && last_.row_block == unit.row_block) drain();
     start_rows(unit);
     pass(unit, after_step);
   }
@@ -102,7 +104,7 @@ class Pipeline {
           w_.tokens + weighed.row_block * kRows,
           (end - begin) * kRows};
       (masked ? step<true> : step<false>)(scores_of(unit, s), softmax, sums_of(summed, before));
-      if (s == 0 && last_.blocks != 0) finish_unit(last_, unit);
+      if (s == 0 && last_.blocks != 0) finish_unit(last_);
       odd_step_ = !odd_step_;
       after_step();
     }
@@ -240,13 +242,13 @@ class Pipeline {
     }
   }
 
-  /// The unit's weights are complete: adds them to l. `next` has had its first step.
-  RILLKV_INLINE void finish_unit(const Unit& unit, const Unit& next) {
+  /// The unit's weights are complete: adds them to l.
+  RILLKV_INLINE void finish_unit(const Unit& unit) {
     S::F most = S::zero();
     for (int r = 0; r < kRows; ++r) most = S::max(S::load(w_.unit_sums + r * kLanes), most);
     // NaN, which only an infinite m can bring about, is nothing to repair.
     if (S::reduce_max(most) > kLimit) [[unlikely]]
-      repair(unit, next);
+      repair(unit);
     float* l = weight_sum(unit);
     for (int i = 0; i < kRows * kLanes; i += kLanes) {
       S::store(l + i, S::add(S::load(l + i), S::load(w_.unit_sums + i)));
@@ -256,7 +258,7 @@ class Pipeline {
 
   /// The unit again with m at least its rows' maxima; what came before it shrinks. All earlier
   /// units are in o by now.
-  __attribute__((noinline)) void repair(const Unit& unit, const Unit& next) const {
+  __attribute__((noinline)) void repair(const Unit& unit) const {
     const auto no_more = [] {};
     float most[kRows] = {};  // relative to the old m
     for (int j = 0; j < unit.blocks; ++j) {
@@ -289,12 +291,6 @@ class Pipeline {
                          w_.tokens + unit.row_block * kRows,
                          kRows};
       while (softmax.rows_left > 0) softmax.advance<true, kRowsBetween>();
-    }
-    // The next unit's first scores are relative to the m of before.
-    if (next.blocks == 0 || next.row_block != unit.row_block) return;
-    Scores again = scores_of(next, 0);
-    for (int j = 0; j < again.blocks; ++j, again.out += kRows * kKeys) {
-      scores_block(again.queries, keys(next, j), again.minus_m, again.out, no_more);
     }
   }
 
