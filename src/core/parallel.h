@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 
 #include "core/thread_pool.h"
 
@@ -25,10 +24,7 @@ class LoopThreads {
   LoopThreads(const LoopThreads&) = delete;
   LoopThreads& operator=(const LoopThreads&) = delete;
 
-  static bool own() {
-    static const char* e = getenv("RILLKV_TEAM");
-    return e ? *e == '1' : own_;
-  }
+  static bool own() { return own_; }
 
  private:
   const bool before_;
