@@ -11,8 +11,8 @@
 
 namespace rillkv {
 
-/// Which threads the loops of this thread run on while it lives: ThreadPool::shared() if `own`, else
-/// Torch's (OpenMP's), which is also the default.
+/// Which threads the loops of this thread run on while it lives: ThreadPool::shared() if `own`,
+/// else Torch's (OpenMP's), which is also the default.
 ///
 /// OpenMP's threads spin for milliseconds after each region and ours for one: whoever takes turns
 /// between the two has twice as many threads as cores. So the own ones are for stretches of work in
@@ -53,8 +53,8 @@ void parallel_tasks(int64_t count, const Task& task) {
   }
 }
 
-/// Calls body(begin, end) for runs that together are [0, rows), of `grain` rows or more each but for
-/// the last: about four a thread, which even out what the machine's other work takes away.
+/// Calls body(begin, end) for runs that together are [0, rows), of `grain` rows or more each but
+/// for the last: about four a thread, which even out what the machine's other work takes away.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t grain, const Body& body) {
   if (rows <= 0) return;
