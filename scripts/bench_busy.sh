@@ -48,7 +48,10 @@ read -r -a wrapper <<<"${RILLKV_BENCH_WRAPPER:-}"
 work=$(mktemp -d)
 busy=()
 stop_loops() {
-  ((${#busy[@]})) && kill "${busy[@]}" 2>/dev/null && wait "${busy[@]}" 2>/dev/null
+  if ((${#busy[@]})); then
+    kill "${busy[@]}" 2>/dev/null || true
+    wait "${busy[@]}" 2>/dev/null || true
+  fi
   busy=()
 }
 trap 'stop_loops; rm -rf "$work"' EXIT

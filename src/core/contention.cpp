@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cstdio>
+#include <cstdlib>
 
 namespace rillkv {
 namespace {
 
-// A busy loop on the same core takes half of it. A machine's own work takes a few percent, and then a
-// thread that spins still does better than one that sleeps.
+// A busy loop on the same core takes half of it. A machine's own work takes a few percent, and then
+// a thread that spins still does better than one that sleeps.
 constexpr int64_t kLeastPercent = 25;
 
 /// What a thread's last look found.
@@ -33,8 +33,10 @@ std::optional<Contention::Times> own_times() {
 }  // namespace
 
 std::optional<Contention::Times> Contention::parse(const char* text) {
-  long long running = 0, waiting = 0;
-  if (std::sscanf(text, "%lld %lld", &running, &waiting) != 2) return std::nullopt;
+  char *after_first = nullptr, *after_second = nullptr;
+  const int64_t running = std::strtoll(text, &after_first, 10);
+  const int64_t waiting = std::strtoll(after_first, &after_second, 10);
+  if (after_first == text || after_second == after_first) return std::nullopt;
   if (running < 0 || waiting < 0) return std::nullopt;
   return Times{running, waiting};
 }

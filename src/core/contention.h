@@ -20,8 +20,8 @@ class Contention {
 
   bool contended() const { return contended_.load(std::memory_order_relaxed); }
 
-  /// Judges anew by the calling thread's times, if it last did that kWindow ago or longer. Where the
-  /// kernel does not tell them, nothing counts as contended.
+  /// Judges anew by the calling thread's times, if it last did that kWindow ago or longer. Where
+  /// the kernel does not tell them, nothing counts as contended.
   void look(int64_t now_ns);
 
   /// The rule alone.

@@ -116,8 +116,9 @@ std::optional<int64_t> cpu_quota_cores(const std::string& root) {
   for (const Mount& mount : cpu_mounts(root)) {
     const std::optional<std::string> group = own_group(root, mount.v2);
     if (!group) continue;
+    const std::string folder = root + mount.folder;
     for (std::string path = below(mount, *group);; path.resize(path.rfind('/'))) {
-      const auto found = quota_of_group(root + mount.folder + path, mount.v2);
+      const auto found = quota_of_group(folder + path, mount.v2);
       if (found && (!least || *found < *least)) least = found;
       if (path.empty()) break;
     }

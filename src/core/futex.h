@@ -1,5 +1,5 @@
-// Sleeping on a 32-bit word. std::atomic::wait yields the core before it sleeps, which beside a busy
-// program costs a whole time slice.
+// Sleeping on a 32-bit word. std::atomic::wait yields the core before it sleeps, which beside a
+// busy program costs a whole time slice.
 #pragma once
 
 #include <sys/syscall.h>

@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 
 #include "core/thread_pool.h"
 
 namespace rillkv {
 
-/// Which threads the loops of this thread run on while it lives: ThreadPool::shared() if `own`, else
-/// Torch's (OpenMP's), which is also the default.
+/// Which threads the loops of this thread run on while it lives: ThreadPool::shared() if `own`,
+/// else Torch's (OpenMP's), which is also the default.
 ///
 /// OpenMP's threads spin for milliseconds after each region and ours for one: whoever takes turns
 /// between the two has twice as many threads as cores. So the own ones are for stretches of work in
@@ -25,10 +24,7 @@ class LoopThreads {
   LoopThreads(const LoopThreads&) = delete;
   LoopThreads& operator=(const LoopThreads&) = delete;
 
-  static bool own() {
-    static const char* e = getenv("RILLKV_TEAM");
-    return e ? *e == '1' : own_;
-  }
+  static bool own() { return own_; }
 
  private:
   const bool before_;
@@ -57,8 +53,8 @@ void parallel_tasks(int64_t count, const Task& task) {
   }
 }
 
-/// Calls body(begin, end) for runs that together are [0, rows), of `grain` rows or more each but for
-/// the last: about four a thread, which even out what the machine's other work takes away.
+/// Calls body(begin, end) for runs that together are [0, rows), of `grain` rows or more each but
+/// for the last: about four a thread, which even out what the machine's other work takes away.
 template <typename Body>
 void parallel_rows(int64_t rows, int64_t grain, const Body& body) {
   if (rows <= 0) return;

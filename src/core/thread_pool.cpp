@@ -92,11 +92,11 @@ struct ThreadPool::Call {
 
 /// A place where a caller offers tasks. It outlives every call, so a worker may look at any time.
 ///
-/// A task is claimed by counting `claims` up in one compare-and-swap. What the worker has read of the
-/// region between its load and its swap is then of the same generation: the other fields change only
-/// when `claims` is exhausted, and a swap from an earlier value fails from then on. (The generation
-/// would have to wrap around, 2^32 regions, within those few instructions.) Who has claimed a task
-/// may use `call` until it has counted `done` up.
+/// A task is claimed by counting `claims` up in one compare-and-swap. What the worker has read of
+/// the region between its load and its swap is then of the same generation: the other fields change
+/// only when `claims` is exhausted, and a swap from an earlier value fails from then on. (The
+/// generation would have to wrap around, 2^32 regions, within those few instructions.) Who has
+/// claimed a task may use `call` until it has counted `done` up.
 struct alignas(64) ThreadPool::Region {
   std::atomic<uint64_t> claims{0};
   std::atomic<int> helpers{0};  // workers below this number may claim
@@ -168,7 +168,8 @@ ThreadPool::Region* ThreadPool::take_region() {
 void ThreadPool::run(int64_t count, int threads, Function function, const void* context) {
   Region* region = nullptr;
   int helpers = static_cast<int>(std::min<int64_t>(threads, count)) - 1;
-  if (helpers > 0 && !in_task && (helpers = grow(helpers)) > 0) region = take_region();
+  if (helpers > 0 && !in_task) helpers = grow(helpers);
+  if (helpers > 0 && !in_task) region = take_region();
   if (region == nullptr) {
     for (int64_t i = 0; i < count; ++i) function(context, i);
     return;
@@ -300,15 +301,15 @@ void ThreadPool::stop(const timespec* deadline) {
 namespace {
 
 std::atomic<ThreadPool*> shared_pool{nullptr};
-ThreadPool* left_in_parent = nullptr;  // where a leak checker finds it
+std::atomic<ThreadPool*> left_in_parent{nullptr};  // where a leak checker finds it
 
 /// The parent's workers are not in the child, and what they held stays held.
 void leave_pool_in_parent() { left_in_parent = shared_pool.exchange(nullptr); }
 
 }  // namespace
 
-/// Ends the workers before their code goes: at the program's end, or with the shared object that the
-/// library was linked into. The pool itself stays: what still calls run() then works alone.
+/// Ends the workers before their code goes: at the program's end, or with the shared object that
+/// the library was linked into. The pool itself stays: what still calls run() then works alone.
 struct ThreadPool::AtExit {
   AtExit() { pthread_atfork(nullptr, nullptr, leave_pool_in_parent); }
   ~AtExit() {

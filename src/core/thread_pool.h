@@ -15,18 +15,20 @@ namespace rillkv {
 /// Workers that share the tasks of a region with the thread that called for it.
 ///
 /// Made for machines where other programs want the cores too:
-/// - Tasks are claimed one at a time, by the caller like by any worker. What a thread without a core
-///   has not claimed is done by the others, and the caller waits for claimed tasks alone: never for
-///   a worker that has not started.
+/// - Tasks are claimed one at a time, by the caller like by any worker. What a thread without a
+///   core has not claimed is done by the others, and the caller waits for claimed tasks alone:
+///   never for a worker that has not started.
 /// - Waiting is spinning for a bounded time, then sleeping. Spinning finds the next of many short
 ///   regions without a system call. While other programs take our cores the bound is next to
-///   nothing: a thread that spins uses up its share of the core, and is then away when there is work.
+///   nothing: a thread that spins uses up its share of the core, and is then away when there is
+///   work.
 ///
 /// Several threads may call at once; they share the workers. Regions inside a task are run by the
 /// task's own thread. A child of fork() starts without workers.
 ///
 /// Workers keep the floating-point environment that threads start with: at::set_flush_denormal in
-/// the caller does not reach them (work() is where it could), as it does not reach OpenMP's threads.
+/// the caller does not reach them (work() is where it could), as it does not reach OpenMP's
+/// threads.
 class ThreadPool {
  public:
   using Function = void (*)(const void* context, int64_t index);

@@ -28,8 +28,8 @@ namespace {
 /// logits then are, too.
 thread_local bool last_on_own_threads = false;
 
-/// Torch opens no parallel region in these caches. Its dense attention does, and so do the statistics
-/// of policy ema.
+/// Torch opens no parallel region in these caches. Its dense attention does, and so do the
+/// statistics of policy ema.
 bool all_adaptive(const std::vector<SequenceChunk>& batch) {
   return std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
     return chunk.cache->config().policy == Policy::kAdaptive;

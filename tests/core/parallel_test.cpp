@@ -3,45 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace rillkv {
 namespace {
-
-TEST(ParallelTasks, TwoThreadsReallyRun) {
-  const int before = at::get_num_threads();
-  at::set_num_threads(2);
-  // Each task waits until the other has started: a serial loop would never see two.
-  std::atomic<int> started{0};
-  std::atomic<bool> together{false};
-  parallel_tasks(2, [&](int64_t) {
-    ++started;
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-    while (started < 2 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
-    if (started == 2) together = true;
-  });
-  at::set_num_threads(before);
-  EXPECT_TRUE(together);
-}
-
-TEST(ParallelTasks, EveryIndexOnce) {
-  std::vector<std::atomic<int>> calls(1000);
-  parallel_tasks(1000, [&](int64_t i) { ++calls[i]; });
-  for (const auto& count : calls) EXPECT_EQ(count, 1);
-  parallel_tasks(0, [&](int64_t) { FAIL(); });
-}
-
-TEST(ParallelTasks, ExceptionsReachTheCaller) {
-  EXPECT_THROW(parallel_tasks(100,
-                              [](int64_t i) {
-                                if (i == 57) throw std::runtime_error("57");
-                              }),
-               std::runtime_error);
-}
 
 /// at::set_num_threads for a test.
 class Threads {
@@ -53,7 +24,47 @@ class Threads {
   const int before_ = at::get_num_threads();
 };
 
-TEST(ParallelRows, RunsCoverTheRowsOnce) {
+/// Runs on Torch's threads, then on the library's own.
+class Parallel : public ::testing::TestWithParam<bool> {
+ private:
+  const LoopThreads threads_{GetParam()};
+};
+INSTANTIATE_TEST_SUITE_P(Threads, Parallel, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "Own" : "Torchs");
+});
+
+TEST_P(Parallel, TwoThreadsReallyRun) {
+  const Threads set(2);
+  // Each task waits until the other has started: a serial loop would never see two.
+  std::atomic<int> started{0};
+  std::atomic<bool> together{false};
+  parallel_tasks(2, [&](int64_t) {
+    ++started;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (started < 2 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    if (started == 2) together = true;
+  });
+  EXPECT_TRUE(together);
+}
+
+TEST_P(Parallel, EveryIndexOnce) {
+  const Threads set(3);
+  std::vector<std::atomic<int>> calls(1000);
+  parallel_tasks(1000, [&](int64_t i) { ++calls[static_cast<size_t>(i)]; });
+  for (const auto& count : calls) EXPECT_EQ(count, 1);
+  parallel_tasks(0, [&](int64_t) { FAIL(); });
+}
+
+TEST_P(Parallel, ExceptionsReachTheCaller) {
+  const Threads set(2);
+  EXPECT_THROW(parallel_tasks(100,
+                              [](int64_t i) {
+                                if (i == 57) throw std::runtime_error("57");
+                              }),
+               std::runtime_error);
+}
+
+TEST_P(Parallel, RunsCoverTheRowsOnce) {
   for (const int threads : {1, 2, 3, 8}) {
     const Threads set(threads);
     for (const int64_t grain : {1, 3, 16, 1000}) {
@@ -73,17 +84,18 @@ TEST(ParallelRows, RunsCoverTheRowsOnce) {
   }
 }
 
-TEST(ParallelTasks, FollowTorchsNumberOfThreads) {
+TEST_P(Parallel, FollowsTorchsNumberOfThreads) {
   const Threads set(1);
   const std::thread::id caller = std::this_thread::get_id();
   parallel_tasks(100, [&](int64_t) { EXPECT_EQ(std::this_thread::get_id(), caller); });
   parallel_rows(100, 1, [&](int64_t, int64_t) { EXPECT_EQ(std::this_thread::get_id(), caller); });
 }
 
-TEST(ParallelTasks, SerialInsideARegionOfTorchs) {
+TEST_P(Parallel, SerialInsideARegionOfTorchs) {
   const Threads set(2);
   std::atomic<int> calls{0};
   at::parallel_for(0, 2, 1, [&](int64_t begin, int64_t end) {
+    const LoopThreads mine(GetParam());  // it is a thread's own setting
     const std::thread::id outer = std::this_thread::get_id();
     for (int64_t i = begin; i < end; ++i) {
       parallel_tasks(10, [&](int64_t) {
@@ -93,6 +105,21 @@ TEST(ParallelTasks, SerialInsideARegionOfTorchs) {
     }
   });
   EXPECT_EQ(calls, 20);
+}
+
+TEST(LoopThreads, NestAndEnd) {
+  EXPECT_FALSE(LoopThreads::own());
+  {
+    const LoopThreads own(true);
+    EXPECT_TRUE(LoopThreads::own());
+    {
+      const LoopThreads torchs(false);
+      EXPECT_FALSE(LoopThreads::own());
+    }
+    EXPECT_TRUE(LoopThreads::own());
+    std::thread([] { EXPECT_FALSE(LoopThreads::own()); }).join();
+  }
+  EXPECT_FALSE(LoopThreads::own());
 }
 
 }  // namespace
