@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
 
 #include "rillkv/files.h"
 #include "tests/support/program.h"
@@ -40,10 +42,39 @@ TEST(BenchModel, MeasuresEverySideAtEveryDepth) {
   }
 }
 
+TEST(BenchModel, MeasuresTheSidesAskedForOnTheIdsGiven) {
+  const TemporaryFolder folder;
+  write_tiny_checkpoint(folder.path());
+  write_file_atomically(folder.file("ids.txt"), "1 2 3\n4");
+  const ProgramResult run = run_program(
+      "bench_model", {"--model", folder.path(), "--depths", "0", "--prompt", "20", "--generate",
+                      "1", "--repetitions", "1", "--sides", "compressed,dense", "--token-ids",
+                      folder.file("ids.txt"), "--json", folder.file("out.json")});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  const Json report = Json::parse(read_file(folder.file("out.json")));
+  ASSERT_EQ(report.at("results").size(), 2u);
+  EXPECT_EQ(report.at("results")[0].at("cache"), "compressed");
+  EXPECT_EQ(report.at("results")[1].at("cache"), "dense");
+  for (const Json& result : report.at("results")) {
+    EXPECT_TRUE(result.at("prefill_vs_torch").is_null());
+    EXPECT_GT(result.at("prefill_vs_dense").get<double>(), 0);
+  }
+  // No block is sealed yet: 8-bit sinks are all that differs.
+  EXPECT_LT(report.at("kl_to_dense").at("compressed").get<double>(), 0.01);
+}
+
 TEST(BenchModel, BadArgumentsEndInOneLine) {
-  const ProgramResult run = run_program("bench_model", {"--model", "/nonexistent"});
-  EXPECT_EQ(run.exit_code, 1);
-  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+  const TemporaryFolder folder;
+  write_tiny_checkpoint(folder.path());
+  write_file_atomically(folder.file("ids.txt"), "1 99999999");
+  for (const auto& arguments : std::vector<std::vector<std::string>>{
+           {"--model", "/nonexistent"},
+           {"--model", folder.path(), "--token-ids", folder.file("ids.txt")},
+           {"--model", folder.path(), "--sides", "ours"}}) {
+    const ProgramResult run = run_program("bench_model", arguments);
+    EXPECT_NE(run.exit_code, 0);
+    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+  }
 }
 
 TEST(BenchAttention, EveryInstructionSetIsRightOnATinyCase) {
