@@ -2,14 +2,15 @@
 // cache, and with Torch's scaled_dot_product_attention over a plain dense cache (sdpa_model.h).
 //
 //   bench_model --model DIR [--config PRESET|FILE] [--depths 0,1024,4096,16384] [--json FILE]
-//               [--sides compressed,dense,torch] [--token-ids FILE]
+//               [--sides compressed,dense,torch] [--token-ids FILE] [--parts]
 //
 // The sides take turns in one process, so that what else the machine does hits all alike; figures
 // are medians. Before anything is timed the sides' logits on a real text are compared. A cache gets
 // to its depth cheaply: the same random keys and values of realistic ranges go to every layer
 // through the caches' own entry (speed does not depend on them), and repetitions measure it as it
 // grows by each prompt, around the depth asked for. What statistics, quantising and packing take is
-// measured apart, on tensors of the model's shapes, with the modules that the cache uses.
+// measured apart, on tensors of the model's shapes, in a cache's own layers. --parts says where
+// the time of a first prompt goes (model_parts.h), and how many milliseconds no part accounts for.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -24,14 +25,12 @@
 #include <string_view>
 #include <vector>
 
+#include "benchmarks/model_parts.h"
 #include "benchmarks/run_context.h"
 #include "benchmarks/sdpa_model.h"
-#include "core/cpu_sealing.h"
 #include "rillkv/error.h"
 #include "rillkv/eval/needle.h"
 #include "rillkv/files.h"
-#include "rillkv/query_energy.h"
-#include "rillkv/streaming_stats.h"
 #include "rillkv/tokenizer.h"
 #include "support/cli.h"
 
@@ -39,6 +38,7 @@ namespace {
 
 using namespace rillkv;
 using Json = nlohmann::ordered_json;
+using bench::Activations;
 using bench::median;
 using bench::seconds;
 
@@ -47,6 +47,7 @@ struct Options {
   std::vector<int64_t> depths = {0, 1024, 4096, 16384};
   std::vector<std::string> sides = {"compressed", "dense", "torch"};
   int64_t prompt = 512, generate = 16, repetitions = 3;
+  bool parts = false;
   std::string token_ids, json;
 
   bool has(std::string_view side) const {
@@ -56,10 +57,6 @@ struct Options {
 
 /// Random queries, keys and values of a layer: channels of very different ranges and offsets, as
 /// keys before RoPE have them.
-struct Activations {
-  at::Tensor q, k, v;  // [tokens, heads, D]
-};
-
 Activations random_activations(const ModelConfig& m, at::ScalarType dtype, int64_t tokens,
                                uint64_t seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
@@ -103,6 +100,7 @@ class Caches {
   }
 
   const LlamaModel& model() const { return model_; }
+  const CacheGeometry& geometry() const { return compressed_.geometry(); }
 
   /// Those asked for, Torch's last.
   std::vector<Side> sides(const Options& options) {
@@ -221,68 +219,54 @@ std::vector<Measured> measure(const std::vector<Side>& sides, const ModelConfig&
   return result;
 }
 
-/// Seconds that statistics, quantising and packing of `tokens` tokens take in all layers: what
-/// PackedLayerCache does beside attention, value rotation and checks included. Layers have tensors
-/// of their own, so that inputs are no warmer than a prefill leaves them.
-double sealing_seconds(const ModelConfig& m, const CompressionConfig& config, at::ScalarType dtype,
-                       int64_t tokens) {
-  if (config.policy == Policy::kDense) return 0;
-  const bool ema = config.policy == Policy::kEma;
-  Quantizer quantizer(QuantizerOptions{m.num_key_value_heads, m.head_dim, config});
-  const AdaptiveLayout layout(quantizer->options());
-  const int64_t block = config.block_size;
-  tokens = std::max(block, tokens / block * block);
+/// What a compressed cache's layers take for a first prompt of `tokens` tokens.
+bench::CacheTimes time_cache(const CacheGeometry& geometry, const ModelConfig& m,
+                             const CompressionConfig& config, at::ScalarType dtype,
+                             int64_t tokens) {
+  tokens = std::max(config.block_size, tokens / config.block_size * config.block_size);
   std::vector<Activations> layers;
   for (int64_t i = 0; i < m.num_hidden_layers; ++i) {
     layers.push_back(random_activations(m, dtype, tokens, 100 + static_cast<uint64_t>(i)));
   }
-  const auto stats = [&](int64_t groups) {
-    return StreamingStats(StreamingStatsOptions{
-        m.num_key_value_heads, m.head_dim, groups, config.chunk_size, config.ema_decay,
-        config.outlier_threshold_abs, config.outlier_threshold_relative});
-  };
-  StreamingStats key_stats = stats(-1), value_stats = stats(config.value_quant_groups);
-  QueryEnergy energy(QueryEnergyOptions{m.num_attention_heads, m.num_key_value_heads, m.head_dim,
-                                        config.query_energy_decay});
-  at::Tensor tail_keys =
-      at::empty({block, m.num_key_value_heads, m.head_dim}, layers[0].k.options());
-  at::Tensor tail_values = at::empty_like(tail_keys);
-  const auto flags = [&](StreamingStats& of) { return of->per_channel(of->block_outliers(block)); };
+  return bench::time_cache(geometry, config, dtype, layers, 7);
+}
 
-  const auto seal_layer = [&](const Activations& a) {
-    quantizer->check_representable(a.k, "keys");
-    const at::Tensor v = quantizer->rotates_values() ? quantizer->rotate_values(a.v) : a.v;
-    quantizer->check_representable(v, "values");
-    if (!ema) quantizer->check_representable(a.q, "queries");
-    if (ema) {
-      key_stats->update(a.k.transpose(0, 1));
-      value_stats->update(v.transpose(0, 1));
-    }
-    for (int64_t begin = 0; begin < tokens; begin += block) {
-      tail_keys.copy_(a.k.slice(0, begin, begin + block));
-      tail_values.copy_(v.slice(0, begin, begin + block));
-      if (ema) {
-        const auto scales = [&](StreamingStats& of) {
-          return ChannelScales{of->per_channel(of->ema()), flags(of)};
-        };
-        seal_ema_on_cpu(quantizer->options(), tail_keys, tail_values, scales(key_stats),
-                        scales(value_stats), allocate_zeros);
-        key_stats->consume(block);
-        value_stats->consume(block);
-      } else {
-        energy->accumulate(a.q.slice(0, begin, begin + block));
-        seal_adaptive_on_cpu(quantizer->options(), layout, tail_keys, tail_values, energy->seal(),
-                             allocate_zeros);
-      }
-    }
-  };
-  std::vector<double> times;
-  for (int rep = 0; rep < 7; ++rep) {
+/// Prints and returns where the time of a first prompt on the compressed cache goes; each part's
+/// median and least of its repetitions, in milliseconds.
+Json report_parts(const Side& compressed, const bench::CacheTimes& cache, const ModelConfig& m,
+                  at::ScalarType dtype, const at::Tensor& prompt, int64_t chunk) {
+  constexpr int kRepetitions = 7;
+  bench::Part whole{"the whole prompt", {}};
+  for (int rep = -1; rep < kRepetitions; ++rep) {
+    compressed.reset();
     const double before = seconds();
-    for (const Activations& layer : layers) seal_layer(layer);
-    times.push_back(seconds() - before);
+    prefill(compressed, prompt, chunk);
+    if (rep >= 0) whole.seconds.push_back(seconds() - before);
   }
-  return median(times);
+  std::vector<bench::Part> parts = bench::time_model_parts(m, dtype, prompt, chunk, kRepetitions);
+  parts.push_back({"attention", cache.attention});
+  parts.push_back({"measuring a chunk", cache.measuring});
+  parts.push_back({"sealing", cache.sealing});
+  parts.push_back({"the cache's rest", cache.rest});
+  const auto least = [](const std::vector<double>& x) {
+    return *std::min_element(x.begin(), x.end());
+  };
+  double rest = median(whole.seconds), rest_least = least(whole.seconds);
+  Json rows;
+  std::printf("%-24s %10s %10s %8s\n", "part of a first prompt", "median ms", "least ms", "share");
+  const auto print = [&](const std::string& name, double middle, double lowest) {
+    std::printf("%-24s %10.2f %10.2f %6.1f %%\n", name.c_str(), middle * 1e3, lowest * 1e3,
+                100 * middle / median(whole.seconds));
+    rows[name] = {{"median_s", middle}, {"least_s", lowest}};
+  };
+  for (const bench::Part& part : parts) {
+    print(part.name, median(part.seconds), least(part.seconds));
+    rest -= median(part.seconds);
+    rest_least -= least(part.seconds);
+  }
+  print("in no part", rest, rest_least);
+  print(whole.name, median(whole.seconds), least(whole.seconds));
+  return rows;
 }
 
 /// Bytes of weights that decoding a token reads: every linear layer once.
@@ -345,8 +329,18 @@ void run(const Options& options) {
                  {"kl_to_" + sides.back().name.substr(0, sides.back().name.find(' ')),
                   verify(sides, prompt, chunk)}};
   bench::print_context(stdout, peak);
-  const double sealing = sealing_seconds(m, config, dtype, options.prompt);
+  const bool seals_blocks = config.policy != Policy::kDense;
+  const bench::CacheTimes cache =
+      seals_blocks ? time_cache(caches.geometry(), m, config, dtype, options.prompt)
+                   : bench::CacheTimes();
+  const double sealing = seals_blocks ? cache.without_attention() : 0;
   report["sealing_s"] = sealing;
+  if (options.parts) {
+    RILLKV_CHECK(seals_blocks && options.has("compressed"),
+                 "bench_model: --parts: expected the compressed side and a policy that seals "
+                 "blocks");
+    report["parts"] = report_parts(sides[0], cache, m, dtype, prompt, chunk);
+  }
   std::printf("%s, %s, prompts of %ld tokens in chunks of %ld; medians of %ld\n",
               options.model.model.c_str(), at::toString(dtype), options.prompt, chunk,
               options.repetitions);
@@ -429,6 +423,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   app.add_option("--repetitions", options.repetitions, "Repetitions, of which the median counts")
       ->check(CLI::Range(1, 1000));
+  app.add_flag("--parts", options.parts, "Say where the time of a first prompt goes");
   app.add_option("--json", options.json, "Write the figures here, too");
   return cli::run(app, argc, argv, [&] {
     if (!options.json.empty()) cli::check_writable(options.json);

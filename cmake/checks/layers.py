@@ -71,8 +71,8 @@ LAYERS = {
     "examples": STD | {"posix", "torch", "json", "cli", "public:eval", "generated"} | PUBLIC,
     "examples/tutorial": STD | {"torch"} | PUBLIC,
     # Benchmarks measure the parts too.
-    "benchmarks": STD | {"posix", "torch", "json", "cli", "benchmark", "simd", "src/core", "examples",
-                         "public:eval", "generated"} | PUBLIC | KERNEL_INTERFACES,
+    "benchmarks": STD | {"posix", "torch", "json", "cli", "benchmark", "simd", "src/core", "src/model",
+                         "examples", "public:eval", "generated"} | PUBLIC | KERNEL_INTERFACES,
     # Oracles are independent; the kernels' tests and the PTX executor know no Torch.
     "tests/reference": STD,
     "tests/kernels": STD | {"posix", "gtest", "tests/reference", "kernels/cpu/generic",

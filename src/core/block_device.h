@@ -42,8 +42,8 @@ struct Measured {
   at::Tensor values;  // [tokens, kv_heads, head_dim]
   /// Policy "ema": the largest magnitudes after the sinks; undefined where no token is.
   at::Tensor key_absmax, value_absmax;  // [kv_heads, head_dim] f32, on the CPU
-  /// Policy "adaptive" on another device than the CPU: QueryEnergy's sums at the end of each of the
-  /// chunk's block spans. Empty on the CPU, where QueryEnergy reads the queries themselves.
+  /// Policy "adaptive": QueryEnergy's sums at the end of each of the chunk's block spans. Empty for
+  /// one token on the CPU, where QueryEnergy reads the query itself.
   std::vector<at::Tensor> energy_sums;  // [heads, head_dim] f32, on the CPU
 };
 

@@ -6,6 +6,7 @@
 #include "core/attention_runner.h"
 #include "core/block_device.h"
 #include "core/cpu_kernels.h"
+#include "core/cpu_measuring.h"
 #include "core/cpu_rotation_table.h"
 #include "core/cpu_sealing.h"
 #include "core/huge_page_arena.h"
@@ -25,7 +26,10 @@ class CpuBlockDevice final : public BlockDevice {
         memory_(memory),
         sinks_(allocate_sinks(quantizer_->options(), at::kCPU)) {}
 
-  Measured measure(const Chunk& chunk, const at::Tensor& /*energy_sums*/) override {
+  Measured measure(const Chunk& chunk, const at::Tensor& energy_sums) override {
+    if (config_.policy == Policy::kAdaptive && chunk.k.size(0) > 1) {
+      return measure_adaptive_on_cpu(quantizer_, chunk, energy_sums);
+    }
     Measured measured;
     quantizer_->check_representable(chunk.k, "keys");
     measured.values = quantizer_->rotates_values() ? quantizer_->rotate_values(chunk.v) : chunk.v;

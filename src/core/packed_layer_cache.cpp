@@ -183,7 +183,10 @@ at::Tensor PackedLayerCache::attend_chunk(const Chunk& chunk, const at::Tensor& 
 /// block.
 at::Tensor PackedLayerCache::attend_stressed(const at::Tensor& q, int64_t first) {
   std::shared_ptr<SealedBlock> provisional;
-  if (tail_count_ > 0) provisional = seal(tail_count_, /*keep=*/false);
+  if (tail_count_ > 0) {
+    provisional = seal(tail_keys_.slice(0, 0, tail_count_), tail_values_.slice(0, 0, tail_count_),
+                       /*keep=*/false);
+  }
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
   kernels::AttentionParams p = base_params(q, out, first);
   if (provisional != nullptr) ++p.prefix.block_count;
@@ -228,8 +231,12 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
   for (size_t i = 0; i < chunk.blocks.size(); ++i) {
     const Span& span = chunk.blocks[i];
     const int64_t end = tail_count_ + span.count();
-    copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
-    copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
+    // On the CPU a block that lies in the chunk as a whole is sealed from there.
+    const bool whole = span.count() == config_.block_size && k.is_cpu();
+    if (!whole) {
+      copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
+      copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
+    }
     if (!ema_ && !measured.energy_sums.empty()) {
       StatisticsAccess::replace_sums(*energy_, measured.energy_sums[i], span.count());
     } else if (!ema_) {
@@ -238,7 +245,9 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
     RILLKV_ASSERT(end <= config_.block_size);
     tail_count_ = end;
     if (tail_count_ == config_.block_size) {
-      blocks_.push_back(seal(tail_count_, /*keep=*/true));
+      blocks_.push_back(whole ? seal(k.slice(0, span.begin, span.end),
+                                     v.slice(0, span.begin, span.end), /*keep=*/true)
+                              : seal(tail_keys_, tail_values_, /*keep=*/true));
       sealed_key_bytes_ += blocks_.back()->key_bytes;
       sealed_value_bytes_ += blocks_.back()->value_bytes;
       tail_count_ = 0;
@@ -251,12 +260,14 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
                                tail_count_);
 }
 
-/// Quantises the first `tokens` of the tail; `keep` commits the statistics.
-std::shared_ptr<SealedBlock> PackedLayerCache::seal(int64_t tokens, bool keep) {
+/// Quantises the open block's tokens; `keep` commits the statistics.
+std::shared_ptr<SealedBlock> PackedLayerCache::seal(const at::Tensor& keys,
+                                                    const at::Tensor& values, bool keep) {
+  const int64_t tokens = keys.size(0);
   OpenBlock open;
   open.index = static_cast<int64_t>(blocks_.size());
-  open.keys = tail_keys_.slice(0, 0, tokens);
-  open.values = tail_values_.slice(0, 0, tokens);
+  open.keys = keys;
+  open.values = values;
   open.keep = keep;
   if (!ema_) {
     open.energy = keep ? energy_->seal() : energy_->preview();

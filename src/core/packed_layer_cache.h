@@ -40,7 +40,7 @@ class PackedLayerCache final : public LayerCache {
   at::Tensor attend_stressed(const at::Tensor& q, int64_t first);
   kernels::AttentionParams base_params(const at::Tensor& q, at::Tensor& out, int64_t first);
   void append(const Chunk& chunk, const Measured& measured);
-  std::shared_ptr<SealedBlock> seal(int64_t tokens, bool keep);
+  std::shared_ptr<SealedBlock> seal(const at::Tensor& keys, const at::Tensor& values, bool keep);
 
   const CacheGeometry geometry_;
   Quantizer quantizer_;

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "core/assert.h"
 #include "core/check_tensor.h"
 #include "core/cpu_kernels.h"
@@ -53,11 +55,11 @@ void StatisticsAccess::replace_sums(QueryEnergyImpl& energy, const at::Tensor& s
 }
 
 at::Tensor QueryEnergyImpl::preview() const {
-  const int64_t tokens = pending();
+  const int64_t tokens = *tokens_.const_data_ptr<int64_t>();
   RILLKV_CHECK(tokens > 0, "QueryEnergy: expected queries of the open block, got none");
   const int64_t group = options_.heads / options_.kv_heads, dim = options_.head_dim;
   const float count = static_cast<float>(tokens * group);
-  const bool seen = seen_.item<bool>();
+  const bool seen = *seen_.const_data_ptr<bool>();
   const float keep = static_cast<float>(options_.decay);
   const float take = static_cast<float>(1 - options_.decay);
   at::Tensor energy = at::empty_like(ema_);
@@ -77,11 +79,13 @@ at::Tensor QueryEnergyImpl::preview() const {
   return energy;
 }
 
+// Through pointers: a dispatched operation on so few numbers costs more than all of this.
 at::Tensor QueryEnergyImpl::seal() {
-  ema_.copy_(preview());
-  seen_.fill_(true);
-  sums_.zero_();
-  tokens_.zero_();
+  const at::Tensor now = preview();
+  std::copy_n(now.const_data_ptr<float>(), now.numel(), ema_.mutable_data_ptr<float>());
+  std::fill_n(sums_.mutable_data_ptr<float>(), sums_.numel(), 0.0f);
+  *seen_.mutable_data_ptr<bool>() = true;
+  *tokens_.mutable_data_ptr<int64_t>() = 0;
   return ema_;
 }
 

@@ -97,17 +97,19 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
   for (int64_t begin = 0; begin < count;) {
     const int64_t end = std::min(begin + cache.config().chunk_size, count);
     const Stopwatch chunk;
-    const at::Tensor hidden = model->hidden_states(
-        {SequenceChunk{token_tensor(prompt.data() + begin, end - begin), &cache}});
-    if (end == count) {
-      result.last_logits = model->logits(hidden.slice(0, end - begin - 1))[0];
-    }
+    const at::Tensor tokens = token_tensor(prompt.data() + begin, end - begin);
     if (options.prompt_top1) {
+      const at::Tensor hidden = model->hidden_states({SequenceChunk{tokens, &cache}});
+      if (end == count) result.last_logits = model->logits(hidden.slice(0, end - begin - 1))[0];
       const Stopwatch top1;
       const at::Tensor best = model->logits(hidden).argmax(-1);
       const int64_t* ids = best.const_data_ptr<int64_t>();
       result.prompt_top1.insert(result.prompt_top1.end(), ids, ids + best.numel());
       extra += top1.seconds();
+    } else if (end < count) {
+      model->forward(tokens, cache, Logits::kNone);
+    } else {
+      result.last_logits = model->forward(tokens, cache, Logits::kLast)[0];
     }
     log(LogLevel::kDebug,
         str_cat("prefill: tokens ", begin, "..", end - 1, " in ", chunk.seconds() * 1e3, " ms"));

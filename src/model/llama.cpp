@@ -28,12 +28,17 @@ namespace {
 /// logits then are, too.
 thread_local bool last_on_own_threads = false;
 
-/// Torch opens no parallel region in these caches. Its dense attention does, and so do the
-/// statistics of policy ema.
-bool all_adaptive(const std::vector<SequenceChunk>& batch) {
-  return std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
-    return chunk.cache->config().policy == Policy::kAdaptive;
-  });
+/// Whether Torch opens no parallel region in a pass: it would in linear layers that are not packed,
+/// in the dense cache's attention and in the statistics of policy ema.
+template <typename Layers>
+bool needs_no_torch(const LinearImpl& head, const Layers& layers,
+                    const std::vector<SequenceChunk>& batch) {
+  return !head.weight.defined() &&
+         std::all_of(layers.begin(), layers.end(),
+                     [](const auto& layer) { return layer->packed(); }) &&
+         std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
+           return chunk.cache->config().policy == Policy::kAdaptive;
+         });
 }
 
 // On the CPU without Torch's parallel regions, whose threads would spin into the layers' work.
@@ -145,8 +150,16 @@ at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
       .cpu();
 }
 
-at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
-  at::InferenceMode inference;
+namespace {
+
+/// The tokens of a batch, one sequence after the other, and whose rows are whose.
+struct Batch {
+  at::Tensor ids;  // [sum of T] int64 on the CPU
+  std::vector<SequenceRows> sequences;
+};
+
+/// Throws Error for what LlamaModel::forward refuses.
+Batch checked_batch(const std::vector<SequenceChunk>& batch, int64_t vocab_size) {
   std::vector<at::Tensor> tokens;
   std::vector<SequenceRows> rows;
   int64_t total = 0;
@@ -166,22 +179,25 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
     RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
     const int64_t low = chunk.tokens.min().item<int64_t>(),
                   high = chunk.tokens.max().item<int64_t>();
-    RILLKV_CHECK(low >= 0 && high < config_.vocab_size, "LlamaModel: expected token ids in 0..",
-                 config_.vocab_size - 1, ", got ", low < 0 ? low : high);
+    RILLKV_CHECK(low >= 0 && high < vocab_size, "LlamaModel: expected token ids in 0..",
+                 vocab_size - 1, ", got ", low < 0 ? low : high);
     tokens.push_back(chunk.tokens);
     rows.push_back({total, total + count, chunk.cache});
     total += count;
   }
   RILLKV_CHECK(!tokens.empty(), "LlamaModel: expected at least one sequence, got none");
-  last_on_own_threads = !lm_head_->weight.defined() &&
-                        std::all_of(layers_.begin(), layers_.end(),
-                                    [](const auto& layer) { return layer->packed(); }) &&
-                        all_adaptive(batch);
-  const LoopThreads threads(last_on_own_threads);
-  const at::Tensor ids = tokens.size() == 1 ? tokens[0] : at::cat(tokens);
-  at::Tensor hidden = embed(embed_tokens_->weight, ids.to(device_)).to(dtype_);
+  return {tokens.size() == 1 ? tokens[0] : at::cat(tokens), std::move(rows)};
+}
+
+}  // namespace
+
+at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
+  at::InferenceMode inference;
+  const Batch input = checked_batch(batch, config_.vocab_size);
+  const LoopThreads threads(last_on_own_threads = needs_no_torch(*lm_head_, layers_, batch));
+  at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
   at::Tensor delta;
-  for (const auto& layer : layers_) delta = layer->forward(hidden, delta, rows);
+  for (const auto& layer : layers_) delta = layer->forward(hidden, delta, input.sequences);
   add(hidden, delta);
   return hidden;
 }
@@ -193,14 +209,39 @@ at::Tensor LlamaModelImpl::forward(const at::Tensor& tokens, QuantizedKvCache& c
 
 std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>& batch,
                                                 Logits which) const {
-  const at::Tensor hidden = hidden_states(batch);
   std::vector<at::Tensor> results(batch.size());
-  if (which == Logits::kNone) return results;
-  int64_t begin = 0;
-  for (size_t i = 0; i < batch.size(); ++i) {
-    const int64_t end = begin + batch[i].tokens.size(0);
-    results[i] = logits(hidden.slice(0, which == Logits::kLast ? end - 1 : begin, end));
-    begin = end;
+  const auto decodes = [](const SequenceChunk& chunk) {
+    return chunk.tokens.defined() && chunk.tokens.numel() == 1;
+  };
+  if (which == Logits::kAll ||
+      (which == Logits::kLast && std::all_of(batch.begin(), batch.end(), decodes))) {
+    const at::Tensor hidden = hidden_states(batch);
+    int64_t begin = 0;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      const int64_t end = begin + batch[i].tokens.size(0);
+      results[i] = logits(hidden.slice(0, begin, end));
+      begin = end;
+    }
+    return results;
+  }
+  // Of the last layer's MLP only the last tokens' rows are read, or none.
+  at::InferenceMode inference;
+  const Batch input = checked_batch(batch, config_.vocab_size);
+  std::vector<int64_t> last;
+  if (which == Logits::kLast) {
+    for (const SequenceRows& rows : input.sequences) last.push_back(rows.end - 1);
+  }
+  const LoopThreads threads(last_on_own_threads = needs_no_torch(*lm_head_, layers_, batch));
+  at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
+  at::Tensor delta;
+  for (size_t i = 0; i + 1 < layers_.size(); ++i) {
+    delta = layers_[i]->forward(hidden, delta, input.sequences);
+  }
+  const at::Tensor rows = layers_.back()->forward_rows(hidden, delta, input.sequences,
+                                                       at::tensor(last, at::kLong).to(device_));
+  for (size_t i = 0; i < last.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    results[i] = logits(rows.slice(0, row, row + 1));
   }
   return results;
 }

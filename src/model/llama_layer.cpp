@@ -117,6 +117,18 @@ at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
   return mlp_->forward(add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_));
 }
 
+at::Tensor LlamaLayerImpl::forward_rows(at::Tensor& hidden, const at::Tensor& delta,
+                                        const std::vector<SequenceRows>& sequences,
+                                        const at::Tensor& rows) const {
+  const at::Tensor attended =
+      attention_->forward(add_rms_norm(hidden, delta, input_norm_->weight, eps_), sequences);
+  at::Tensor some = hidden.index_select(0, rows);
+  if (some.size(0) == 0) return some;
+  const at::Tensor normed =
+      add_rms_norm(some, attended.index_select(0, rows), post_attention_norm_->weight, eps_);
+  return some.add_(mlp_->forward(normed));
+}
+
 void LlamaLayerImpl::pack(HugePageArena* arena) {
   PackAccess::pack(*attention_, arena);
   mlp_->pack(arena);

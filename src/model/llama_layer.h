@@ -50,6 +50,11 @@ class LlamaLayerImpl : public InferenceModule {
   /// be undefined). Returns the new delta.
   at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,
                      const std::vector<SequenceRows>& sequences) const;
+  /// The last layer, of which only some rows are asked for: the caches take all tokens, the MLP
+  /// sees `rows` alone. rows: [n] int64 on hidden's device. Returns hidden states without anything
+  /// pending, [n, hidden_size].
+  at::Tensor forward_rows(at::Tensor& hidden, const at::Tensor& delta,
+                          const std::vector<SequenceRows>& sequences, const at::Tensor& rows) const;
   void pack(HugePageArena* arena);
   /// Whether all of its matrix products are our own kernels': Torch's open parallel regions.
   bool packed() const { return packed_; }

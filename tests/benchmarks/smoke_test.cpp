@@ -24,7 +24,7 @@ TEST(BenchModel, MeasuresEverySideAtEveryDepth) {
     const ProgramResult run =
         run_program("bench_model", {"--model", folder.path(), "--config", preset, "--depths",
                                     "0,300", "--prompt", "140", "--generate", "2", "--repetitions",
-                                    "1", "--json", folder.file("out.json")});
+                                    "1", "--parts", "--json", folder.file("out.json")});
     ASSERT_EQ(run.exit_code, 0) << run.err;
     const Json report = Json::parse(read_file(folder.file("out.json")));
     EXPECT_FALSE(report.at("context").at("commit").get<std::string>().empty());
@@ -37,6 +37,8 @@ TEST(BenchModel, MeasuresEverySideAtEveryDepth) {
       EXPECT_GT(result.at("cache_bytes").get<double>(), 0);
     }
     EXPECT_GT(report.at("sealing_s").get<double>(), 0);
+    EXPECT_GT(report.at("parts").at("linear layers").at("median_s").get<double>(), 0);
+    EXPECT_GT(report.at("parts").at("attention").at("median_s").get<double>(), 0);
     // Our dense cache and the benchmark's own attention are the same computation in fp32.
     EXPECT_LT(report.at("kl_to_torch").at("dense").get<double>(), 1e-6);
   }

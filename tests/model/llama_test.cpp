@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "tests/support/expect_error.h"
 #include "tests/support/random_llama.h"
@@ -278,6 +279,38 @@ TEST(LlamaModel, DenseChunkedPrefillEqualsOneShot) {
     // The largest of 24400 differences is within 5 deviations of a normal one.
     EXPECT_LE(rms(difference), 1e-4 * size) << "chunk " << chunk;
     EXPECT_LE(difference.abs().max().item<double>(), 5e-4 * size) << "chunk " << chunk;
+  }
+}
+
+// What is asked for changes what the last layer computes, not what it would be, and no byte of the
+// caches.
+TEST(LlamaModel, TheLastRowsAreThoseOfAll) {
+  const LlamaModel model = small_model();
+  const Ids first = tokens("first", 70), second = tokens("second", 45);
+  const auto run = [&](Logits which) {
+    std::pair<std::vector<QuantizedKvCache>, std::vector<at::Tensor>> result;
+    auto& caches = result.first;
+    for (int s = 0; s < 2; ++s) caches.push_back(model->make_cache(config("balanced")));
+    for (int64_t step : {0, 1}) {  // the second step of one token for one of them
+      result.second = model->forward(
+          {{at::tensor(first).slice(0, 35 * step, 35 * step + 35), &caches[0]},
+           {step == 0 ? at::tensor(second).slice(0, 0, 44) : at::tensor(second).slice(0, 44),
+            &caches[1]}},
+          which);
+    }
+    return result;
+  };
+  const auto all = run(Logits::kAll), last = run(Logits::kLast), none = run(Logits::kNone);
+  for (size_t s = 0; s < 2; ++s) {
+    const at::Tensor expected = all.second[s].slice(0, -1);
+    ASSERT_EQ(last.second[s].sizes(), at::IntArrayRef({1, 61}));
+    // The same float32 sums in another order in one MLP: see EqualSeparateRuns for 1e-4.
+    EXPECT_LE(rms(last.second[s] - expected), 1e-4 * rms(expected)) << s;
+    EXPECT_FALSE(none.second[s].defined());
+    EXPECT_TRUE(same_blocks(all.first[s], last.first[s])) << s;
+    EXPECT_TRUE(same_blocks(all.first[s], none.first[s])) << s;
+    EXPECT_FALSE(all.first[s].blocks(1).empty());
+    EXPECT_EQ(none.first[s].length(), s == 0 ? 70 : 45);
   }
 }
 
