@@ -33,12 +33,11 @@ thread_local bool last_on_own_threads = false;
 template <typename Layers>
 bool needs_no_torch(const LinearImpl& head, const Layers& layers,
                     const std::vector<SequenceChunk>& batch) {
-  return !head.weight.defined() &&
-         std::all_of(layers.begin(), layers.end(),
-                     [](const auto& layer) { return layer->packed(); }) &&
-         std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
-           return chunk.cache->config().policy == Policy::kAdaptive;
-         });
+  return !head.weight.defined() && std::all_of(layers.begin(), layers.end(), [](const auto& layer) {
+    return layer->packed();
+  }) && std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
+    return chunk.cache->config().policy == Policy::kAdaptive;
+  });
 }
 
 // On the CPU without Torch's parallel regions, whose threads would spin into the layers' work.
