@@ -59,8 +59,8 @@ TEST_P(TileAttention, ManyChunks) {
   check({.block_size = 256, .blocks = 4, .tail = 255, .queries = 30, .seed = 307});
 }
 
-// Scores of later keys exceed a row's deferred maximum by far more than fp32's exponent holds, again
-// and again: without repair this overflows.
+// Scores of later keys exceed a row's deferred maximum by far more than fp32's exponent holds,
+// again and again: without repair this overflows.
 TEST_P(TileAttention, GrowingKeys) {
   for (int head_dim : {64, 128}) {
     for (int queries : {4, 11, 40}) {

@@ -1,6 +1,7 @@
 // Attention of a task on a tile unit: the keys and values that its rows see become tiles, a chunk
-// of columns at a time (chunks.h), and every block of 32 rows passes through the pipeline with every
-// chunk it sees (pipeline.h). Two chunks take turns: one is filled while the other is multiplied.
+// of columns at a time (chunks.h), and every block of 32 rows passes through the pipeline with
+// every chunk it sees (pipeline.h). Two chunks take turns: one is filled while the other is
+// multiplied.
 //
 // Numerics: rotated queries, keys, values and weights are rounded to bf16, sums are fp32.
 #pragma once

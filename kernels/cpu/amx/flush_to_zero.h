@@ -2,7 +2,7 @@
 // 60 ns otherwise, in microcode, instead of 0.3.
 #pragma once
 
-#include <xmmintrin.h>
+#include <immintrin.h>
 
 #include "kernels/cpu/generic/inline.h"
 

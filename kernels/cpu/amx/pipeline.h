@@ -16,8 +16,8 @@
 //   t - 1            becomes 2^s in bf16, a few rows after every two tile products,
 //   t - D / 32 - 1   adds p v to 32 of the D channels of o.
 //
-// Both products keep 2 x 2 accumulators and load 2 + 2 operands for four products. What streams from
-// the second-level cache (keys, values, o) is loaded past the first, where q, p and s live.
+// Both products keep 2 x 2 accumulators and load 2 + 2 operands for four products. What streams
+// from the second-level cache (keys, values, o) is loaded past the first, where q, p and s live.
 #pragma once
 
 #include <cstddef>

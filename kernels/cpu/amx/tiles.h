@@ -83,6 +83,8 @@ struct HardwareTiles {
   }
 };
 
+// Internal linkage: the linker must not lend a copy that was compiled for AVX-512 to other files.
+namespace {
 struct PlainTiles {
   struct Session {
     Session() {}  // not trivial: an object of it is no unused variable
@@ -160,6 +162,7 @@ struct PlainTiles {
 
   static inline thread_local uint32_t tiles_[8][kTileRows][kTileRows];
 };
+}  // namespace
 
 template <class T>
 concept TileUnit = requires(void* p, const void* q, size_t stride) {
