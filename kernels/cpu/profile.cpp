@@ -27,7 +27,7 @@ const char* name_of(Arithmetic arithmetic) {
   return arithmetic == Arithmetic::kFp32 ? "fp32" : "bf16";
 }
 
-// The chips known are at 2.0 and more, and at 0.5: far enough from 1 that no noise turns the choice.
+// The chips known are at 2.0 and more, and at 0.5: too far from 1 for noise to turn the choice.
 Arithmetic faster(const ArithmeticRates& rates) {
   const bool known = rates.bf16 > 0 && rates.fp32 < std::numeric_limits<double>::infinity();
   return known && rates.fp32 > rates.bf16 ? Arithmetic::kFp32 : Arithmetic::kBf16;

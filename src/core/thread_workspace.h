@@ -13,8 +13,8 @@ namespace rillkv {
 /// by the function that uses it.
 class ThreadWorkspace {
  public:
-  /// At least `bytes` bytes; what they held is lost when it grows. Null for 0 at first. Throws Error
-  /// where memory is out.
+  /// At least `bytes` bytes; what they held is lost when it grows. Null for 0 at first. Throws
+  /// Error where memory is out.
   void* get(size_t bytes) {
     if (bytes > capacity_) {
       memory_.reset();  // before, not beside, the larger one

@@ -1,5 +1,5 @@
-// A RILLKV_ISA or RILLKV_ARITHMETIC that cannot be is a wrong option, which programs end with 2 for;
-// what runs is said in the debug log.
+// A RILLKV_ISA or RILLKV_ARITHMETIC that cannot be is a wrong option, which programs end with 2
+// for; what runs is said in the debug log.
 #include "core/cpu_kernels.h"
 
 #include <gtest/gtest.h>

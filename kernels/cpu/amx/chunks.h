@@ -66,13 +66,15 @@ class Chunks {
       case Work::kKeys: {
         const int here = steps < D / 2 - done_ ? steps : D / 2 - done_;
         for (int i = 0; i < here; ++i) keys_.step();
-        if ((done_ += here) == D / 2) begin_values();
+        done_ += here;
+        if (done_ == D / 2) begin_values();
         return here;
       }
       case Work::kValues: {
         const int here = steps < kBlock / 2 - done_ ? steps : kBlock / 2 - done_;
         groups_ == 1 ? values_step(values_, here) : values_step(values_of_two_groups_, here);
-        if ((done_ += here) == kBlock / 2) end_block();
+        done_ += here;
+        if (done_ == kBlock / 2) end_block();
         return here;
       }
       case Work::kTokens:

@@ -1,6 +1,10 @@
 #include "kernels/cpu/rates.h"
 
-#include "kernels/cpu/avx512/simd.h"
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/generic/inline.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
