@@ -162,7 +162,7 @@ class Case {
   /// Runs `table` on Torch's threads, as the library does.
   void run(const cpu::KernelTable& table) {
     const int threads = at::get_num_threads();
-    const cpu::AttentionPlan plan(params_, threads);
+    const cpu::AttentionPlan plan(params_, threads, table.task_rows);
     const size_t bytes = table.attention_workspace_bytes(params_, plan.query_tokens);
     if (bytes > workspace_bytes_) {
       workspaces_.clear();

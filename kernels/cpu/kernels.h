@@ -18,6 +18,7 @@ struct AttentionKernels {
   /// never on the context's length. The scratch is 64-byte aligned.
   size_t (*attention_workspace_bytes)(const AttentionParams&, int32_t query_tokens);
   void (*attend)(const AttentionParams&, const AttentionTask&, void* workspace);
+  int32_t task_rows = kTaskRows;  // most that a prefill task should have: see AttentionPlan
 };
 
 struct StatisticsKernels {

@@ -5,10 +5,6 @@
 namespace rillkv::kernels::cpu {
 namespace {
 
-// Prefill: rows (query tokens x heads of the group) a task shares each dequantised tile among. 512
-// rows make dequantising about 2 % of the work and their sums (256 KB at D = 128) still fit in a
-// 1 MB L2 cache beside the tiles.
-constexpr int kTaskRows = 512;
 // Fewer rows than this do not pay for dequantising the same tiles once more.
 constexpr int kLeastRows = 96;
 // Tasks a thread, so that a thread that was interrupted does not hold up the rest for long.
@@ -19,8 +15,8 @@ constexpr int kLeastBlocks = 4;
 int divide_up(int a, int b) { return (a + b - 1) / b; }
 
 /// Into how many query ranges a prefill of `rows` rows and `heads` kv heads is divided.
-int query_ranges(int rows, int heads, int threads) {
-  const int least = std::max(1, divide_up(rows, kTaskRows));
+int query_ranges(int rows, int heads, int threads, int task_rows) {
+  const int least = std::max(1, divide_up(rows, task_rows));
   const int most = std::max(least, rows / kLeastRows);
   // An even share for every thread matters as long as tasks are few.
   for (int ranges = least; ranges <= most; ++ranges) {
@@ -32,13 +28,14 @@ int query_ranges(int rows, int heads, int threads) {
 
 }  // namespace
 
-AttentionPlan::AttentionPlan(const AttentionParams& params, int threads) {
+AttentionPlan::AttentionPlan(const AttentionParams& params, int threads, int task_rows) {
   const int group = params.heads / params.kv_heads, count = params.query_count;
   if (count <= 0) return;
   threads = std::max(1, threads);
   const int rows = count * group;
   const int tiles = params.prefix.block_count + 3;
-  query_tokens = divide_up(count, std::min(count, query_ranges(rows, params.kv_heads, threads)));
+  query_tokens =
+      divide_up(count, std::min(count, query_ranges(rows, params.kv_heads, threads, task_rows)));
   const int ranges = divide_up(count, query_tokens);  // rounding up may have made one needless
 
   const int whole = params.kv_heads * ranges;

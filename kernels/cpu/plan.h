@@ -29,8 +29,8 @@ struct AttentionPlan {
     const float* partials = nullptr;
   };
 
-  /// threads >= 1. An empty query range gives no tasks.
-  AttentionPlan(const AttentionParams& params, int threads);
+  /// threads >= 1; task_rows: AttentionKernels::task_rows. An empty query range gives no tasks.
+  AttentionPlan(const AttentionParams& params, int threads, int task_rows = kTaskRows);
   AttentionPlan(AttentionPlan&&) = default;
   AttentionPlan& operator=(AttentionPlan&&) = default;
   AttentionPlan(const AttentionPlan&) = delete;

@@ -19,7 +19,7 @@ void* thread_workspace(size_t bytes) {
 
 void run_attention(const kernels::cpu::AttentionParams& params) {
   const auto& kernel = cpu_kernels();
-  const kernels::cpu::AttentionPlan plan(params, at::get_num_threads());
+  const kernels::cpu::AttentionPlan plan(params, at::get_num_threads(), kernel.task_rows);
   const size_t bytes = kernel.attention_workspace_bytes(params, plan.query_tokens);
   parallel_tasks(static_cast<int64_t>(plan.tasks.size()), [&](int64_t i) {
     kernel.attend(params, plan.tasks[static_cast<size_t>(i)], thread_workspace(bytes));

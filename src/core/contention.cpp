@@ -45,15 +45,17 @@ void Contention::look(int64_t now_ns) {
   if (now_ns < last.due) return;
   last.due = now_ns + kWindow;
   const Times times = own_times().value_or(last.times);
-  judge({times.running - last.times.running, times.waiting - last.times.waiting});
+  judge({times.running - last.times.running, times.waiting - last.times.waiting}, now_ns);
   last.times = times;
 }
 
-void Contention::judge(const Times& lately) {
+void Contention::judge(const Times& lately, int64_t now_ns) {
   // Divided first: the sum of a thread's whole life may be large.
   const bool contended = lately.waiting > 0 && lately.waiting / 100 * (100 - kLeastPercent) >=
                                                    lately.running / 100 * kLeastPercent;
-  contended_.store(contended, std::memory_order_relaxed);
+  if (contended) until_.store(now_ns + kMemory, std::memory_order_relaxed);
+  contended_.store(contended || now_ns < until_.load(std::memory_order_relaxed),
+                   std::memory_order_relaxed);
 }
 
 }  // namespace rillkv

@@ -24,17 +24,21 @@ class Contention {
   /// the kernel does not tell them, nothing counts as contended.
   void look(int64_t now_ns);
 
-  /// The rule alone.
-  void judge(const Times& lately);
+  /// The rule alone: a quarter of the time or more without a core, and for kMemory after that.
+  void judge(const Times& lately, int64_t now_ns);
 
   /// Of the contents of /proc/.../schedstat.
   static std::optional<Times> parse(const char* text);
 
   /// A token of a small model takes 10 ms: a few tokens decide how the next few wait.
   static constexpr int64_t kWindow = 50'000'000;
+  /// Threads that sleep while they wait are soon given a core: less waiting does not mean that the
+  /// others have gone.
+  static constexpr int64_t kMemory = 1'000'000'000;
 
  private:
   std::atomic<bool> contended_{false};
+  std::atomic<int64_t> until_{0};
 };
 
 }  // namespace rillkv

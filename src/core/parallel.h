@@ -14,9 +14,11 @@ namespace rillkv {
 /// Which threads the loops of this thread run on while it lives: ThreadPool::shared() if `own`,
 /// else Torch's (OpenMP's), which is also the default.
 ///
-/// OpenMP's threads spin for milliseconds after each region and ours for one: whoever takes turns
-/// between the two has twice as many threads as cores. So the own ones are for stretches of work in
-/// which Torch opens no parallel region; elsewhere we work on Torch's threads, as Torch does.
+/// OpenMP's threads spin for milliseconds after each region: who takes turns between the two has
+/// more threads than cores (a whole model's decode fell from 100 to 60 tokens a second where Torch
+/// worked in between). So the own ones are for stretches of work in which Torch opens no parallel
+/// region, and while other programs want the cores (ThreadPool::contended); elsewhere we work on
+/// Torch's threads, as Torch does.
 class LoopThreads {
  public:
   explicit LoopThreads(bool own) : before_(own_) { own_ = own; }

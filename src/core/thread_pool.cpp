@@ -206,6 +206,11 @@ void ThreadPool::run(int64_t count, int threads, Function function, const void* 
   if (call.exception != nullptr) std::rethrow_exception(call.exception);
 }
 
+bool ThreadPool::contended() {
+  contention_.look(now_ns());
+  return contention_.contended();
+}
+
 void ThreadPool::wake(int helpers) {
   // Either the worker sees the new epoch before it sleeps, or it is seen to sleep here.
   epoch_.fetch_add(1, std::memory_order_seq_cst);

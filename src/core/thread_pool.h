@@ -48,6 +48,9 @@ class ThreadPool {
   /// rethrown; what has not been started by then is left out.
   void run(int64_t count, int threads, Function function, const void* context);
 
+  /// Whether other programs want our cores, as far as the calling thread has lately found.
+  bool contended();
+
   /// Workers made so far.
   int workers() const { return worker_count_.load(std::memory_order_acquire); }
 

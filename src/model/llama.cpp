@@ -28,16 +28,18 @@ namespace {
 /// logits then are, too.
 thread_local bool last_on_own_threads = false;
 
-/// Whether Torch opens no parallel region in a pass: it would in linear layers that are not packed,
-/// in the dense cache's attention and in the statistics of policy ema.
+/// Whether a pass runs on the library's own threads: other programs want the cores, and Torch opens
+/// no parallel region in it. It would in linear layers that are not packed, in the dense cache's
+/// attention and in the statistics of policy ema.
 template <typename Layers>
-bool needs_no_torch(const LinearImpl& head, const Layers& layers,
+bool on_own_threads(const LinearImpl& head, const Layers& layers,
                     const std::vector<SequenceChunk>& batch) {
-  return !head.weight.defined() && std::all_of(layers.begin(), layers.end(), [](const auto& layer) {
-    return layer->packed();
-  }) && std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
-    return chunk.cache->config().policy == Policy::kAdaptive;
-  });
+  return ThreadPool::shared().contended() && !head.weight.defined() &&
+         std::all_of(layers.begin(), layers.end(),
+                     [](const auto& layer) { return layer->packed(); }) &&
+         std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
+           return chunk.cache->config().policy == Policy::kAdaptive;
+         });
 }
 
 // On the CPU without Torch's parallel regions, whose threads would spin into the layers' work.
@@ -193,7 +195,7 @@ Batch checked_batch(const std::vector<SequenceChunk>& batch, int64_t vocab_size)
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
   at::InferenceMode inference;
   const Batch input = checked_batch(batch, config_.vocab_size);
-  const LoopThreads threads(last_on_own_threads = needs_no_torch(*lm_head_, layers_, batch));
+  const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
   at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
   at::Tensor delta;
   for (const auto& layer : layers_) delta = layer->forward(hidden, delta, input.sequences);
@@ -230,7 +232,7 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   if (which == Logits::kLast) {
     for (const SequenceRows& rows : input.sequences) last.push_back(rows.end - 1);
   }
-  const LoopThreads threads(last_on_own_threads = needs_no_torch(*lm_head_, layers_, batch));
+  const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
   at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
   at::Tensor delta;
   for (size_t i = 0; i + 1 < layers_.size(); ++i) {

@@ -316,6 +316,7 @@ TEST(ThreadPoolDeathTest, TheProgramEndsWithWorkersOfAnyState) {
 TEST(Contention, IsAQuarterOfTheTimeOrMore) {
   Contention contention;
   EXPECT_FALSE(contention.contended());
+  int64_t now = 0;
   constexpr int64_t kMs = 1'000'000, kYear = INT64_C(31'557'600'000) * kMs;
   struct Case {
     int64_t running, waiting;
@@ -331,9 +332,19 @@ TEST(Contention, IsAQuarterOfTheTimeOrMore) {
                                          {0, 10 * kMs, true},
                                          {kYear, kYear, true},  // no overflow
                                          {kYear, kYear / 4, false}}) {
-    contention.judge({c.running, c.waiting});
+    now += Contention::kMemory;  // what was before is forgotten
+    contention.judge({c.running, c.waiting}, now);
     EXPECT_EQ(contention.contended(), c.contended) << c.running << " " << c.waiting;
   }
+}
+
+TEST(Contention, IsRemembered) {
+  Contention contention;
+  contention.judge({0, 1000}, 5);
+  contention.judge({1000, 0}, 4 + Contention::kMemory);
+  EXPECT_TRUE(contention.contended());
+  contention.judge({1000, 0}, 5 + Contention::kMemory);
+  EXPECT_FALSE(contention.contended());
 }
 
 TEST(Contention, ReadsWhatTheKernelTells) {
@@ -350,7 +361,7 @@ TEST(Contention, LooksOnceAWindow) {
   std::thread([] {  // a thread's looks are its own
     Contention contention;
     contention.look(Contention::kWindow);
-    contention.judge({0, 1000});
+    contention.judge({0, 1000}, Contention::kWindow);
     contention.look(2 * Contention::kWindow - 1);  // too early to read anything
     EXPECT_TRUE(contention.contended());
   })

@@ -117,6 +117,22 @@ TEST(AttentionPlan, EveryQueryMeetsEveryTileOnce) {
   }
 }
 
+TEST(AttentionPlan, TasksHaveAtMostTheRowsAskedFor) {
+  AttentionParams params;
+  params.heads = 32;
+  params.kv_heads = 8;
+  params.head_dim = 128;
+  params.query_count = 256;
+  params.prefix.block_count = 32;
+  for (int task_rows : {512, 1024}) {
+    const AttentionPlan plan(params, 2, task_rows);
+    EXPECT_EQ(plan.tasks.size(), static_cast<size_t>(32 * 256 / task_rows));
+    for (const AttentionTask& task : plan.tasks) {
+      EXPECT_LE((task.query_end - task.query_begin) * 4, task_rows);
+    }
+  }
+}
+
 TEST(AttentionPlan, PartialsDoNotGrowWithTheContext) {
   for (int queries : {1, 256}) {
     AttentionParams params;

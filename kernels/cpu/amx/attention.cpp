@@ -6,6 +6,7 @@ namespace rillkv::kernels::cpu::amx {
 constinit const AttentionKernels kAttention = {
     .attention_workspace_bytes = workspace_bytes,
     .attend = attend_task<HardwareTiles>,
+    .task_rows = kUnitTaskRows,
 };
 
 }  // namespace rillkv::kernels::cpu::amx
