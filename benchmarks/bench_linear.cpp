@@ -20,7 +20,6 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -118,20 +117,6 @@ std::vector<const KernelTable*> tables(bool plain_too) {
   return found;
 }
 
-at::Tensor multiply(const KernelTable& isa, const at::Tensor& x, const at::Tensor& packed,
-                    int64_t out_features) {
-  at::Tensor out = at::empty({x.size(0), out_features}, x.options());
-  rillkv::kernels::cpu::LinearParams params;
-  params.x = x.const_data_ptr();
-  params.packed = packed.const_data_ptr();
-  params.out = out.mutable_data_ptr();
-  params.rows = x.size(0);
-  params.in_features = x.size(1);
-  params.out_features = out_features;
-  rillkv::run_linear(isa, params);
-  return out;
-}
-
 /// The copies of one layer's weights, in every side's form.
 class Layer {
  public:
@@ -162,7 +147,7 @@ class Layer {
     std::vector<Side> sides;
     for (const KernelTable* isa : tables_) {
       sides.push_back({isa->name, true, [this, isa](const at::Tensor& x, size_t i) {
-                         return multiply(*isa, x, packed_[i], shape_.out);
+                         return rillkv::run_linear(*isa, x, packed_[i], {}, shape_.out);
                        }});
     }
     sides.push_back({"torch", false,

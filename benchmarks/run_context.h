@@ -17,15 +17,13 @@
 namespace rillkv::bench {
 
 inline nlohmann::ordered_json context_json(const MachinePeak& peak) {
-  return {{"commit", RILLKV_COMMIT},
-          {"cpu", cli::processor()},
-          {"threads", at::get_num_threads()},
-          {"isa", cpu_info().isa},
-          {"arithmetic", cli::arithmetic_json()},
-          {"peak_fp32_flops", peak.fp32_flops},
-          {"peak_bf16_flops", peak.bf16_flops},
-          {"peak_tile_flops", peak.tile_flops},
-          {"peak_read_bytes_per_s", peak.read_bytes}};
+  nlohmann::ordered_json context = {{"commit", RILLKV_COMMIT}};
+  context.update(cli::machine_json());
+  context["peak_fp32_flops"] = peak.fp32_flops;
+  context["peak_bf16_flops"] = peak.bf16_flops;
+  context["peak_tile_flops"] = peak.tile_flops;
+  context["peak_read_bytes_per_s"] = peak.read_bytes;
+  return context;
 }
 
 inline void print_context(std::FILE* to, const MachinePeak& peak) {

@@ -140,6 +140,14 @@ const Isa kIsas[] = {
 #endif
 };
 
+/// Null for a name that is unknown.
+const Isa* find_isa(const char* name) {
+  for (const Isa& isa : kIsas) {
+    if (std::strcmp(name, isa.name) == 0) return &isa;
+  }
+  return nullptr;
+}
+
 const KernelTable& select_isa() {
   const char* wanted = std::getenv("RILLKV_ISA");
   std::string known, available;
@@ -154,9 +162,7 @@ const KernelTable& select_isa() {
     known += std::string(known.empty() ? "" : ", ") + isa.name;
     if (supported) available += std::string(available.empty() ? "" : ", ") + isa.name;
   }
-  bool is_known = false;
-  for (const Isa& isa : kIsas) is_known |= std::strcmp(wanted, isa.name) == 0;
-  if (!is_known) {
+  if (find_isa(wanted) == nullptr) {
     throw std::invalid_argument("RILLKV_ISA: expected one of " + known + ", got \"" + wanted +
                                 "\"");
   }
@@ -215,17 +221,13 @@ const KernelTable& kernels() {
 }
 
 const KernelTable* find_kernels(const char* name) {
-  for (const Isa& isa : kIsas) {
-    if (std::strcmp(name, isa.name) == 0) return isa.supported() ? &isa.table() : nullptr;
-  }
-  return nullptr;
+  const Isa* isa = find_isa(name);
+  return isa != nullptr && isa->supported() ? &isa->table() : nullptr;
 }
 
 const KernelTable* kernels_unchecked(const char* name) {
-  for (const Isa& isa : kIsas) {
-    if (std::strcmp(name, isa.name) == 0) return &isa.table();
-  }
-  return nullptr;
+  const Isa* isa = find_isa(name);
+  return isa != nullptr ? &isa->table() : nullptr;
 }
 
 }  // namespace rillkv::kernels::cpu

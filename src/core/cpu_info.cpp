@@ -42,6 +42,11 @@ CpuInfo describe_kernels(const kernels::cpu::KernelTable& table,
   return info;
 }
 
+CpuInfo describe_kernels(const kernels::cpu::KernelTable& table) {
+  return describe_kernels(table,
+                          table.arithmetic.by_profile ? &kernels::cpu::chip_profile() : nullptr);
+}
+
 std::string summary(const CpuInfo& info) {
   std::string text = "kernels " + info.isa + ": tiles " + info.tiles + ", decode " + info.decode +
                      ", linear " + info.linear + ", one row " + info.one_row + " (" + info.reason;
@@ -55,11 +60,7 @@ std::string summary(const CpuInfo& info) {
 }
 
 const CpuInfo& cpu_info() {
-  static const CpuInfo info = [] {
-    const kernels::cpu::KernelTable& table = cpu_kernels();
-    return describe_kernels(table,
-                            table.arithmetic.by_profile ? &kernels::cpu::chip_profile() : nullptr);
-  }();
+  static const CpuInfo info = describe_kernels(cpu_kernels());
   return info;
 }
 

@@ -12,10 +12,8 @@ namespace rillkv {
 namespace {
 
 void log_choice(const kernels::cpu::KernelTable& table) {
-  const kernels::cpu::ChipProfile* profile =
-      table.arithmetic.by_profile ? &kernels::cpu::chip_profile() : nullptr;
   log(LogLevel::kDebug,
-      str_cat(summary(describe_kernels(table, profile)), ", ", at::get_num_threads(), " threads"));
+      str_cat(summary(describe_kernels(table)), ", ", at::get_num_threads(), " threads"));
   bool refused = false;
   kernels::cpu::may_use_tiles(&refused);
   if (refused) {

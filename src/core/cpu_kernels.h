@@ -17,6 +17,8 @@ const kernels::cpu::KernelTable& cpu_kernels();
 /// cpu_info() of any table; `profile` is what chose its arithmetic, or null.
 CpuInfo describe_kernels(const kernels::cpu::KernelTable& table,
                          const kernels::cpu::ChipProfile* profile);
+/// The same of a table in use, whose arithmetic the chip's profile chose if any did.
+CpuInfo describe_kernels(const kernels::cpu::KernelTable& table);
 /// The same as a line for people.
 std::string summary(const CpuInfo& info);
 

@@ -1,5 +1,6 @@
 #include "core/linear_runner.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -41,9 +42,8 @@ Split split(int64_t panels, int64_t rows, int64_t threads) {
   return {runs, std::max<int64_t>(row_runs, 1)};
 }
 
-}  // namespace
-
-void run_linear(const kernels::cpu::KernelTable& isa, kernels::cpu::LinearParams params) {
+/// All rows and outputs. params.tiles is filled in here.
+void run(const kernels::cpu::KernelTable& isa, kernels::cpu::LinearParams params) {
   // Threads read what this one has made room for: apart from their own workspace.
   thread_local ThreadWorkspace tiles;
   const int64_t first = isa.first_tiled_row(params), tiled = params.rows - first;
@@ -68,6 +68,26 @@ void run_linear(const kernels::cpu::KernelTable& isa, kernels::cpu::LinearParams
                std::min(units * (row_run + 1) / tasks.row_runs * kUnit, params.rows),
                workspace.get(workspace_bytes));
   });
+}
+
+}  // namespace
+
+at::Tensor run_linear(const kernels::cpu::KernelTable& isa, const at::Tensor& x,
+                      const at::Tensor& packed, const at::Tensor& bias, int64_t out_features,
+                      bool out_float32) {
+  at::Tensor out = at::empty({x.size(0), out_features},
+                             x.options().dtype(out_float32 ? at::kFloat : at::kBFloat16));
+  kernels::cpu::LinearParams params;
+  params.x = x.const_data_ptr();
+  params.packed = packed.const_data_ptr();
+  if (bias.defined()) params.bias = bias.const_data_ptr();
+  params.out = out.mutable_data_ptr();
+  params.out_float32 = out_float32;
+  params.rows = x.size(0);
+  params.in_features = x.size(1);
+  params.out_features = out_features;
+  run(isa, params);
+  return out;
 }
 
 }  // namespace rillkv

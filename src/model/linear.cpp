@@ -52,20 +52,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
     const at::Tensor out = at::linear(x, weight, bias);
     return out_float32 ? out.to(at::kFloat) : out;
   }
-  const at::Tensor input = x.contiguous();
-  at::Tensor out = at::empty({x.size(0), out_features_},
-                             x.options().dtype(out_float32 ? at::kFloat : at::kBFloat16));
-  kernels::cpu::LinearParams params;
-  params.x = input.const_data_ptr();
-  params.packed = packed_.const_data_ptr();
-  if (bias.defined()) params.bias = bias.const_data_ptr();
-  params.out = out.mutable_data_ptr();
-  params.out_float32 = out_float32;
-  params.rows = x.size(0);
-  params.in_features = in_features_;
-  params.out_features = out_features_;
-  run_linear(cpu_kernels(), params);
-  return out;
+  return run_linear(cpu_kernels(), x.contiguous(), packed_, bias, out_features_, out_float32);
 }
 
 bool LinearImpl::pack() { return PackAccess::pack(*this, nullptr); }

@@ -39,20 +39,6 @@ struct Layer {
   at::Tensor exact, allowed;  // f64 [rows, out]
 };
 
-at::Tensor multiply(const KernelTable& isa, const at::Tensor& x, const at::Tensor& packed,
-                    int64_t out) {
-  at::Tensor y = at::empty({x.size(0), out}, x.options());
-  kernels::cpu::LinearParams params;
-  params.x = x.const_data_ptr();
-  params.packed = packed.const_data_ptr();
-  params.out = y.mutable_data_ptr();
-  params.rows = x.size(0);
-  params.in_features = x.size(1);
-  params.out_features = out;
-  run_linear(isa, params);
-  return y;
-}
-
 at::Tensor pack(const KernelTable& isa, const at::Tensor& weight) {
   const int64_t panels = linear_panels(weight.size(0));
   at::Tensor packed =
@@ -83,7 +69,7 @@ TEST(PackedLinear, ThreadsShareTheWork) {
       at::Tensor first;
       for (const int threads : {1, 2, 3, 16}) {
         at::set_num_threads(threads);
-        const at::Tensor y = multiply(*isa, layer.x, packed, layer.weight.size(0));
+        const at::Tensor y = run_linear(*isa, layer.x, packed, {}, layer.weight.size(0));
         EXPECT_TRUE(layer.accepts(y)) << threads << " threads";
         if (!first.defined()) first = y;
         EXPECT_TRUE(at::equal(first, y)) << threads << " threads";
@@ -124,11 +110,11 @@ TEST(PackedLinear, TorchAndWeTakeTurnsInTheSameThreads) {
   const auto take_turns = [&] {
     for (int round = 0; round < 4; ++round) {
       EXPECT_TRUE(wide.accepts(at::linear(wide.x, wide.weight))) << "Torch's linear";
-      EXPECT_TRUE(wide.accepts(multiply(*isa, wide.x, wide_packed, 96))) << "ours";
+      EXPECT_TRUE(wide.accepts(run_linear(*isa, wide.x, wide_packed, {}, 96))) << "ours";
       EXPECT_TRUE(odd.accepts(at::matmul(odd.x, odd.weight.t()))) << "Torch's matmul";
-      EXPECT_TRUE(odd.accepts(multiply(*isa, odd.x, odd_packed, 41))) << "ours";
+      EXPECT_TRUE(odd.accepts(run_linear(*isa, odd.x, odd_packed, {}, 41))) << "ours";
       EXPECT_TRUE(odd.accepts(at::linear(odd.x, odd.weight))) << "Torch's linear";
-      EXPECT_TRUE(wide.accepts(multiply(*isa, wide.x, wide_packed, 96))) << "ours";
+      EXPECT_TRUE(wide.accepts(run_linear(*isa, wide.x, wide_packed, {}, 96))) << "ours";
     }
   };
   take_turns();                                                // each side over its own threads

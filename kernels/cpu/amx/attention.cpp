@@ -1,12 +1,10 @@
-// Attention on the hardware's tile unit.
 #include "kernels/cpu/amx/entries.h"
 
 namespace rillkv::kernels::cpu::amx {
 
-constinit const AttentionKernels kAttention = {
-    .attention_workspace_bytes = workspace_bytes,
-    .attend = attend_task<HardwareTiles>,
-    .task_rows = kUnitTaskRows,
-};
+constinit const AttentionKernels kAttention = {workspace_bytes, attend_task<HardwareTiles>,
+                                               kUnitTaskRows};
+constinit const AttentionKernels kPlainAttention = {workspace_bytes, attend_task<PlainTiles>,
+                                                    kUnitTaskRows};
 
 }  // namespace rillkv::kernels::cpu::amx
