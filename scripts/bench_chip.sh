@@ -7,7 +7,7 @@
 #   PART   attention   bench_attention
 #          model       bench_model three times: the compressed and the dense cache beside Torch's SDPA
 #          smollm2     scripts/bench_transformers.sh with the default model
-#          qwen        the same with 3118 tokens of Qwen2.5-Coder-1.5B (scripts/make_qwen_model.sh)
+#          qwen        the same with 3118 tokens of Qwen2.5-Coder-1.5B (make_default_model.sh --model)
 #          layer       the same with one layer of LLaMA-2-7B's shapes (random weights, made here)
 #          llama_cpp   scripts/bench_llama_cpp.sh
 #          busy        scripts/bench_busy.sh

@@ -59,7 +59,7 @@ done
 bin=${RILLKV_BENCH_BIN:-build/release/bin}
 hf="$RILLKV_ROOT/.venv-reference/bin/python"
 [[ -f $model/config.json ]] ||
-  fail "no model in $model: scripts/make_default_model.sh or make_qwen_model.sh makes one"
+  fail "no model in $model: scripts/make_default_model.sh makes one"
 [[ -r $text ]] || fail "cannot read $text"
 for program in bench_model prefill; do
   [[ -x $bin/$program ]] ||

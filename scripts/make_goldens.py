@@ -9,7 +9,7 @@
   smollm2     last-token logits of the default model, likewise
 
 Needs torch, transformers, tokenizers, sentencepiece, safetensors; `tokenizers` and `smollm2` read
-the default model's folder (scripts/make_default_model.py). Run from anywhere:
+the default model's folder (scripts/make_default_model.sh). Run from anywhere:
 
 usage: make_goldens.py [--model DIR] {tokenizers,logits,smollm2,all}
 """
