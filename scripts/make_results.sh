@@ -4,12 +4,13 @@
 # usage: scripts/make_results.sh PART... [--text FILE]
 #   PART   quality      all presets, both protocols, on the text
 #          second-text  the same on a text no one tuned on: the Jargon File, a Debian package
+#          models       the same on two models with large key biases, Qwen2.5-Coder-0.5B and 1.5B (bf16)
 #          needle       depth by length up to 8192 tokens, the dense cache beside it
 #          ablation     what each idea buys, on the text, both protocols
 #          memory       cache and process memory against the context
 #          speed        prefill and decode speed against the context, dense beside it
 #          all          everything
-#   --text FILE   for quality and ablation: the WikiText-2 test set as plain text, or any other
+#   --text FILE   for quality, models and ablation: the WikiText-2 test set as plain text, or any other
 #
 # Everything resumes: what is finished is not run again, what was interrupted goes on. Remove results/
 # to start anew. Timings (memory, speed) want a machine with nothing else to do.
@@ -21,13 +22,13 @@ while (($#)); do
   case $1 in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
     --text) text=${2:-} && shift ;;
-    quality | second-text | needle | ablation | memory | speed) parts+=("$1") ;;
-    all) parts+=(quality second-text needle ablation memory speed) ;;
-    *) fail "unknown part $1 (quality, second-text, needle, ablation, memory, speed, all)" ;;
+    quality | second-text | models | needle | ablation | memory | speed) parts+=("$1") ;;
+    all) parts+=(quality second-text models needle ablation memory speed) ;;
+    *) fail "unknown part $1 (quality, second-text, models, needle, ablation, memory, speed, all)" ;;
   esac
   shift
 done
-((${#parts[@]})) || fail "expected a part: quality, second-text, needle, ablation, memory, speed, all"
+((${#parts[@]})) || fail "expected a part: quality, second-text, models, needle, ablation, memory, speed, all"
 
 bin=build/release/bin
 results=results
@@ -59,8 +60,10 @@ second_text() {
 
 finished() { [[ -s $1 ]] && ! grep -q '"complete": false' "$1"; }
 
-# presets_on TEXT FOLDER: bits against KL.
+# presets_on TEXT FOLDER [MODEL]: bits against KL. The default model in float32, larger ones as they are.
 presets_on() {
+  local model=${3:-$RILLKV_MODEL_DIR} dtype=float32
+  [[ $model == "$RILLKV_MODEL_DIR" ]] || dtype=auto
   mkdir -p "$2"
   local protocol preset
   for protocol in stress prefill; do
@@ -69,7 +72,7 @@ presets_on() {
       if finished "$json"; then
         say "$json is there"
       else
-        show "$bin/evaluate" perplexity --model "$RILLKV_MODEL_DIR" --text "$1" --dtype float32 \
+        show "$bin/evaluate" perplexity --model "$model" --text "$1" --dtype "$dtype" \
           --config "$preset" --protocol "$protocol" --json "$json"
       fi
     done
@@ -110,6 +113,13 @@ for part in "${parts[@]}"; do
     second-text)
       second_text
       presets_on build/texts/jargon.txt $results/second-text
+      ;;
+    models)
+      need_text models
+      for name in qwen2.5-coder-0.5b qwen2.5-coder-1.5b; do
+        scripts/make_default_model.sh --model "$name"
+        presets_on "$text" "$results/$name" "models/$name"
+      done
       ;;
     needle)
       finished $results/needle.json ||
