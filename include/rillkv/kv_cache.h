@@ -74,6 +74,11 @@ class QuantizedKvCache {
   /// wrong shapes and on keys, values or (under "adaptive", where they count) queries that are not
   /// finite or beyond what the packed format represents; "dense" takes any.
   ///
+  /// Attention weights sum to one: a caller may subtract a constant [kv_heads, head_dim], the same
+  /// for every token of the layer, from all values and add it to each head's output. That is exact
+  /// and takes no bit, and codes then need not cover the constant; a bias of 4.7 times the values'
+  /// spread left in can multiply the error that matters by 60. LlamaModel does so with v_proj.bias.
+  ///
   /// A call that throws where other layers have already taken the same tokens leaves the cache
   /// half way: it then refuses every further call with Error until `reset`.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);

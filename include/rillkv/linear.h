@@ -48,6 +48,9 @@ class LinearImpl : public InferenceModule {
  private:
   friend struct PackAccess;
 
+  /// forward with another bias in the place of its own; undefined: none.
+  at::Tensor run(const at::Tensor& x, const at::Tensor& added, bool out_float32) const;
+
   at::Tensor packed_;  // [panels, in_features / 2, outputs of a panel, 2]
   int64_t out_features_ = 0, in_features_ = 0;
 };

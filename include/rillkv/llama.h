@@ -71,7 +71,8 @@ class LlamaModelImpl : public InferenceModule {
                               CacheProtocol protocol = CacheProtocol::kPrefill) const;
 
   /// See LinearImpl::pack: for good, weights can neither be saved nor loaded afterwards. A tied
-  /// table stays as it is: packing it would keep it twice.
+  /// table stays as it is: packing it would keep it twice. Biases of v_proj are taken out of the
+  /// values that caches hold (see ChunkedLlamaAttentionImpl), packed or not, on any device.
   void pack();
   /// Every weight from a checkpoint, packed as `pack` does. A tied table is packed, too, where that
   /// is possible, and the embedding stays in the memory-mapped file. Peak memory is that of the

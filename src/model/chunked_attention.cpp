@@ -69,7 +69,8 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
   RILLKV_CHECK(next == tokens && !sequences.empty(),
                "ChunkedLlamaAttention: expected sequences of ", tokens, " rows together, got ",
                next, " rows of ", sequences.size(), " sequences");
-  const at::Tensor qkv = qkv_->forward(hidden).view({tokens, heads_ + 2 * kv_heads_, head_dim_});
+  const at::Tensor qkv = PackAccess::forward(*qkv_, hidden, folded_ ? qkv_bias_ : qkv_->bias)
+                             .view({tokens, heads_ + 2 * kv_heads_, head_dim_});
   const at::Tensor q = qkv.narrow(1, 0, heads_);
   const at::Tensor k = qkv.narrow(1, heads_, kv_heads_);
   const at::Tensor v = qkv.narrow(1, heads_ + kv_heads_, kv_heads_);
@@ -79,7 +80,28 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
                                       k.slice(0, s.begin, s.end), v.slice(0, s.begin, s.end)));
   }
   const at::Tensor out = outputs.size() == 1 ? outputs[0] : at::cat(outputs);
-  return o_proj->forward(out.reshape({tokens, heads_ * head_dim_}));
+  return PackAccess::forward(*o_proj, out.reshape({tokens, heads_ * head_dim_}),
+                             folded_ ? o_bias_ : o_proj->bias);
+}
+
+void PackAccess::fold_value_bias(ChunkedLlamaAttentionImpl& a) {
+  const at::Tensor& value = a.v_proj->bias;
+  if (!value.defined()) return;
+  at::NoGradGuard no_grad;
+  const at::Tensor of_heads = value.view({a.kv_heads_, 1, a.head_dim_})
+                                  .expand({a.kv_heads_, a.heads_ / a.kv_heads_, a.head_dim_})
+                                  .reshape({1, a.heads_ * a.head_dim_});
+  at::Tensor sum = a.o_proj->run(of_heads, /*added=*/{}, /*out_float32=*/true)[0];
+  if (a.o_proj->bias.defined()) sum = sum + a.o_proj->bias;
+  a.o_bias_ = sum.to(value.scalar_type());
+  a.qkv_bias_ = at::cat({a.q_proj->bias, a.k_proj->bias, at::zeros_like(value)});
+  // A broken bias is left to the cache, which says what is wrong with the values.
+  a.folded_ = a.o_bias_.isfinite().all().item<bool>();
+}
+
+void ChunkedLlamaAttentionImpl::load(torch::serialize::InputArchive& archive) {
+  InferenceModule::load(archive);
+  PackAccess::refold(*this);
 }
 
 void ChunkedLlamaAttentionImpl::pack() { PackAccess::pack(*this, nullptr); }
@@ -91,6 +113,12 @@ void PackAccess::pack(ChunkedLlamaAttentionImpl& attention, HugePageArena* arena
     }
   }
   pack(*attention.o_proj, arena);
+  fold_value_bias(attention);
+  attention.prepared_ = true;
+}
+
+void PackAccess::refold(ChunkedLlamaAttentionImpl& attention) {
+  if (attention.prepared_) fold_value_bias(attention);
 }
 
 }  // namespace rillkv

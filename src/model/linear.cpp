@@ -40,6 +40,10 @@ LinearImpl::LinearImpl(at::Tensor weight_in, at::Tensor bias_in) {
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
+  return run(x, bias, out_float32);
+}
+
+at::Tensor LinearImpl::run(const at::Tensor& x, const at::Tensor& added, bool out_float32) const {
   const at::Tensor& own = packed_.defined() ? packed_ : weight;
   RILLKV_CHECK(own.defined(),
                "Linear: expected a layer with a weight, got a view whose fused "
@@ -49,10 +53,15 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, bool out_float32) const {
                "Linear: expected [rows, ", in_features_, "] ", own.scalar_type(), " on ",
                own.device(), ", got ", describe(x));
   if (!packed_.defined()) {
-    const at::Tensor out = at::linear(x, weight, bias);
+    const at::Tensor out = at::linear(x, weight, added);
     return out_float32 ? out.to(at::kFloat) : out;
   }
-  return run_linear(cpu_kernels(), x.contiguous(), packed_, bias, out_features_, out_float32);
+  return run_linear(cpu_kernels(), x.contiguous(), packed_, added, out_features_, out_float32);
+}
+
+at::Tensor PackAccess::forward(const LinearImpl& linear, const at::Tensor& x,
+                               const at::Tensor& bias) {
+  return linear.run(x, bias, /*out_float32=*/false);
 }
 
 bool LinearImpl::pack() { return PackAccess::pack(*this, nullptr); }

@@ -102,6 +102,7 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
                                   const std::function<void(const std::string&)>& done) {
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
   copy_weights(source, done);
+  for (const auto& layer : layers_) layer->refold();
 }
 
 void LlamaModelImpl::copy_weights(const std::function<at::Tensor(const std::string&)>& source,
@@ -295,8 +296,7 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   }
   copy_weights([&](const std::string& weight) { return checkpoint.tensor(weight); },
                [&](const std::string& weight) { checkpoint.release(weight); });
-  if (!device_.is_cpu()) return;
-  pack();
+  pack();  // off the CPU no weight is, but biases are folded there, too
   // A table of another dtype: packed from the converted copy.
   if (share_table && lm_head_->weight.defined() && PackAccess::pack(*lm_head_, &arena)) {
     embed_tokens_->replace(table);

@@ -139,4 +139,6 @@ void LlamaLayerImpl::pack(HugePageArena* arena) {
   }
 }
 
+void LlamaLayerImpl::refold() { PackAccess::refold(*attention_); }
+
 }  // namespace rillkv

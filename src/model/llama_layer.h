@@ -56,6 +56,8 @@ class LlamaLayerImpl : public InferenceModule {
   at::Tensor forward_rows(at::Tensor& hidden, const at::Tensor& delta,
                           const std::vector<SequenceRows>& sequences, const at::Tensor& rows) const;
   void pack(HugePageArena* arena);
+  /// To be called where parameters have been written after `pack`.
+  void refold();
   /// Whether all of its matrix products are our own kernels': Torch's open parallel regions.
   bool packed() const { return packed_; }
 

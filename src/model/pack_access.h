@@ -11,6 +11,12 @@ struct PackAccess {
   /// See LinearImpl::pack; the panels go to `arena`, to the allocator's memory if null.
   static bool pack(LinearImpl& linear, HugePageArena* arena);
   static void pack(ChunkedLlamaAttentionImpl& attention, HugePageArena* arena);
+  /// Takes v_proj's bias out of the values: sets what forward adds in the biases' place.
+  static void fold_value_bias(ChunkedLlamaAttentionImpl& attention);
+  /// Follows parameters that have been loaded anew since `pack`; nothing before it.
+  static void refold(ChunkedLlamaAttentionImpl& attention);
+  /// linear.forward with `bias` in the place of its own; undefined: none.
+  static at::Tensor forward(const LinearImpl& linear, const at::Tensor& x, const at::Tensor& bias);
   /// Forgets the plain weight of a view whose fused weight has been packed.
   static void drop_weight(LinearImpl& linear);
 };

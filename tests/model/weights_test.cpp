@@ -165,7 +165,9 @@ TEST(Weights, CheckpointWalkNamesExactlyTheModelsParameters) {
 TEST(Weights, LyingConfigsFailBeforeMemoryIsTaken) {
   const testing::TemporaryFolder honest;
   write_checkpoint(honest, "", "");
-  EXPECT_TRUE(at::equal(logits(load_model(honest.path())), logits(random_model("a"))));
+  LlamaModel loaded = random_model("a");
+  loaded->pack();  // float32 packs nothing, but folds the biases of v_proj
+  EXPECT_TRUE(at::equal(logits(load_model(honest.path())), logits(loaded)));
 
   struct Lie {
     const char *key, *value, *names;
