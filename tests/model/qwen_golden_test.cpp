@@ -67,7 +67,7 @@ class QwenGolden : public ::testing::TestWithParam<at::ScalarType> {};
 TEST_P(QwenGolden, LogitsEqualTransformers) {
   if (!std::filesystem::exists(kFolder)) {
     GTEST_SKIP() << "no models/qwen2.5-coder-0.5b (Qwen2.5-Coder-0.5B-Instruct): "
-                    "scripts/make_default_model.py --model qwen2.5-coder-0.5b makes it";
+                    "scripts/make_default_model.sh --model qwen2.5-coder-0.5b makes it";
   }
   const at::ScalarType dtype = GetParam();
   const json expected = golden();
