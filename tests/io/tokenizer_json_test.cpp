@@ -244,7 +244,7 @@ TEST(TokenizerJsonTokens, WarnsOnceOfIdsThatTheFileGetsWrong) {
   Tokenizer::load(folder.path());
   const std::string log = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 2) << log;
-  for (const char* part : {"tokenizer.json", "<x>", "9000", "1 more", "[PAD]", "no id"}) {
+  for (const char* part : {"tokenizer.json", "<x>", "9000", "1 more", "[SEP]", "without an id"}) {
     EXPECT_NE(log.find(part), log.npos) << log << "lacks " << part;
   }
 }
@@ -334,16 +334,17 @@ TEST(TokenizerJsonErrors, Decoders) {
     return json{{"type", "Strip"}, {"content", content}, {"start", start}, {"stop", stop}};
   };
   bad(3, {"decoders", "array"});
-  bad({strip(" ", 1, 0)}, {"decoder", "Strip", "Fuse"});
-  bad({fuse, strip("_", 1, 0)}, {"content", "_"});
-  bad({fuse, strip(" ", 2, 0)}, {"start", "2"});
-  bad({fuse, strip(" ", 1, 1)}, {"stop", "1"});
-  bad({fuse, strip(" ", 1, 0), strip(" ", 1, 0)}, {"start", "once"});
-  bad({fuse, replace}, {"decoder", "Replace", "before"});
-  bad({fallback, replace}, {"Replace", "ByteFallback"});
-  bad({{{"type", "Replace"}, {"pattern", {{"Regex", "a"}}}, {"content", ""}}}, {"pattern"});
-  bad({{{"type", "Metaspace"}}}, {"replacement"});
-  bad({fallback, {{"type", "ByteLevel"}}}, {"decoder", "before ByteLevel"});
+  bad(json::array({strip(" ", 1, 0)}), {"decoder", "Strip", "Fuse"});
+  bad(json::array({fuse, strip("_", 1, 0)}), {"content", "_"});
+  bad(json::array({fuse, strip(" ", 2, 0)}), {"start", "2"});
+  bad(json::array({fuse, strip(" ", 1, 1)}), {"stop", "1"});
+  bad(json::array({fuse, strip(" ", 1, 0), strip(" ", 1, 0)}), {"start", "once"});
+  bad(json::array({fuse, replace}), {"decoder", "Replace", "before"});
+  bad(json::array({fallback, replace}), {"Replace", "ByteFallback"});
+  bad(json::array({{{"type", "Replace"}, {"pattern", {{"Regex", "a"}}}, {"content", ""}}}),
+      {"pattern"});
+  bad(json::array({{{"type", "Metaspace"}}}), {"replacement"});
+  bad(json::array({fallback, {{"type", "ByteLevel"}}}), {"decoder", "before ByteLevel"});
 }
 
 TEST(TokenizerJsonErrors, PostProcessors) {
