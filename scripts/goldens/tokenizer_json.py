@@ -68,8 +68,8 @@ def train_characters():
 
 def few_tokens(characters):
     """Most bytes and characters are missing."""
-    few = ["<unk>", "<0xE4>", "<0xBD>", "<0xA0>", "<0xC3>", "<0xA9>", SPACE, "a", "b", "t", "h", "e",
-           "th", "the", SPACE + "the"]
+    few = ["<unk>", "<0xE4>", "<0xBD>", "<0xA0>", "<0xC3>", "<0xA9>", SPACE, "a", "b", "t", "h",
+           "e", "th", "the", SPACE + "the"]
     model = {**characters["model"], "vocab": {token: i for i, token in enumerate(few)},
              "merges": [["t", "h"], ["th", "e"], [SPACE, "the"]]}
     return {**characters, "added_tokens": [], "post_processor": None, "model": model}
@@ -190,8 +190,9 @@ def variants(characters, few, llama3):
                 added(number + 2, "<|EOT|>", normalized=True),
                 added(number + 3, "e\u0301a", normalized=True, special=False),
                 added(number + 4, "\t\t", normalized=True, special=False)]
-    texts = ["<\uff5cUser\uff5c>the<|EOT|>", f"the<\uff5cend{SPACE}of\uff5c> of", "\u00e9a e\u0301a",
-             "a\t\t\tb", "<\uff5cUser\uff5c><\uff5cUser\uff5c>", "n\u0303 \u1e69 \u0338>",
+    texts = ["<\uff5cUser\uff5c>the<|EOT|>", f"the<\uff5cend{SPACE}of\uff5c> of",
+             "\u00e9a e\u0301a", "a\t\t\tb", "<\uff5cUser\uff5c><\uff5cUser\uff5c>",
+             "n\u0303 \u1e69 \u0338>",
              "<|EOT|>\u0338 <pad>"]
     for name, normalizers in (("nothing", []), ("NFC", [{"type": "NFC"}])):
         yield (f"Sequence of {name}", "llama3",
@@ -237,9 +238,10 @@ def variants(characters, few, llama3):
             "single": None, "pair": None, "special_tokens": None}}, {}, [])
 
 
-TEXTS = ["Hi", "\n", "", " ", "   ", "the water", " the", "the  bridge ", "\u00fcber 1024 \u4f60\u597d \U0001f642",
-         "line\r\n\r\nend\t", "\x00\x01\x7f", SPACE, "a\u0301e\u0301 \u1100\u1161\u11a8", "\ufeff\ufffd",
-         "l'ombre du vieux ch\u00eane", "\U0001f469\u200d\U0001f469", "\u00a0\u3000\u2028x", "aaaaaaaaaaaaaaaaaaaaa"]
+TEXTS = ["Hi", "\n", "", " ", "   ", "the water", " the", "the  bridge ",
+         "\u00fcber 1024 \u4f60\u597d \U0001f642", "line\r\n\r\nend\t", "\x00\x01\x7f", SPACE,
+         "a\u0301e\u0301 \u1100\u1161\u11a8", "\ufeff\ufffd", "l'ombre du vieux ch\u00eane",
+         "\U0001f469\u200d\U0001f469", "\u00a0\u3000\u2028x", "aaaaaaaaaaaaaaaaaaaaa"]
 
 
 def merge_patch(target, patch):
@@ -306,7 +308,8 @@ def main():
                                  "cases": cases}, ensure_ascii=False, separators=(",", ":")))
     path = folder / "goldens.json"
     few = json.dumps(bases["few"], ensure_ascii=False, separators=(",", ":"))
-    path.write_text('{"few": ' + few + ',\n"variants": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+    path.write_text('{"few": ' + few + ',\n"variants": [\n' + ",\n".join(lines) + "\n]}\n",
+                    encoding="utf-8")
     print(f"{path}: {len(lines)} variants, {path.stat().st_size} bytes")
 
 

@@ -165,6 +165,11 @@ TEST(TokenizerJsonTrust, NormalizedSpecialTokens) {
     EXPECT_EQ(count({{"aaae\xcc\x81<n>", false}, {"a", true}}), 0);
     EXPECT_EQ(count({{"<n>aaa", true}, {"aaa<n>e\xcc\x81", false}, {"<n>", true}}), 2);
   }
+  // The token is looked for as "b<n>": what is prepended is as trusted as the first character.
+  root["normalizer"] = {{"type", "Prepend"}, {"prepend", "b"}};
+  const auto tokenizer = load(root);
+  EXPECT_EQ(tokenizer->encode({{"<n>", true}, {"a", false}}, false), (Ids{15, 7}));
+  EXPECT_EQ(tokenizer->encode({{"b", false}, {"<n>", true}}, false), (Ids{8, 8, 0}));
 }
 
 // One word of a million characters where the pre-tokenizer cuts nothing: a quadratic algorithm
