@@ -4,7 +4,6 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
-#include "rillkv/python_json.h"
 
 namespace rillkv::eval {
 namespace {
@@ -58,7 +57,7 @@ void write_json_atomically(const fs::path& path, const nlohmann::ordered_json& j
 
 Json read_json(const fs::path& path) {
   try {
-    return Json::parse(standard_json(read_file(path.string())));
+    return Json::parse(read_file(path.string()));
   } catch (const Json::parse_error& error) {
     throw Error(str_cat(path.string(), ": not JSON: ", error.what()));
   }

@@ -67,7 +67,7 @@ TEST(PythonJson, MalformedNeighboursAreErrorsOfOneLine) {
   expect_error([&] { parse(R"({"\ud800":1,"\ud801":2})"); }, {"duplicate key"});
 }
 
-// Whatever is in the file: a value or an error of one line, and the rewriting changes no valid JSON.
+// Whatever is in the file: a value or an error of one line; the rewriting changes no valid JSON.
 TEST(PythonJsonFuzz, MutationsThrowOrParse) {
   const std::string seed = R"({"a":[NaN,-Infinity,1.5],"b\ud800":"\ud83d\ude00\\","c":{"d":null}})";
   const std::string bytes = "\\\"ud8c00NaInfity-{}[]:, ";

@@ -329,11 +329,11 @@ TEST(LlamaModel, DynamicScalingIsRefusedWhereItWouldBegin) {
   EXPECT_TRUE(at::equal(model->forward(prompt, cache, Logits::kLast),
                         plain->forward(prompt, reference, Logits::kLast)));
   for (const Logits which : {Logits::kNone, Logits::kLast, Logits::kAll}) {
-    expect_error([&] { model->forward(at::tensor({1}), cache, which); },
+    expect_error([&] { model->forward(at::tensor(Ids{1}), cache, which); },
                  {"max_position_embeddings (512)", "dynamic", "513"});
   }
   EXPECT_EQ(cache.length(), 512);
-  plain->forward(at::tensor({1}), reference, Logits::kLast);  // others may go on
+  plain->forward(at::tensor(Ids{1}), reference, Logits::kLast);  // others may go on
   cache.reset();
   expect_error([&] { model->forward(at::tensor(ids), cache, Logits::kLast); }, {"513"});
   EXPECT_EQ(cache.length(), 0);
