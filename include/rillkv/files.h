@@ -6,7 +6,8 @@
 
 namespace rillkv {
 
-/// The whole content of a regular file. Throws Error naming the path if it cannot be read.
+/// The whole content of a regular file. Throws Error naming the path if it cannot be read or is a
+/// Git LFS pointer in place of the file.
 std::string read_file(const std::string& path);
 
 /// Whether a regular file, or a folder, is there. False where the system does not tell.

@@ -51,9 +51,9 @@ class LlamaModelImpl : public InferenceModule {
   /// tokens: [T] int64 on the CPU; appends them to the cache. Returns f32 logits on the CPU: [T,
   /// vocab] for kAll, [1, vocab] for kLast, undefined for kNone. Throws Error for a token outside
   /// the vocabulary, an empty chunk, a cache that is null, given twice or not in step
-  /// (QuantizedKvCache::in_step), before anything changes. Throws Error for activations that a
-  /// layer's cache cannot represent; earlier layers hold the chunk by then, and the batch's caches
-  /// must be reset.
+  /// (QuantizedKvCache::in_step) and positions beyond ModelConfig::position_limit, before anything
+  /// changes. Throws Error for activations that a layer's cache cannot represent; earlier layers
+  /// hold the chunk by then, and the batch's caches must be reset.
   at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
   /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
   /// calls up to rounding of the matrix multiplications.
@@ -74,10 +74,11 @@ class LlamaModelImpl : public InferenceModule {
   /// table stays as it is: packing it would keep it twice. Biases of v_proj are taken out of the
   /// values that caches hold (see ChunkedLlamaAttentionImpl), packed or not, on any device.
   void pack();
-  /// Every weight from a checkpoint, packed as `pack` does. A tied table is packed, too, where that
-  /// is possible, and the embedding stays in the memory-mapped file. Peak memory is that of the
-  /// weights and the largest of them once more.
-  /// Throws Error as load_weights does.
+  /// Every weight from a checkpoint, packed as `pack` does. Names without "model." are found, too;
+  /// whether the head is tied is what config() says (load_model decides it by the checkpoint). A
+  /// tied table is packed, too, where that is possible, and the embedding stays in the mapped file.
+  /// Peak memory is that of the weights and the largest of them once more. Throws Error as
+  /// load_weights does.
   void read(const Checkpoint& checkpoint);
   /// Whether `pack` has taken any weight.
   bool packed() const;
@@ -112,8 +113,11 @@ void for_each_weight(
     const ModelConfig& config,
     const std::function<void(const std::string&, const std::vector<int64_t>&)>& visit);
 
-/// Reads config.json and the weights of a checkpoint folder. Throws Error naming file and key or
-/// weight; shapes are compared before anything is allocated.
+/// Reads config.json and the weights of a checkpoint folder. Where config.json and the tensors
+/// disagree about tie_word_embeddings, the tensors count (a head that differs from the embedding
+/// table is used, a head that is missing is the table), and a warning says so; tensors that the
+/// model does not use are one warning. Throws Error naming file and key or weight; shapes are
+/// compared before anything is allocated.
 LlamaModel load_model(const std::string& folder, const LoadOptions& options = {});
 
 /// The dtype that --dtype names: auto, float32, bfloat16 or float16; auto is bfloat16 where the CPU

@@ -8,8 +8,10 @@
 
 namespace rillkv {
 
-/// How RoPE's frequencies differ from theta^(-2i/D).
-enum class RopeScaling { kDefault, kLinear, kLlama3 };
+/// How RoPE's frequencies differ from theta^(-2i/D). kDynamic: not at all up to
+/// max_position_embeddings; beyond it every frequency depends on the length, which is not computed
+/// here, so that a model refuses to go there.
+enum class RopeScaling { kDefault, kLinear, kLlama3, kDynamic };
 
 /// The architecture of a LLaMA-family decoder: pre-norm RMSNorm, SwiGLU, half-split RoPE, GQA.
 /// Names and defaults are those of Hugging Face transformers.
@@ -31,7 +33,7 @@ struct ModelConfig {
 
   double rope_theta = 10000.0;
   RopeScaling rope_scaling = RopeScaling::kDefault;
-  double rope_factor = 1.0;                 // linear, llama3
+  double rope_factor = 1.0;                 // linear, llama3; kept for dynamic
   double rope_low_freq_factor = 1.0;        // llama3
   double rope_high_freq_factor = 4.0;       // llama3
   int64_t rope_original_max_positions = 0;  // llama3
@@ -42,11 +44,18 @@ struct ModelConfig {
 
   /// Reads `folder`/config.json, and adds the end-of-sequence ids of `folder`/
   /// generation_config.json where that file exists (LLaMA-3 names the chat's end only there).
-  /// Throws Error naming file and key for anything this library does not compute exactly.
+  /// Throws Error naming file and key for anything this library does not compute exactly. Where
+  /// settings of RoPE stand in two places, those that transformers read count.
   static ModelConfig load(const std::string& folder);
 
   /// From the text of a config.json; `where` names it in errors.
   static ModelConfig from_json(std::string_view text, const std::string& where = "config.json");
+
+  /// How many positions a sequence may have: max_position_embeddings where scaling is dynamic,
+  /// otherwise no limit (INT64_MAX), though no model was trained beyond max_position_embeddings.
+  int64_t position_limit() const {
+    return rope_scaling == RopeScaling::kDynamic ? max_position_embeddings : INT64_MAX;
+  }
 
   /// Key and value heads' bytes are what a cache compresses: G = heads / kv heads.
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }

@@ -44,29 +44,35 @@ class SafetensorsFile {
   std::shared_ptr<const Impl> impl_;
 };
 
-/// A checkpoint: `model.safetensors`, or the shards that `model.safetensors.index.json` lists.
+/// A checkpoint: `model.safetensors`, or the shards that `model.safetensors.index.json` lists. What
+/// the shards hold counts, as in transformers: a tensor that the index omits or puts into another
+/// shard is there, and of two shards with the same tensor the later one by name has it (which is
+/// warned of). A shard or tensor that only the index knows is an error of whoever asks for it.
 /// Copies share the mappings; const and safe to use from several threads.
 class Checkpoint {
  public:
-  /// `path`: a folder, or one .safetensors file. Opens every shard and checks that each holds what
-  /// the index says. Throws Error naming what is missing or wrong.
+  /// `path`: a folder, or one .safetensors file. Opens every shard that is there. Throws Error
+  /// naming what is wrong.
   static Checkpoint open(const std::string& path);
 
+  /// Whether a file holds the tensor, or the index says that one should.
   bool contains(const std::string& name) const;
-  /// Sorted.
+  /// Sorted; every tensor that `contains` knows.
   std::vector<std::string> names() const;
 
-  /// As in SafetensorsFile.
+  /// As in SafetensorsFile. Throws Error naming the shard where it is missing or lacks the tensor.
   at::Tensor tensor(const std::string& name) const;
   std::vector<int64_t> shape(const std::string& name) const;
   void release(const std::string& name) const;
 
  private:
   const SafetensorsFile& file_of(const std::string& name) const;
+  void read_index(const std::string& index_path);
 
   std::string path_;
   std::vector<SafetensorsFile> files_;
-  std::map<std::string, size_t> file_index_;  // tensor -> its file
+  std::map<std::string, size_t> file_index_;     // tensor -> its file
+  std::map<std::string, std::string> promised_;  // tensor that no file holds -> its file's name
 };
 
 /// Writes float32, float16, bfloat16 or int64 tensors (any device and strides) to one file, which

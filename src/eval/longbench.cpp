@@ -7,6 +7,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/python_json.h"
 #include "rillkv/quotes.h"
 
 namespace rillkv::eval {
@@ -40,7 +41,7 @@ std::vector<std::string> strings_of(const Json& array, const std::string& where,
 LongBenchExample parse_example(const std::string& line, const std::string& where) {
   Json record;
   try {
-    record = Json::parse(line);
+    record = Json::parse(standard_json(line));
   } catch (const Json::parse_error& error) {
     throw Error(str_cat(where, ": not JSON: ", error.what()));
   }

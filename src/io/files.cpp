@@ -10,6 +10,7 @@
 
 #include "rillkv/error.h"
 #include "src/io/atomic_file.h"
+#include "src/io/lfs_pointer.h"
 
 namespace rillkv {
 
@@ -34,6 +35,7 @@ std::string read_file(const std::string& path) {
   }
   ::close(fd);
   RILLKV_CHECK(failure == 0, "cannot read ", path, ": ", std::strerror(failure));
+  io::refuse_lfs_pointer(text, path);
   return text;
 }
 

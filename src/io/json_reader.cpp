@@ -1,5 +1,7 @@
 #include "src/io/json_reader.h"
 
+#include <cmath>
+#include <limits>
 #include <set>
 #include <utility>
 #include <vector>
@@ -7,12 +9,31 @@
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "rillkv/quotes.h"
+#include "src/io/python_json.h"
 
 namespace rillkv::io {
 
 using nlohmann::json;
 
-json parse_json(std::string_view text, const std::string& where, int deepest) {
+namespace {
+
+// Strings that stand for Python's literals between rewriting and parsing. A file would have to hold
+// one of them and a literal to be misread, and then gets a number of the wrong kind: an error.
+constexpr char kNan[] = "\x7fNaN", kInfinity[] = "\x7fInfinity", kMinusInfinity[] = "\x7f-Infinity";
+constexpr NonFiniteLiterals kMarkers = {"\"\x7fNaN\"", "\"\x7fInfinity\"", "\"\x7f-Infinity\""};
+
+std::optional<double> marked_number(const json& value) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  if (!value.is_string()) return std::nullopt;
+  const auto& text = value.get_ref<const std::string&>();
+  if (text == kNan) return std::numeric_limits<double>::quiet_NaN();
+  if (text == kInfinity) return kInf;
+  if (text == kMinusInfinity) return -kInf;
+  return std::nullopt;
+}
+
+/// Throws json::exception for bad syntax. `marked`: markers are numbers.
+json parse_checked(std::string_view text, const std::string& where, int deepest, bool marked) {
   // nlohmann keeps the last of two equal keys silently; a file with both is lying about one.
   std::vector<std::set<std::string>> keys;
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
@@ -29,16 +50,47 @@ json parse_json(std::string_view text, const std::string& where, int deepest) {
         break;
       case json::parse_event_t::key: {
         const auto& key = value.get_ref<const std::string&>();
+        RILLKV_CHECK(!marked || !marked_number(value), where,
+                     ": bad JSON: expected a key, found a number");
         RILLKV_CHECK(keys.back().insert(key).second, where, ": duplicate key ", in_quotes(key));
         break;
       }
+      case json::parse_event_t::value:
+        if (const auto number = marked ? marked_number(value) : std::nullopt) value = *number;
+        break;
       default:
         break;
     }
     return true;
   };
+  return json::parse(text.begin(), text.end(), watch);
+}
+
+/// NaN and infinities as Python spells them; nlohmann writes null.
+std::string non_finite(double value) {
+  return std::isnan(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
+}
+
+void name_non_finite(json& value) {
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    value = non_finite(value.get<double>());
+  }
+  if (!value.is_structured()) return;  // a range over a scalar is the scalar itself
+  for (json& item : value) name_non_finite(item);
+}
+
+}  // namespace
+
+json parse_json(std::string_view text, const std::string& where, int deepest) {
   try {
-    return json::parse(text.begin(), text.end(), watch);
+    try {
+      return parse_checked(text, where, deepest, false);
+    } catch (const json::exception&) {
+      // Rarely needed, so that it costs nothing otherwise.
+      const std::string rewritten = rewrite_python_json(text, kMarkers);
+      if (rewritten == text) throw;
+      return parse_checked(rewritten, where, deepest, true);
+    }
   } catch (const json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line ...": drop the internal identifier.
     std::string_view what = error.what();
@@ -46,6 +98,21 @@ json parse_json(std::string_view text, const std::string& where, int deepest) {
     const std::string clean = in_quotes(what);
     throw Error(str_cat(where, ": bad JSON: ", clean.substr(1, clean.size() - 2)));
   }
+}
+
+std::string spell(const json& value) {
+  std::string text;
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    text = non_finite(value.get<double>());
+  } else if (value.is_structured()) {
+    json copy = value;
+    name_non_finite(copy);
+    text = copy.dump(-1, ' ', true, json::error_handler_t::replace);
+  } else {
+    text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  }
+  constexpr size_t kLongest = 120;
+  return text.size() <= kLongest ? text : text.substr(0, kLongest) + "...";
 }
 
 json read_json_object(const std::string& path) {
@@ -70,10 +137,7 @@ std::string JsonReader::name(const char* key) const {
 
 void JsonReader::fail(const char* key, const std::string& expectation) const {
   std::string actual = is_null(key) ? "null" : "nothing";
-  if (const json* value = find(key)) {
-    actual = value->dump(-1, ' ', true, json::error_handler_t::replace);
-    if (actual.size() > 120) actual = actual.substr(0, 120) + "...";
-  }
+  if (const json* value = find(key)) actual = spell(*value);
   throw Error(str_cat(name(key), ": expected ", expectation, ", found ", actual));
 }
 
@@ -103,9 +167,10 @@ int64_t JsonReader::required_integer(const char* key, int64_t least, int64_t gre
 }
 
 std::optional<double> JsonReader::number(const char* key) const {
-  const json* found = value(key, "a number");
+  const char* const expectation = "a finite number";
+  const json* found = value(key, expectation);
   if (found == nullptr) return std::nullopt;
-  if (!found->is_number()) fail(key, "a number");
+  if (!found->is_number() || !std::isfinite(found->get<double>())) fail(key, expectation);
   return found->get<double>();
 }
 

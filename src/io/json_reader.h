@@ -10,11 +10,17 @@
 namespace rillkv::io {
 
 /// Parses `text`. Throws Error for bad syntax, a duplicate key in one object, nesting deeper than
-/// `deepest` or trailing bytes. `where` names the source in errors.
+/// `deepest` or trailing bytes. `where` names the source in errors. What Python's json module
+/// writes beyond JSON is read, too: NaN, Infinity and -Infinity are numbers, and a surrogate
+/// without its other half is U+FFFD (see standard_json).
 nlohmann::json parse_json(std::string_view text, const std::string& where, int deepest = 64);
 
 /// Reads and parses a file whose top level must be an object.
 nlohmann::json read_json_object(const std::string& path);
+
+/// `value` for an error line: JSON, with NaN and infinities as Python writes them, cut after 120
+/// bytes.
+std::string spell(const nlohmann::json& value);
 
 /// What a typed getter makes of `null`: nothing, as if the key were missing, or an error.
 enum class Null { kAbsent, kError };
@@ -34,6 +40,7 @@ class JsonReader {
 
   std::optional<int64_t> integer(const char* key, int64_t least, int64_t greatest) const;
   int64_t required_integer(const char* key, int64_t least, int64_t greatest) const;
+  /// Finite.
   std::optional<double> number(const char* key) const;
   std::optional<bool> boolean(const char* key) const;
   std::optional<std::string> string(const char* key) const;

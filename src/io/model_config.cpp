@@ -10,6 +10,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/log.h"
 #include "src/io/json_reader.h"
 
 namespace rillkv {
@@ -26,14 +27,19 @@ constexpr int64_t kLargestTokenId = INT32_MAX;
 // What transformers' configuration classes assume where config.json is silent.
 struct Family {
   const char* architecture;
+  const char* base_model;  // the architecture of a checkpoint saved without its head
   const char* model_type;
   int64_t max_positions;
   int64_t kv_heads;  // 0: as many as attention heads
   int64_t bos, eos;  // -1: none
 };
-constexpr Family kFamilies[] = {{"LlamaForCausalLM", "llama", 2048, 0, 1, 2},
-                                {"MistralForCausalLM", "mistral", 131072, 8, 1, 2},
-                                {"Qwen2ForCausalLM", "qwen2", 32768, 32, -1, -1}};
+constexpr Family kFamilies[] = {{"LlamaForCausalLM", "LlamaModel", "llama", 2048, 0, 1, 2},
+                                {"MistralForCausalLM", "MistralModel", "mistral", 131072, 8, 1, 2},
+                                {"Qwen2ForCausalLM", "Qwen2Model", "qwen2", 32768, 32, -1, -1}};
+
+bool is(const Family& family, std::string_view model_type) {
+  return family.model_type == model_type;
+}
 
 const Family& find_family(const JsonReader& reader) {
   std::string architecture;
@@ -42,17 +48,20 @@ const Family& find_family(const JsonReader& reader) {
       reader.fail("architectures", "an array of one string");
     }
     architecture = list->front().get<std::string>();
+    // As the first conversions of LLaMA spelled it.
+    if (architecture == "LLaMAForCausalLM") architecture = kFamilies[0].architecture;
   }
+  const auto names = [&](const Family& family) {
+    return architecture == family.architecture || architecture == family.base_model;
+  };
   const std::string model_type = reader.string("model_type").value_or("");
   for (const Family& family : kFamilies) {
     const bool same_type = model_type.empty() || model_type == family.model_type;
-    if (architecture.empty() ? model_type == family.model_type
-                             : architecture == family.architecture && same_type) {
+    if (architecture.empty() ? model_type == family.model_type : names(family) && same_type) {
       return family;
     }
   }
-  const bool ours = std::any_of(std::begin(kFamilies), std::end(kFamilies),
-                                [&](const Family& f) { return architecture == f.architecture; });
+  const bool ours = std::any_of(std::begin(kFamilies), std::end(kFamilies), names);
   reader.fail(ours ? "model_type" : "architectures",
               "LlamaForCausalLM, MistralForCausalLM or Qwen2ForCausalLM with its model_type");
 }
@@ -69,29 +78,45 @@ void require_off(const JsonReader& reader, const char* key) {
   if (reader.boolean(key).value_or(false)) reader.fail(key, "false (not supported)");
 }
 
+/// Whether "layer_types" is there; every layer must attend to everything.
+bool read_layer_types(const JsonReader& reader, const Family& family, const ModelConfig& config) {
+  const json* types = reader.find("layer_types");
+  if (types == nullptr) return false;
+  const std::string expectation =
+      str_cat("\"full_attention\" for each of num_hidden_layers (", config.num_hidden_layers, ")");
+  // transformers read such a configuration as Ministral's.
+  if (is(family, "mistral")) reader.fail("layer_types", "nothing or null in a Mistral model");
+  const bool full = types->is_array() && std::all_of(types->begin(), types->end(), [](auto& t) {
+                      return t == "full_attention" || t == "attention";  // its former name
+                    });
+  if (!full || types->size() != static_cast<size_t>(config.num_hidden_layers)) {
+    reader.fail("layer_types", expectation);
+  }
+  return true;
+}
+
 void read_window(const JsonReader& reader, const Family& family, const ModelConfig& config) {
-  const bool mistral = std::string_view(family.model_type) == "mistral";
-  if (std::string_view(family.model_type) == "qwen2") {
-    require_off(reader, "use_sliding_window");
-  } else if (mistral || reader.has("sliding_window")) {
-    // Absent is not null here: transformers' MistralConfig then assumes 4096.
-    constexpr int64_t kMistralDefault = 4096;
-    const int64_t window =
-        reader.is_null("sliding_window")
-            ? kLargestPosition
-            : reader.integer("sliding_window", 1, kLargestPosition).value_or(kMistralDefault);
-    if (window < config.max_position_embeddings) {
-      reader.fail("sliding_window",
-                  str_cat("null or at least max_position_embeddings (",
-                          config.max_position_embeddings, "): sliding windows are not supported"));
-    }
+  const bool full = read_layer_types(reader, family, config);
+  const bool qwen = is(family, "qwen2");
+  if (qwen && (!reader.boolean("use_sliding_window").value_or(false) || full)) return;
+  if (is(family, "llama") && !reader.has("sliding_window")) return;
+  // Absent is not null here: transformers then assume 4096. Null means no window, and so does 0: a
+  // window of nothing would leave nothing to attend to.
+  constexpr int64_t kDefault = 4096, kDefaultLayers = 28;
+  const int64_t window =
+      reader.is_null("sliding_window")
+          ? 0
+          : reader.integer("sliding_window", 0, kLargestPosition).value_or(kDefault);
+  if (window == 0 || window >= config.max_position_embeddings) return;
+  if (qwen) {
+    const int64_t first =
+        reader.integer("max_window_layers", 0, kLargestSize).value_or(kDefaultLayers);
+    if (first >= config.num_hidden_layers) return;  // the first so many layers have no window
+    reader.fail("use_sliding_window", "false: sliding windows are not supported");
   }
-  if (const json* types = reader.find("layer_types")) {
-    const bool full = types->is_array() && std::all_of(types->begin(), types->end(), [](auto& t) {
-                        return t == "full_attention";
-                      });
-    if (!full) reader.fail("layer_types", "only \"full_attention\"");
-  }
+  reader.fail("sliding_window",
+              str_cat("null, 0 or at least max_position_embeddings (",
+                      config.max_position_embeddings, "): sliding windows are not supported"));
 }
 
 double positive(const JsonReader& reader, const char* key, double value) {
@@ -105,49 +130,105 @@ double required_number(const JsonReader& reader, const char* key) {
   return positive(reader, key, *value);
 }
 
-// `rope` is the object under rope_scaling (transformers 4) or rope_parameters (5).
-void read_rope_scaling(const JsonReader& rope, const char* type_key, ModelConfig& config) {
+/// An integer, also one that Python wrote as a float: 1024.0.
+int64_t integral(const JsonReader& reader, const char* key, int64_t least, int64_t greatest) {
+  const json* value = reader.find(key);
+  if (value == nullptr || !value->is_number_float()) {
+    return reader.required_integer(key, least, greatest);
+  }
+  const auto number = value->get<double>();
+  if (!(number >= static_cast<double>(least) && number <= static_cast<double>(greatest)) ||
+      number != std::floor(number)) {
+    reader.fail(key, str_cat("an integer in ", least, "..", greatest));
+  }
+  return static_cast<int64_t>(number);
+}
+
+/// The settings of RoPE under `key`, or nullptr where they say nothing.
+const json* rope_settings(const JsonReader& reader, const char* key) {
+  const json* settings = reader.find(key);
+  if (settings != nullptr && !settings->is_object()) reader.fail(key, "an object or null");
+  return settings == nullptr || settings->empty() ? nullptr : settings;
+}
+
+void require_no_partial_rotation(const JsonReader& reader) {
+  const char* key = "partial_rotary_factor";
+  if (reader.number(key).value_or(1.0) != 1.0) {
+    reader.fail(key, "1 (partial rotation is not supported)");
+  }
+}
+
+/// `rope` is the object that counts, `root` the whole configuration.
+void read_rope_scaling(const JsonReader& rope, const JsonReader& root, ModelConfig& config) {
+  const char* type_key = rope.present("rope_type") ? "rope_type" : "type";
   const std::string type = rope.string(type_key).value_or("default");
   if (type == "default") return;
-  if (type != "linear" && type != "llama3") {
-    rope.fail(type_key, "\"default\", \"linear\" or \"llama3\"");
+  if (type == "linear") {
+    config.rope_scaling = RopeScaling::kLinear;
+  } else if (type == "llama3") {
+    config.rope_scaling = RopeScaling::kLlama3;
+  } else if (type == "dynamic") {
+    config.rope_scaling = RopeScaling::kDynamic;
+  } else {
+    rope.fail(type_key, "\"default\", \"linear\", \"llama3\" or \"dynamic\"");
   }
   config.rope_factor = required_number(rope, "factor");
   if (config.rope_factor < 1) rope.fail("factor", "a number of at least 1");
-  config.rope_scaling = type == "linear" ? RopeScaling::kLinear : RopeScaling::kLlama3;
-  if (config.rope_scaling == RopeScaling::kLinear) return;
+  if (config.rope_scaling == RopeScaling::kDynamic && config.head_dim == 2) {
+    rope.fail(type_key, "another type where head_dim is 2");  // its exponent is D / (D - 2)
+  }
+  if (config.rope_scaling != RopeScaling::kLlama3) return;
   config.rope_low_freq_factor = required_number(rope, "low_freq_factor");
   config.rope_high_freq_factor = required_number(rope, "high_freq_factor");
   if (config.rope_high_freq_factor <= config.rope_low_freq_factor) {
     rope.fail("high_freq_factor",
               str_cat("more than low_freq_factor (", config.rope_low_freq_factor, ")"));
   }
+  // In transformers the same key beside the object comes first, and without either the model was
+  // trained on all the positions it has.
+  const char* original = "original_max_position_embeddings";
+  const bool outside = root.present(original);
   config.rope_original_max_positions =
-      rope.required_integer("original_max_position_embeddings", 1, kLargestPosition);
+      outside || rope.present(original)
+          ? integral(outside ? root : rope, original, 1, kLargestPosition)
+          : config.max_position_embeddings;
 }
 
+/// transformers 5 moved rope_theta and the scaling into one object, rope_parameters. The former
+/// one, rope_scaling, replaces it as a whole where it is there and not empty; a theta in the object
+/// that counts comes before the one beside it.
 void read_rope(const JsonReader& reader, ModelConfig& config) {
-  // transformers 5 moved rope_theta and the scaling into one object.
-  const json* parameters = reader.find("rope_parameters");
-  const char* section = parameters != nullptr ? "rope_parameters" : "rope_scaling";
-  const json* scaling = parameters != nullptr ? parameters : reader.find("rope_scaling");
-  if (const auto theta = reader.number("rope_theta")) {
-    config.rope_theta = positive(reader, "rope_theta", *theta);
-  }
   require_off(reader, "rope_interleaved");
-  if (reader.number("partial_rotary_factor").value_or(1.0) != 1.0) {
-    reader.fail("partial_rotary_factor", "1 (partial rotation is not supported)");
+  if (reader.has("partial_rotary_factor")) require_no_partial_rotation(reader);
+  const json* scaling = rope_settings(reader, "rope_scaling");
+  const json* parameters = rope_settings(reader, "rope_parameters");
+  if (scaling != nullptr && parameters != nullptr && *scaling != *parameters) {
+    log(LogLevel::kWarning, str_cat(reader.name("rope_scaling"),
+                                    " replaces \"rope_parameters\", which differ from it"));
   }
-  if (scaling == nullptr) return;
-  if (!scaling->is_object()) reader.fail(section, "an object or null");
-  const JsonReader rope(*scaling, reader.name(section), io::Null::kError);
-  read_rope_scaling(rope, rope.present("rope_type") ? "rope_type" : "type", config);
-  if (const auto theta = rope.number("rope_theta")) {
-    config.rope_theta = positive(rope, "rope_theta", *theta);
+  const char* section = scaling != nullptr ? "rope_scaling" : "rope_parameters";
+  const json nothing = json::object();
+  const json* settings = scaling != nullptr ? scaling : parameters;
+  const JsonReader rope(settings == nullptr ? nothing : *settings, reader.name(section),
+                        io::Null::kError);
+  for (const auto& item : (settings == nullptr ? nothing : *settings).items()) {
+    if (item.value().is_object()) {
+      rope.fail(item.key().c_str(),
+                "settings of RoPE for all layers (settings by layer type are not supported)");
+    }
   }
-  if (rope.number("partial_rotary_factor").value_or(1.0) != 1.0) {
-    rope.fail("partial_rotary_factor", "1 (partial rotation is not supported)");
+  const JsonReader& with_theta = rope.present("rope_theta") ? rope : reader;
+  if (with_theta.present("rope_theta")) {
+    config.rope_theta = required_number(with_theta, "rope_theta");
   }
+  require_no_partial_rotation(rope);
+  read_rope_scaling(rope, reader, config);
+}
+
+/// A token id, or -1 for none, which is what some converters write.
+int64_t token_id(const JsonReader& reader, const char* key, const json& value, const char* what) {
+  if (!value.is_number_integer() || value < -1 || value > kLargestTokenId) reader.fail(key, what);
+  return value.get<int64_t>();
 }
 
 // An integer, an array of integers, or nothing.
@@ -156,10 +237,9 @@ std::vector<int64_t> token_ids(const JsonReader& reader, const char* key) {
   if (value == nullptr) return {};
   std::vector<int64_t> ids;
   for (const json& item : value->is_array() ? *value : json::array({*value})) {
-    if (!item.is_number_integer() || item < 0 || item > kLargestTokenId) {
-      reader.fail(key, "a token id or an array of token ids");
-    }
-    ids.push_back(item.get<int64_t>());
+    const int64_t id =
+        token_id(reader, key, item, "a token id, -1 for none, or an array of token ids");
+    if (id >= 0) ids.push_back(id);
   }
   return ids;
 }
@@ -178,20 +258,25 @@ void read_sizes(const JsonReader& reader, const Family& family, ModelConfig& con
   config.num_hidden_layers = size("num_hidden_layers");
   config.num_attention_heads = size("num_attention_heads");
   const int64_t heads = config.num_attention_heads;
-  // Null is not absent here: it means no grouping, whatever the family.
+  // Null is not absent here: it means no grouping, where transformers let it be null.
   const bool family_decides = family.kv_heads > 0 && !reader.present("num_key_value_heads");
-  config.num_key_value_heads = nullable_integer(reader, "num_key_value_heads", 1, kLargestSize)
-                                   .value_or(family_decides ? family.kv_heads : heads);
+  const auto kv_heads = is(family, "mistral")
+                            ? reader.integer("num_key_value_heads", 1, kLargestSize)
+                            : nullable_integer(reader, "num_key_value_heads", 1, kLargestSize);
+  config.num_key_value_heads = kv_heads.value_or(family_decides ? family.kv_heads : heads);
   if (heads % config.num_key_value_heads != 0) {
     reader.fail("num_key_value_heads", str_cat("a divisor of num_attention_heads (", heads, ")"));
   }
-  if (const auto head_dim = nullable_integer(reader, "head_dim", 2, kLargestSize)) {
+  const auto head_dim = is(family, "qwen2") ? reader.integer("head_dim", 2, kLargestSize)
+                                            : nullable_integer(reader, "head_dim", 2, kLargestSize);
+  // LlamaConfig demands it beside an explicit head_dim, too.
+  if ((!head_dim || is(family, "llama")) && config.hidden_size % heads != 0) {
+    reader.fail("hidden_size", str_cat("a multiple of num_attention_heads (", heads, ")"));
+  }
+  if (head_dim) {
     config.head_dim = *head_dim;
     if (config.head_dim % 2 != 0) reader.fail("head_dim", "an even number");
   } else {
-    if (config.hidden_size % heads != 0) {
-      reader.fail("hidden_size", str_cat("a multiple of num_attention_heads (", heads, ")"));
-    }
     config.head_dim = config.hidden_size / heads;
     if (config.head_dim % 2 != 0) {
       reader.fail("hidden_size", str_cat("an even multiple of num_attention_heads (", heads, ")"));
@@ -216,8 +301,9 @@ ModelConfig ModelConfig::from_json(std::string_view text, const std::string& whe
   if (const auto eps = reader.number("rms_norm_eps")) {
     config.rms_norm_eps = positive(reader, "rms_norm_eps", *eps);
   }
-  if (reader.string("hidden_act").value_or("silu") != "silu") {
-    reader.fail("hidden_act", "\"silu\"");
+  const std::string activation = reader.string("hidden_act").value_or("silu");
+  if (activation != "silu" && activation != "swish") {
+    reader.fail("hidden_act", "\"silu\" or \"swish\", its other name");
   }
   if (reader.has("quantization_config")) {
     reader.fail("quantization_config", "none: quantised weights are not supported");
@@ -231,10 +317,10 @@ ModelConfig ModelConfig::from_json(std::string_view text, const std::string& whe
     config.o_bias = config.qkv_bias;
   }
 
-  const std::vector<int64_t> bos = token_ids(reader, "bos_token_id");
-  config.bos_token_id = !bos.empty()                     ? bos.front()
-                        : reader.present("bos_token_id") ? -1
-                                                         : family.bos;
+  config.bos_token_id = reader.present("bos_token_id") ? -1 : family.bos;
+  if (const json* bos = reader.find("bos_token_id")) {
+    config.bos_token_id = token_id(reader, "bos_token_id", *bos, "a token id, or -1 for none");
+  }
   config.eos_token_ids = token_ids(reader, "eos_token_id");
   if (!reader.present("eos_token_id") && family.eos >= 0) config.eos_token_ids = {family.eos};
   const char* dtype = reader.has("dtype") ? "dtype" : "torch_dtype";

@@ -7,13 +7,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "rillkv/error.h"
+#include "rillkv/log.h"
 #include "rillkv/quotes.h"
 #include "src/io/atomic_file.h"
 #include "src/io/json_reader.h"
@@ -139,10 +142,6 @@ void SafetensorsFile::release(const std::string& name) const {
 Checkpoint Checkpoint::open(const std::string& path) {
   Checkpoint checkpoint;
   checkpoint.path_ = path;
-  const auto add_file = [&](const std::string& file) {
-    checkpoint.files_.push_back(SafetensorsFile::open(file));
-    return checkpoint.files_.size() - 1;
-  };
   const fs::path folder(path);
   std::error_code ignored;
   RILLKV_CHECK(fs::exists(folder, ignored), "no such file or folder: ", path);
@@ -150,20 +149,25 @@ Checkpoint Checkpoint::open(const std::string& path) {
   const std::string index_path = (folder / kIndexFile).string();
 
   if (!is_folder || fs::exists(folder / kSingleFile, ignored)) {
-    add_file(is_folder ? (folder / kSingleFile).string() : path);
+    checkpoint.files_.push_back(
+        SafetensorsFile::open(is_folder ? (folder / kSingleFile).string() : path));
     for (const std::string& name : checkpoint.files_[0].names()) checkpoint.file_index_[name] = 0;
     return checkpoint;
   }
   RILLKV_CHECK(fs::exists(index_path, ignored), path, ": neither ", kSingleFile, " nor ",
                kIndexFile, " is there");
+  checkpoint.read_index(index_path);
+  return checkpoint;
+}
 
+void Checkpoint::read_index(const std::string& index_path) {
   const nlohmann::json index = io::read_json_object(index_path);
   const io::JsonReader reader(index, index_path);
   const nlohmann::json* weight_map = reader.find("weight_map");
   if (weight_map == nullptr || !weight_map->is_object()) {
     reader.fail("weight_map", "an object that maps tensors to files");
   }
-  std::map<std::string, size_t> opened;
+  std::set<std::string> shards;
   for (const auto& [name, value] : weight_map->items()) {
     RILLKV_CHECK(value.is_string(), index_path, ": weight_map of ", in_quotes(name),
                  " must be a file name");
@@ -172,31 +176,56 @@ Checkpoint Checkpoint::open(const std::string& path) {
     RILLKV_CHECK(!shard.empty() && shard.find('/') == shard.npos && shard != "." && shard != "..",
                  index_path, ": weight_map of ", in_quotes(name), " names ", in_quotes(shard),
                  ", expected a file in the same folder");
-    auto found = opened.find(shard);
-    if (found == opened.end()) {
-      RILLKV_CHECK(fs::exists(folder / shard, ignored), path, ": shard ", in_quotes(shard),
-                   " is missing, the index says it holds tensor ", in_quotes(name));
-      found = opened.emplace(shard, add_file((folder / shard).string())).first;
-    }
-    RILLKV_CHECK(checkpoint.files_[found->second].contains(name),
-                 checkpoint.files_[found->second].path(), ": tensor ", in_quotes(name),
-                 " is missing, ", kIndexFile, " says it is there");
-    checkpoint.file_index_[name] = found->second;
+    promised_[name] = shard;
+    shards.insert(shard);
   }
-  return checkpoint;
+  std::string twice;  // the first tensor that two shards hold
+  size_t more = 0;
+  for (const std::string& shard : shards) {
+    const fs::path file = fs::path(path_) / shard;
+    std::error_code ignored;
+    if (!fs::exists(file, ignored)) continue;
+    files_.push_back(SafetensorsFile::open(file.string()));
+    for (const std::string& name : files_.back().names()) {
+      promised_.erase(name);
+      if (file_index_.insert_or_assign(name, files_.size() - 1).second) continue;
+      if (twice.empty()) {
+        twice = str_cat(in_quotes(name), " from ", in_quotes(shard));
+      } else {
+        ++more;
+      }
+    }
+  }
+  if (twice.empty()) return;
+  log(LogLevel::kWarning,
+      str_cat(path_, ": tensors that two shards hold are read from the later one: ", twice,
+              more == 0 ? "" : str_cat(" and ", more, " more")));
 }
 
 const SafetensorsFile& Checkpoint::file_of(const std::string& name) const {
   const auto found = file_index_.find(name);
-  RILLKV_CHECK(found != file_index_.end(), path_, ": tensor ", in_quotes(name), " is missing");
-  return files_[found->second];
+  if (found != file_index_.end()) return files_[found->second];
+  const auto promised = promised_.find(name);
+  RILLKV_CHECK(promised != promised_.end(), path_, ": tensor ", in_quotes(name), " is missing");
+  const std::string& shard = promised->second;
+  const bool opened = std::any_of(files_.begin(), files_.end(), [&](const SafetensorsFile& file) {
+    return fs::path(file.path()).filename() == shard;
+  });
+  RILLKV_CHECK(opened, path_, ": shard ", in_quotes(shard), " is missing, ", kIndexFile,
+               " says it holds tensor ", in_quotes(name));
+  throw Error(str_cat((fs::path(path_) / shard).string(), ": tensor ", in_quotes(name),
+                      " is missing, ", kIndexFile, " says it is there"));
 }
 
-bool Checkpoint::contains(const std::string& name) const { return file_index_.count(name) > 0; }
+bool Checkpoint::contains(const std::string& name) const {
+  return file_index_.count(name) + promised_.count(name) > 0;
+}
 
 std::vector<std::string> Checkpoint::names() const {
   std::vector<std::string> result;
   for (const auto& item : file_index_) result.push_back(item.first);
+  for (const auto& item : promised_) result.push_back(item.first);
+  std::sort(result.begin(), result.end());
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
+#include "src/io/lfs_pointer.h"
 
 namespace rillkv::io {
 namespace {
@@ -36,7 +37,7 @@ const json& member(const json& entry, const char* key, const std::string& what) 
 uint64_t natural(const json& value, const char* key, const std::string& what) {
   // nlohmann types a literal without sign as unsigned, one with a minus as signed.
   RILLKV_CHECK(value.is_number_unsigned(), what, ": \"", key,
-               "\" must hold non-negative integers, found ", in_quotes(value.dump()));
+               "\" must hold non-negative integers, found ", in_quotes(spell(value)));
   return value.get<uint64_t>();
 }
 
@@ -137,6 +138,7 @@ int safetensors_dtype_bits(std::string_view dtype) {
 }
 
 SafetensorsHeader parse_safetensors_header(std::string_view file, const std::string& name) {
+  refuse_lfs_pointer(file, name);
   RILLKV_CHECK(file.size() >= kLengthBytes, name, ": not a safetensors file: ", file.size(),
                " bytes, at least ", kLengthBytes, " needed");
   const uint64_t length = read_length(file);
@@ -155,7 +157,9 @@ SafetensorsHeader parse_safetensors_header(std::string_view file, const std::str
   for (const auto& [key, value] : root.items()) {
     const std::string what = str_cat(name, ": tensor ", in_quotes(key));
     if (key == kMetadataKey) {
-      RILLKV_CHECK(value.is_object(), name, ": __metadata__ must be an object");
+      if (value.is_null()) continue;  // the reference implementation's optional map
+      RILLKV_CHECK(value.is_object(), name, ": __metadata__ must be an object or null, found ",
+                   value.type_name());
       for (const auto& [field, text] : value.items()) {
         RILLKV_CHECK(text.is_string(), name, ": __metadata__ ", in_quotes(field),
                      " must be a string, found ", text.type_name());

@@ -82,9 +82,13 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
   RILLKV_CHECK(options.temperature >= 0, "expected a temperature >= 0, got ", options.temperature);
   const int64_t count = static_cast<int64_t>(prompt.size());
   const int64_t limit = model->config().max_position_embeddings;
-  if (cache.length() + count + options.max_new_tokens > limit) {
-    log(LogLevel::kWarning, str_cat("prompt and new tokens reach position ",
-                                    cache.length() + count + options.max_new_tokens,
+  const int64_t reached = cache.length() + count + options.max_new_tokens;
+  // The last new token is never fed back.
+  RILLKV_CHECK(reached - (options.max_new_tokens > 0) <= model->config().position_limit(),
+               "expected prompt and new tokens within max_position_embeddings (", limit,
+               "), beyond which dynamic scaling of RoPE is not computed, got ", reached);
+  if (reached > limit) {
+    log(LogLevel::kWarning, str_cat("prompt and new tokens reach position ", reached,
                                     ", beyond the model's max_position_embeddings ", limit));
   }
   GenerationResult result;

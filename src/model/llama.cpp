@@ -1,10 +1,8 @@
 #include "rillkv/llama.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <set>
 #include <utility>
@@ -14,10 +12,10 @@
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "model/checkpoint_weights.h"
 #include "model/llama_layer.h"
 #include "model/pack_access.h"
 #include "rillkv/error.h"
-#include "rillkv/log.h"
 #include "rillkv/memory.h"
 
 namespace rillkv {
@@ -161,7 +159,8 @@ struct Batch {
 };
 
 /// Throws Error for what LlamaModel::forward refuses.
-Batch checked_batch(const std::vector<SequenceChunk>& batch, int64_t vocab_size) {
+Batch checked_batch(const std::vector<SequenceChunk>& batch, const ModelConfig& config) {
+  const int64_t vocab_size = config.vocab_size;
   std::vector<at::Tensor> tokens;
   std::vector<SequenceRows> rows;
   int64_t total = 0;
@@ -179,6 +178,10 @@ Batch checked_batch(const std::vector<SequenceChunk>& batch, int64_t vocab_size)
                  describe(chunk.tokens));
     const int64_t count = chunk.tokens.size(0);
     RILLKV_CHECK(count > 0, "LlamaModel: expected at least one token, got none");
+    RILLKV_CHECK(chunk.cache->length() + count <= config.position_limit(),
+                 "LlamaModel: expected at most max_position_embeddings (", config.position_limit(),
+                 ") positions, beyond which dynamic scaling of RoPE is not computed, got ",
+                 chunk.cache->length() + count);
     const int64_t low = chunk.tokens.min().item<int64_t>(),
                   high = chunk.tokens.max().item<int64_t>();
     RILLKV_CHECK(low >= 0 && high < vocab_size, "LlamaModel: expected token ids in 0..",
@@ -195,7 +198,7 @@ Batch checked_batch(const std::vector<SequenceChunk>& batch, int64_t vocab_size)
 
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
   at::InferenceMode inference;
-  const Batch input = checked_batch(batch, config_.vocab_size);
+  const Batch input = checked_batch(batch, config_);
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
   at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
   at::Tensor delta;
@@ -228,7 +231,7 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   }
   // Of the last layer's MLP only the last tokens' rows are read, or none.
   at::InferenceMode inference;
-  const Batch input = checked_batch(batch, config_.vocab_size);
+  const Batch input = checked_batch(batch, config_);
   std::vector<int64_t> last;
   if (which == Logits::kLast) {
     for (const SequenceRows& rows : input.sequences) last.push_back(rows.end - 1);
@@ -270,7 +273,7 @@ void LlamaModelImpl::pack() {
 
 void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
-  const std::string name = "model.embed_tokens.weight";
+  const std::string name = stored_name(checkpoint, "model.embed_tokens.weight");
   const at::Tensor table = checkpoint.tensor(name);
   RILLKV_CHECK(table.sizes() == embed_tokens_->weight.sizes(), "weight '", name,
                "': expected shape ", embed_tokens_->weight.sizes(), ", got ", table.sizes());
@@ -289,65 +292,21 @@ void LlamaModelImpl::read(const Checkpoint& checkpoint) {
   if (!config_.tie_word_embeddings && device_.is_cpu() && dtype_ == at::kBFloat16 &&
       multiplies_bfloat16()) {
     at::NoGradGuard no_grad;
-    lm_head_->weight.copy_(checkpoint.tensor("lm_head.weight"));  // the largest: first, too
+    const std::string head = stored_name(checkpoint, "lm_head.weight");
+    lm_head_->weight.copy_(checkpoint.tensor(head));  // the largest: first, too
     PackAccess::pack(*lm_head_, &arena);
-    checkpoint.release("lm_head.weight");
+    checkpoint.release(head);
     release_freed_memory();
   }
-  copy_weights([&](const std::string& weight) { return checkpoint.tensor(weight); },
-               [&](const std::string& weight) { checkpoint.release(weight); });
+  copy_weights(
+      [&](const std::string& weight) { return checkpoint.tensor(stored_name(checkpoint, weight)); },
+      [&](const std::string& weight) { checkpoint.release(stored_name(checkpoint, weight)); });
   pack();  // off the CPU no weight is, but biases are folded there, too
   // A table of another dtype: packed from the converted copy.
   if (share_table && lm_head_->weight.defined() && PackAccess::pack(*lm_head_, &arena)) {
     embed_tokens_->replace(table);
   }
   release_freed_memory();
-}
-
-void for_each_weight(
-    const ModelConfig& c,
-    const std::function<void(const std::string&, const std::vector<int64_t>&)>& visit) {
-  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  const int64_t hidden = c.hidden_size, inner = c.intermediate_size;
-  visit("model.embed_tokens.weight", {c.vocab_size, hidden});
-  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
-    const std::string layer = str_cat("model.layers.", i, ".");
-    const auto linear = [&](const char* name, int64_t out, int64_t in, bool bias) {
-      visit(layer + name + ".weight", {out, in});
-      if (bias) visit(layer + name + ".bias", {out});
-    };
-    visit(layer + "input_layernorm.weight", {hidden});
-    linear("self_attn.q_proj", q, hidden, c.qkv_bias);
-    linear("self_attn.k_proj", kv, hidden, c.qkv_bias);
-    linear("self_attn.v_proj", kv, hidden, c.qkv_bias);
-    linear("self_attn.o_proj", hidden, q, c.o_bias);
-    visit(layer + "post_attention_layernorm.weight", {hidden});
-    linear("mlp.gate_proj", inner, hidden, c.mlp_bias);
-    linear("mlp.up_proj", inner, hidden, c.mlp_bias);
-    linear("mlp.down_proj", hidden, inner, c.mlp_bias);
-  }
-  visit("model.norm.weight", {hidden});
-  if (!c.tie_word_embeddings) visit("lm_head.weight", {c.vocab_size, hidden});
-}
-
-LlamaModel load_model(const std::string& folder, const LoadOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
-  const ModelConfig config = ModelConfig::load(folder);
-  const Checkpoint checkpoint = Checkpoint::open(folder);
-  // A config.json that lies about a size must not cost that much memory.
-  for_each_weight(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
-    const std::vector<int64_t> found = checkpoint.shape(name);
-    RILLKV_CHECK(found == shape, folder, ": weight '", name, "': config.json says shape ",
-                 at::IntArrayRef(shape), ", the file has ", at::IntArrayRef(found));
-  });
-  LlamaModel model(config, options.dtype, options.device);
-  model->read(checkpoint);
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  log(LogLevel::kDebug,
-      str_cat("loaded ", folder, " as ", options.dtype, " in ", seconds.count(), " s, weights ",
-              model->packed() ? "packed" : "not packed", ", kernels ", cpu_kernels().name, ", ",
-              at::get_num_threads(), " threads"));
-  return model;
 }
 
 at::ScalarType parse_dtype(const std::string& name, at::Device device) {

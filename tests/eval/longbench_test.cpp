@@ -225,6 +225,21 @@ TEST(LongBench, ReadsTheOfficialRecords) {
   EXPECT_EQ(read_longbench(folder.path(), "trec", 1).size(), 1u);
 }
 
+// NaN where nobody reads it, and a surrogate without its other half.
+TEST(LongBench, ReadsLinesThatOnlyPythonWrites) {
+  const TemporaryFolder folder;
+  folder.write("lcc.jsonl",
+               R"({"context":"half \ud83d of it","answers":["\ud83d\ude00"],"score":NaN})"
+               "\n");
+  const auto examples = read_longbench(folder.path(), "lcc");
+  ASSERT_EQ(examples.size(), 1u);
+  EXPECT_EQ(examples[0].fields.at("context"), "half \xef\xbf\xbd of it");
+  EXPECT_EQ(examples[0].answers, (std::vector<std::string>{"\xf0\x9f\x98\x80"}));
+  folder.write("lcc.jsonl", R"({"context":NaN,"answers":["a"]})");
+  EXPECT_THAT(error_of([&] { read_longbench(folder.path(), "lcc"); }),
+              AllOf(HasSubstr("lcc.jsonl:1: "), HasSubstr("\"context\"")));
+}
+
 TEST(LongBench, BadDataFilesAreNamedWithTheLine) {
   TemporaryFolder folder;
   EXPECT_THAT(error_of([&] { read_longbench(folder.path(), "trec"); }), HasSubstr("trec.jsonl"));

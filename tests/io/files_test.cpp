@@ -47,6 +47,17 @@ TEST(Files, NamesThePathThatFails) {
   expect_error([] { write_file_atomically("/dev/full", "x"); }, {"/dev/full", "No space"});
 }
 
+TEST(Files, NamesAGitLfsPointer) {
+  const TemporaryFolder folder;
+  const std::string pointer = "version https://git-lfs.example/spec/v1\nsize 1\n";
+  expect_error([&] { read_file(folder.write("tokenizer.model", pointer)); },
+               {folder.file("tokenizer.model"), "Git LFS pointer", "git lfs pull"});
+  for (const std::string& text :
+       {"\n" + pointer, std::string("version https://git"), pointer + std::string(1024, ' ')}) {
+    EXPECT_EQ(read_file(folder.write("text", text)), text);
+  }
+}
+
 TEST(Files, DevicesAreWrittenToNotReplaced) {
   write_file_atomically("/dev/null", "x");
   struct stat info {};

@@ -124,7 +124,11 @@ TEST(ModelConfig, ExplicitHeadDim) {
   json source = llama();
   source["head_dim"] = 96;
   EXPECT_EQ(parse(source).head_dim, 96);
-  source["hidden_size"] = 4097;  // need not be divisible then
+  source["hidden_size"] = 4097;  // LlamaConfig wants a multiple of the heads all the same
+  expect_error([&] { parse(source); }, {"\"hidden_size\"", "multiple", "4097"});
+  source.update({{"architectures", {"MistralForCausalLM"}},
+                 {"model_type", "mistral"},
+                 {"sliding_window", nullptr}});
   EXPECT_EQ(parse(source).head_dim, 96);
   source["head_dim"] = nullptr;
   expect_error([&] { parse(source); }, {"\"hidden_size\"", "multiple", "4097"});
@@ -164,22 +168,25 @@ TEST(ModelConfig, RejectsWrongTypesAndRanges) {
   expect_bad("tie_word_embeddings", 1, {"true or false"});
   expect_bad("attention_bias", "yes", {"true or false"});
   expect_bad("eos_token_id", "</s>", {"token id"});
-  expect_bad("eos_token_id", {2, -1}, {"token id"});
+  expect_bad("eos_token_id", {2, -2}, {"token id", "-1 for none"});
+  expect_bad("eos_token_id", -2, {"token id"});
   expect_bad("bos_token_id", 1.5, {"token id"});
+  expect_bad("bos_token_id", {1, 2}, {"token id"});
+  expect_bad("bos_token_id", -2, {"token id", "-1 for none"});
   expect_bad("max_position_embeddings", 0, {"integer"});
 }
 
 // Which keys transformers' configuration classes let be null, and what they then take.
 TEST(ModelConfig, NullIsWhatTransformersMakesOfIt) {
-  for (const char* key : {"rms_norm_eps", "rope_theta", "max_position_embeddings", "hidden_act",
-                          "tie_word_embeddings", "attention_bias", "mlp_bias", "rope_interleaved",
-                          "partial_rotary_factor", "model_type"}) {
+  for (const char* key :
+       {"rms_norm_eps", "rope_theta", "max_position_embeddings", "hidden_act",
+        "tie_word_embeddings", "attention_bias", "mlp_bias", "rope_interleaved", "model_type"}) {
     expect_bad(key, nullptr, {"expected", "null"});
   }
   json source = llama();
-  for (const char* key :
-       {"num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters", "sliding_window",
-        "layer_types", "quantization_config", "dtype", "torch_dtype", "architectures"}) {
+  for (const char* key : {"num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters",
+                          "sliding_window", "layer_types", "quantization_config", "dtype",
+                          "torch_dtype", "architectures", "partial_rotary_factor"}) {
     source[key] = nullptr;
   }
   source["bos_token_id"] = source["eos_token_id"] = nullptr;
@@ -190,14 +197,21 @@ TEST(ModelConfig, NullIsWhatTransformersMakesOfIt) {
   EXPECT_EQ(config.dtype, "");
   EXPECT_EQ(config.bos_token_id, -1);
   EXPECT_TRUE(config.eos_token_ids.empty());
-  // MistralConfig and Qwen2Config: absent takes their default, null as many as heads.
+  // MistralConfig and Qwen2Config: absent takes their default; null is as many as heads for Qwen2
+  // and an error for Mistral.
   source = llama();
   source.update({{"architectures", {"MistralForCausalLM"}},
                  {"model_type", "mistral"},
                  {"sliding_window", nullptr}});
   EXPECT_EQ(parse(source).num_key_value_heads, 8);
+  expect_bad("num_key_value_heads", nullptr, {"integer", "null"}, source);
+  source = llama();
+  source.update({{"architectures", {"Qwen2ForCausalLM"}},
+                 {"model_type", "qwen2"},
+                 {"num_attention_heads", 16}});
+  expect_error([&] { parse(source); }, {"num_key_value_heads", "divisor", "16", "nothing"});
   source["num_key_value_heads"] = nullptr;
-  EXPECT_EQ(parse(source).num_key_value_heads, 32);
+  EXPECT_EQ(parse(source).num_key_value_heads, 16);
 }
 
 TEST(ModelConfig, RejectsFeaturesThatAreNotComputed) {
@@ -208,8 +222,8 @@ TEST(ModelConfig, RejectsFeaturesThatAreNotComputed) {
   expect_bad("layer_types", {"full_attention", "sliding_attention"}, {"full_attention"});
   expect_bad("sliding_window", 128, {"sliding windows are not supported"});
   json source = llama();
-  source["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
-  expect_error([&] { parse(source); }, {"rope_scaling", "\"type\"", "linear", "dynamic"});
+  source["rope_scaling"] = {{"type", "longrope"}, {"factor", 2.0}};
+  expect_error([&] { parse(source); }, {"rope_scaling", "\"type\"", "linear", "longrope"});
   source["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 2.0}};
   expect_error([&] { parse(source); }, {"rope_scaling", "\"rope_type\"", "yarn"});
 }
@@ -235,6 +249,68 @@ TEST(ModelConfig, ChecksRopeScalingsParameters) {
   expect("original_max_position_embeddings", 0, "integer");
   source["rope_scaling"] = "linear";
   expect_error([&] { parse(source); }, {"rope_scaling", "object"});
+}
+
+TEST(ModelConfig, RopeScalingReplacesRopeParametersAndSaysSo) {
+  json source = llama();
+  source["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 1e6}};
+  source["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
+  ::testing::internal::CaptureStderr();
+  const ModelConfig config = parse(source);
+  const std::string warning = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(config.rope_scaling, RopeScaling::kLinear);
+  EXPECT_EQ(config.rope_theta, 10000.0);  // the theta of what is replaced is gone, too
+  EXPECT_NE(warning.find("config.json: key \"rope_scaling\" replaces \"rope_parameters\""),
+            warning.npos)
+      << warning;
+  source["rope_parameters"] = source["rope_scaling"];
+  ::testing::internal::CaptureStderr();
+  parse(source);
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  // Whichever counts, no kind is run without its scaling.
+  for (const char* type : {"yarn", "longrope", "su", "mrope", "proportional", "axial", "Linear"}) {
+    source["rope_scaling"] = {{"rope_type", type}, {"factor", 2.0}};
+    expect_error([&] { parse(source); }, {"\"rope_scaling\"", "\"rope_type\"", type, "dynamic"});
+    source["rope_parameters"] = source["rope_scaling"];
+    source["rope_scaling"] = nullptr;
+    expect_error([&] { parse(source); }, {"\"rope_parameters\"", "\"rope_type\"", type});
+  }
+  source["rope_parameters"] = {{"full_attention", {{"rope_theta", 1e6}}}};
+  expect_error([&] { parse(source); },
+               {"\"rope_parameters\"", "\"full_attention\"", "layer type", "1000000.0"});
+}
+
+TEST(ModelConfig, DynamicScalingEndsWhereItWouldBegin) {
+  json source = llama();
+  source["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  const ModelConfig config = parse(source);
+  EXPECT_EQ(config.position_limit(), 4096);
+  EXPECT_EQ(rope_inverse_frequencies(config), rope_inverse_frequencies(parse(llama())));
+  EXPECT_EQ(parse(llama()).position_limit(), INT64_MAX);
+}
+
+TEST(ModelConfig, ReadsNumbersThatOnlyPythonWrites) {
+  const auto with = [](const std::string& key, const std::string& value) {
+    std::string text = llama().dump();
+    text.insert(1, "\"" + key + "\":" + value + ",");
+    return text;
+  };
+  EXPECT_EQ(ModelConfig::from_json(with("initializer_range", "NaN")).hidden_size, 4096);
+  EXPECT_EQ(ModelConfig::from_json(with("limits", "[-Infinity, Infinity]")).hidden_size, 4096);
+  EXPECT_EQ(ModelConfig::from_json(with("note", R"("\ud800")")).hidden_size, 4096);
+  for (const char* literal : {"NaN", "Infinity", "-Infinity"}) {
+    for (const char* key : {"rope_theta", "partial_rotary_factor"}) {
+      expect_error([&] { ModelConfig::from_json(with(key, literal)); },
+                   {"config.json: key \"" + std::string(key) + "\"", "finite number", literal});
+    }
+    expect_error([&] { ModelConfig::from_json(with("head_dim", literal)); },
+                 {"\"head_dim\"", "integer", literal});
+    expect_error([&] { ModelConfig::from_json(with("eos_token_id", literal)); },
+                 {"\"eos_token_id\"", "token id", literal});
+    const std::string scaling = R"({"rope_type":"linear","factor":)" + std::string(literal) + "}";
+    expect_error([&] { ModelConfig::from_json(with("rope_scaling", scaling)); },
+                 {"\"rope_scaling\"", "\"factor\"", "finite number", literal});
+  }
 }
 
 TEST(ModelConfig, RejectsBadJson) {

@@ -188,7 +188,12 @@ TEST(Safetensors, RejectsEntriesOfTheWrongKind) {
   expect_bad(file_of("{" + entry("t", "F32", "[1]", "[0]") + "}", 4), {"\"t\"", "[begin, end]"});
   expect_bad(file_of("{" + entry("t", "F32", "[1]", "[0,-4]") + "}", 4), {"\"t\"", "-4"});
   expect_bad(file_of("{" + entry("t", "F32", "[1]", "[0,1e2]") + "}", 4), {"\"t\"", "100"});
-  expect_bad(file_of("{\"__metadata__\":3}", 0), {"__metadata__"});
+  expect_bad(file_of("{" + entry("t", "F32", "[NaN]", "[0,4]") + "}", 4), {"\"t\"", "NaN"});
+  expect_bad(file_of("{\"__metadata__\":3}", 0), {"__metadata__", "object or null", "number"});
+  expect_bad(file_of("{\"__metadata__\":[null]}", 0), {"__metadata__", "array"});
+  expect_bad(file_of("{\"__metadata__\":{\"a\":null}}", 0), {"\"a\"", "string", "null"});
+  EXPECT_TRUE(
+      io::parse_safetensors_header(file_of("{\"__metadata__\":null}", 0), "f").metadata.empty());
   expect_bad(file_of("{\"__metadata__\":{\"a\":3}}", 0), {"__metadata__", "\"a\"", "string"});
 }
 
@@ -281,6 +286,15 @@ TEST(Safetensors, ErrorLinesStayOneLine) {
       {"a\\x0ab\\x1b[0m", "..."});
 }
 
+TEST(Safetensors, NamesAGitLfsPointer) {
+  const std::string pointer =
+      "version https://git-lfs.example/spec/v1\noid sha256:0123\nsize 269060552\n";
+  expect_bad(pointer, {"Git LFS pointer"});
+  expect_bad(pointer.substr(0, 23), {"Git LFS pointer"});
+  expect_bad("Version" + pointer.substr(7), {"truncated, or not safetensors"});
+  expect_bad(pointer + std::string(1024, 'x'), {"truncated, or not safetensors"});
+}
+
 class CheckpointTest : public ::testing::Test {
  protected:
   void write_shard(const std::string& name, const std::string& tensor) const {
@@ -315,11 +329,58 @@ TEST_F(CheckpointTest, RejectsWhatIsIncomplete) {
   expect_bad_checkpoint({folder_.path(), "model.safetensors", "index"});
   write_shard("one.safetensors", "a");
   write_index("{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}");
-  expect_bad_checkpoint({"shard", "\"two.safetensors\"", "missing", "\"b\""});
-  write_shard("two.safetensors", "z");
-  expect_bad_checkpoint({"two.safetensors", "\"b\"", "missing"});
+  // What is missing is an error of whoever needs it.
+  const auto expect_lacking = [&](const std::vector<std::string>& parts) {
+    const Checkpoint checkpoint = Checkpoint::open(folder_.path());
+    EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "b"}));
+    EXPECT_TRUE(checkpoint.contains("b"));  // or a tied head would hide it
+    EXPECT_EQ(checkpoint.tensor("a").numel(), 2);
+    expect_error([&] { checkpoint.tensor("b"); }, parts);
+    expect_error([&] { checkpoint.shape("b"); }, parts);
+    expect_error([&] { checkpoint.release("b"); }, parts);
+  };
+  expect_lacking({folder_.path(), "shard", "\"two.safetensors\"", "missing", "\"b\""});
+  write_shard("two.safetensors", "a");
+  expect_lacking({"two.safetensors", "\"b\"", "missing", "index.json"});
   folder_.write("two.safetensors", "truncated");
   expect_bad_checkpoint({"two.safetensors", "truncated"});
+  folder_.write("two.safetensors", "version https://git-lfs.example/spec/v1\n");
+  expect_bad_checkpoint({"two.safetensors", "Git LFS pointer"});
+  folder_.write("model.safetensors.index.json", "version https://git-lfs.example/spec/v1\n");
+  expect_bad_checkpoint({"model.safetensors.index.json", "Git LFS pointer"});
+}
+
+// As in transformers: the shards are read in the order of their names, whatever the index says.
+TEST_F(CheckpointTest, WhatTheShardsHoldCounts) {
+  const auto write = [&](const std::string& name, float value,
+                         const std::vector<std::string>& tensors) {
+    std::map<std::string, at::Tensor> content;
+    for (const std::string& tensor : tensors) content[tensor] = at::full({2}, value);
+    write_safetensors(folder_.file(name), content);
+  };
+  const auto value = [](const Checkpoint& checkpoint, const std::string& name) {
+    return checkpoint.tensor(name)[0].item<float>();
+  };
+  write("1.safetensors", 1, {"a", "omitted"});
+  write("2.safetensors", 2, {"b", "elsewhere"});
+  write_index(R"({"a":"1.safetensors","b":"2.safetensors","elsewhere":"1.safetensors"})");
+  ::testing::internal::CaptureStderr();
+  Checkpoint checkpoint = Checkpoint::open(folder_.path());
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"a", "b", "elsewhere", "omitted"}));
+  EXPECT_EQ(value(checkpoint, "omitted"), 1);
+  EXPECT_EQ(value(checkpoint, "elsewhere"), 2);
+  // Twice: the later shard by name, although the index names the other.
+  write("2.safetensors", 2, {"a", "b", "elsewhere", "omitted"});
+  ::testing::internal::CaptureStderr();
+  checkpoint = Checkpoint::open(folder_.path());
+  const std::string warning = ::testing::internal::GetCapturedStderr();
+  EXPECT_NE(warning.find("\"a\" from \"2.safetensors\" and 1 more"), warning.npos) << warning;
+  EXPECT_EQ(value(checkpoint, "a"), 2);
+  EXPECT_EQ(value(checkpoint, "omitted"), 2);
+  // A shard that the index does not name is not opened.
+  write("3.safetensors", 3, {"a"});
+  EXPECT_EQ(value(Checkpoint::open(folder_.path()), "a"), 2);
 }
 
 TEST_F(CheckpointTest, RejectsABadIndex) {

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <utility>
 
+#include "rillkv/generation.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/random_llama.h"
 
@@ -312,6 +313,45 @@ TEST(LlamaModel, TheLastRowsAreThoseOfAll) {
     EXPECT_FALSE(all.first[s].blocks(1).empty());
     EXPECT_EQ(none.first[s].length(), s == 0 ? 70 : 45);
   }
+}
+
+// Up to max_position_embeddings dynamic scaling is none; beyond, every frequency would change.
+TEST(LlamaModel, DynamicScalingIsRefusedWhereItWouldBegin) {
+  ModelConfig dynamic = small_config();
+  dynamic.rope_scaling = RopeScaling::kDynamic;
+  dynamic.rope_factor = 4;
+  LlamaModel model(dynamic, at::kFloat), plain = small_model();
+  model->load_weights(testing::random_llama("small", dynamic));
+  const Ids ids = tokens("dynamic", 513);
+  QuantizedKvCache cache = model->make_cache(config("dense"));
+  QuantizedKvCache reference = plain->make_cache(config("dense"));
+  const at::Tensor prompt = at::tensor(ids).slice(0, 0, 512);
+  EXPECT_TRUE(at::equal(model->forward(prompt, cache, Logits::kLast),
+                        plain->forward(prompt, reference, Logits::kLast)));
+  for (const Logits which : {Logits::kNone, Logits::kLast, Logits::kAll}) {
+    expect_error([&] { model->forward(at::tensor(Ids{1}), cache, which); },
+                 {"max_position_embeddings (512)", "dynamic", "513"});
+  }
+  EXPECT_EQ(cache.length(), 512);
+  plain->forward(at::tensor(Ids{1}), reference, Logits::kLast);  // others may go on
+  cache.reset();
+  expect_error([&] { model->forward(at::tensor(ids), cache, Logits::kLast); }, {"513"});
+  EXPECT_EQ(cache.length(), 0);
+
+  // generate refuses before the prompt is read. The last of the new tokens is never fed back.
+  const auto run = [&](int64_t prompt_tokens, int64_t new_tokens) {
+    cache.reset();
+    GenerationOptions options;
+    options.max_new_tokens = new_tokens;
+    return generate(model, Ids(ids.begin(), ids.begin() + prompt_tokens), cache, options)
+        .tokens.size();
+  };
+  EXPECT_EQ(run(509, 4), 4u);
+  EXPECT_EQ(run(512, 1), 1u);
+  EXPECT_EQ(run(512, 0), 0u);
+  expect_error([&] { run(509, 5); }, {"max_position_embeddings (512)", "dynamic", "514"});
+  expect_error([&] { run(513, 0); }, {"max_position_embeddings (512)", "dynamic", "513"});
+  EXPECT_EQ(cache.length(), 0);
 }
 
 }  // namespace

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <torch/serialize.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "rillkv/files.h"
@@ -184,6 +187,213 @@ TEST(Weights, LyingConfigsFailBeforeMemoryIsTaken) {
     expect_error([&] { load_model(folder.path()); }, {lie.names});
     EXPECT_LT(peak_rss_bytes() - before, int64_t{64} << 20) << lie.key;
   }
+}
+
+using Tensors = std::map<std::string, at::Tensor>;
+
+/// What the model "a" consists of, its head included.
+Tensors tensors() {
+  Tensors result;
+  const auto source = testing::random_llama("a", config(false));
+  for_each_weight(config(false), [&](const std::string& name, const std::vector<int64_t>&) {
+    result[name] = source(name);
+  });
+  return result;
+}
+
+constexpr char kTable[] = "model.embed_tokens.weight", kHead[] = "lm_head.weight";
+
+/// Writes config.json with its `tied`, and `content` as model.safetensors.
+void write_model(const testing::TemporaryFolder& folder, bool tied, const Tensors& content) {
+  folder.write("config.json", std::string(kConfig).replace(std::string(kConfig).find("TIED"), 4,
+                                                           tied ? "true" : "false"));
+  write_safetensors(folder.file("model.safetensors"), content);
+}
+
+struct Loaded {
+  at::Tensor logits;
+  bool tied;
+  std::string warnings;  // as they were logged, without the folder's name
+};
+
+Loaded load(const testing::TemporaryFolder& folder, at::ScalarType dtype = at::kFloat) {
+  ::testing::internal::CaptureStderr();
+  Loaded result;
+  try {
+    const LlamaModel model = load_model(folder.path(), {dtype});
+    result = {logits(model), model->config().tie_word_embeddings, {}};
+  } catch (...) {
+    ::testing::internal::GetCapturedStderr();
+    throw;
+  }
+  result.warnings = ::testing::internal::GetCapturedStderr();
+  for (size_t at; (at = result.warnings.find(folder.path())) != std::string::npos;) {
+    result.warnings.erase(at, folder.path().size());
+  }
+  return result;
+}
+
+size_t lines(const std::string& text) { return std::count(text.begin(), text.end(), '\n'); }
+
+Loaded load(bool tied, const Tensors& content, at::ScalarType dtype = at::kFloat) {
+  const testing::TemporaryFolder folder;
+  write_model(folder, tied, content);
+  return load(folder, dtype);
+}
+
+// config.json says one thing, the tensors another: the tensors count, as in transformers.
+TEST(Weights, TheHeadThatIsThereCounts) {
+  Tensors different = tensors(), none = different, equal = different, other_dtype = different;
+  none.erase(kHead);
+  equal[kHead] = equal[kTable].clone();
+  other_dtype[kHead] = other_dtype[kHead].to(at::kHalf);
+  struct Case {
+    const char* name;
+    bool says_tied;
+    const Tensors& content;
+    bool tied;
+    const char* warning;  // "": none
+  };
+  const Case cases[] = {
+      {"tied, no head", true, none, true, ""},
+      {"tied, the same head", true, equal, true, ""},
+      {"tied, a different head", true, different, false, "\"lm_head.weight\" is not"},
+      {"tied, a head of another dtype", true, other_dtype, false, "\"lm_head.weight\" is not"},
+      {"untied, a head", false, different, false, ""},
+      {"untied, the same head", false, equal, false, ""},
+      {"untied, no head", false, none, true, "no \"lm_head.weight\" is there"},
+  };
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor tied = load(true, none, dtype).logits;
+    const at::Tensor untied = load(false, different, dtype).logits;
+    ASSERT_FALSE(at::equal(tied, untied));
+    for (const Case& item : cases) {
+      SCOPED_TRACE(item.name);
+      const Loaded loaded = load(item.says_tied, item.content, dtype);
+      EXPECT_EQ(loaded.tied, item.tied);
+      if (&item.content == &other_dtype) {
+        EXPECT_FALSE(at::equal(loaded.logits, tied));
+      } else {
+        const bool table = item.tied || &item.content == &equal;
+        EXPECT_TRUE(at::equal(loaded.logits, table ? tied : untied));
+      }
+      EXPECT_NE(loaded.warnings.find(item.warning), std::string::npos) << loaded.warnings;
+      EXPECT_EQ(lines(loaded.warnings), *item.warning == '\0' ? 0u : 1u) << loaded.warnings;
+    }
+  }
+}
+
+TEST(Weights, AHeadThatDoesNotFitOrATableThatIsMissingIsAnError) {
+  Tensors content = tensors();
+  content[kHead] = at::zeros({60, 64});
+  for (const bool tied : {false, true}) {
+    expect_error([&] { load(tied, content); }, {"lm_head.weight", "[61, 64]", "[60, 64]"});
+  }
+  content = tensors();
+  content.erase(kTable);
+  for (const bool tied : {false, true}) {
+    expect_error([&] { load(tied, content); }, {"model.embed_tokens.weight", "missing"});
+  }
+}
+
+TEST(Weights, NamesOfModelsSavedWithoutTheirHeadAndInsideOthersAreFound) {
+  const Tensors plain = tensors();
+  Tensors none = plain, base, nested = plain;
+  none.erase(kHead);
+  for (const auto& [name, tensor] : none) base[name.substr(std::string("model.").size())] = tensor;
+  Tensors base_with_head = base;
+  base_with_head[kHead] = plain.at(kHead);
+  nested["model.lm_head.weight"] = nested[kHead];
+  nested.erase(kHead);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor tied = load(true, none, dtype).logits;
+    const at::Tensor untied = load(false, plain, dtype).logits;
+    const Loaded alone = load(true, base, dtype);
+    EXPECT_TRUE(at::equal(alone.logits, tied));
+    EXPECT_EQ(alone.warnings, "");
+    EXPECT_EQ(lines(load(false, base, dtype).warnings), 1u);  // "no lm_head.weight is there"
+    for (const Tensors* content : {&base_with_head, &nested}) {
+      const Loaded loaded = load(false, *content, dtype);
+      EXPECT_TRUE(at::equal(loaded.logits, untied));
+      EXPECT_EQ(loaded.warnings, "");
+    }
+  }
+  // A name of its own comes first; the other is a tensor that nobody uses.
+  Tensors both = plain;
+  both["norm.weight"] = at::full({64}, 7.0f);
+  const Loaded loaded = load(false, both);
+  EXPECT_TRUE(at::equal(loaded.logits, load(false, plain).logits));
+  EXPECT_NE(loaded.warnings.find("1 tensor is not used by this model: \"norm.weight\""),
+            std::string::npos)
+      << loaded.warnings;
+  // Neither name is one that could be anything else.
+  Tensors wrong = none;
+  wrong["models.norm.weight"] = wrong["model.norm.weight"];
+  wrong.erase("model.norm.weight");
+  expect_error([&] { load(true, wrong); }, {"\"model.norm.weight\"", "missing"});
+}
+
+TEST(Weights, UnusedTensorsAreOneWarning) {
+  Tensors content = tensors();
+  const auto with = [&](const std::vector<std::string>& names) {
+    Tensors result = content;
+    for (const std::string& name : names) result[name] = at::ones({2});
+    return load(false, result).warnings;
+  };
+  EXPECT_EQ(with({}), "");
+  EXPECT_EQ(with({"model.layers.0.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"}), "");
+  std::string warning = with({"model.layers.0.self_attn.k_scale", "rotary_emb.inv_freq"});
+  EXPECT_NE(warning.find("1 tensor is not used by this model: "
+                         "\"model.layers.0.self_attn.k_scale\"\n"),
+            warning.npos)
+      << warning;
+  warning = with({"e", "d", "c", "model.layers.2.mlp.up_proj.weight", "lora\nA"});
+  EXPECT_NE(warning.find("5 tensors are not used by this model: \"c\", \"d\", \"e\" and 2 more\n"),
+            warning.npos)
+      << warning;
+  EXPECT_EQ(lines(warning), 1u);
+  EXPECT_NE(with({"lora\nA"}).find("\"lora\\x0aA\""), std::string::npos);
+}
+
+TEST(Weights, ABiasThatConfigJsonDenies) {
+  const testing::TemporaryFolder folder;
+  write_model(folder, false, tensors());
+  nlohmann::json json = nlohmann::json::parse(read_file(folder.file("config.json")));
+  json["attention_bias"] = false;
+  folder.write("config.json", json.dump());
+  const std::string warning = load(folder).warnings;
+  EXPECT_NE(warning.find("8 tensors are not used"), warning.npos) << warning;
+  EXPECT_NE(warning.find("_proj.bias\" and 5 more"), warning.npos) << warning;
+}
+
+TEST(Weights, ShardsThatNobodyNeedsMayBeMissing) {
+  const testing::TemporaryFolder folder;
+  write_model(folder, true, {});
+  std::filesystem::remove(folder.file("model.safetensors"));
+  Tensors content = tensors();
+  content.erase(kHead);
+  write_safetensors(folder.file("1.safetensors"), content);
+  nlohmann::json map = {{"mtp.fc.weight", "2.safetensors"},
+                        {"model.layers.0.self_attn.rotary_emb.inv_freq", "1.safetensors"}};
+  for (const auto& item : content) map[item.first] = "1.safetensors";
+  const auto write_index = [&] {
+    folder.write("model.safetensors.index.json", nlohmann::json{{"weight_map", map}}.dump());
+  };
+  write_index();
+  const Loaded loaded = load(folder);
+  EXPECT_TRUE(at::equal(loaded.logits, load(true, content).logits));
+  EXPECT_NE(loaded.warnings.find("not used by this model: \"mtp.fc.weight\"\n"), std::string::npos)
+      << loaded.warnings;
+  // A head that should be there is needed, or the table would take its place without a word.
+  map[kHead] = "2.safetensors";
+  write_index();
+  expect_error([&] { load(folder); }, {"\"2.safetensors\"", "missing", "\"lm_head.weight\""});
+  map.erase(kHead);
+  map["model.norm.weight"] = "2.safetensors";
+  content.erase("model.norm.weight");
+  write_safetensors(folder.file("1.safetensors"), content);
+  write_index();
+  expect_error([&] { load(folder); }, {"\"2.safetensors\"", "missing", "\"model.norm.weight\""});
 }
 
 }  // namespace
