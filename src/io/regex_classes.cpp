@@ -1,0 +1,230 @@
+#include "src/io/regex_classes.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <unordered_map>
+
+#include "src/io/regex_tables.h"
+
+namespace rillkv::io {
+namespace {
+
+CodePointSet table(const CodePointRange* ranges, size_t count) {
+  return CodePointSet(std::vector<CodePointRange>(ranges, ranges + count));
+}
+
+// Union of the categories whose names begin with one of `prefixes`, separated by spaces.
+CodePointSet categories(std::string_view prefixes) {
+  CodePointSet result;
+  while (!prefixes.empty()) {
+    const size_t space = std::min(prefixes.find(' '), prefixes.size());
+    const std::string_view prefix = prefixes.substr(0, space);
+    for (size_t i = 0; i < kCategoryCount; ++i) {
+      const std::string_view name = kCategoryNames[i];
+      if (name.substr(0, prefix.size()) == prefix) result = result | regex_categories()[i];
+    }
+    prefixes.remove_prefix(std::min(space + 1, prefixes.size()));
+  }
+  return result;
+}
+
+std::string plain(std::string_view name) {
+  std::string result;
+  for (const char c : name) {
+    if (c == ' ' || c == '_' || c == '-') continue;
+    result += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  }
+  return result;
+}
+
+using Names = std::map<std::string, CodePointSet, std::less<>>;
+
+Names make_names() {
+  Names names;
+  const auto add = [&](std::initializer_list<const char*> spellings, const CodePointSet& set) {
+    for (const char* spelling : spellings) names[spelling] = set;
+  };
+  struct Category {
+    const char* prefix;
+    const char* long_name;
+  };
+  const Category kLongNames[] = {
+      {"L", "letter"},
+      {"Lu", "uppercaseletter"},
+      {"Ll", "lowercaseletter"},
+      {"Lt", "titlecaseletter"},
+      {"Lm", "modifierletter"},
+      {"Lo", "otherletter"},
+      {"M", "mark"},
+      {"Mn", "nonspacingmark"},
+      {"Mc", "spacingmark"},
+      {"Me", "enclosingmark"},
+      {"N", "number"},
+      {"Nd", "decimalnumber"},
+      {"Nl", "letternumber"},
+      {"No", "othernumber"},
+      {"P", "punctuation"},
+      {"Pc", "connectorpunctuation"},
+      {"Pd", "dashpunctuation"},
+      {"Ps", "openpunctuation"},
+      {"Pe", "closepunctuation"},
+      {"Pi", "initialpunctuation"},
+      {"Pf", "finalpunctuation"},
+      {"Po", "otherpunctuation"},
+      {"S", "symbol"},
+      {"Sm", "mathsymbol"},
+      {"Sc", "currencysymbol"},
+      {"Sk", "modifiersymbol"},
+      {"So", "othersymbol"},
+      {"Z", "separator"},
+      {"Zs", "spaceseparator"},
+      {"Zl", "lineseparator"},
+      {"Zp", "paragraphseparator"},
+      {"Cc", "control"},
+      {"Cf", "format"},
+      {"Co", "privateuse"},
+  };
+  for (const Category& category : kLongNames) {
+    const CodePointSet set = categories(category.prefix);
+    names[plain(category.prefix)] = set;
+    names[category.long_name] = set;
+  }
+  const CodePointSet letters = categories("L");
+  const CodePointSet alpha =
+      letters | categories("Nl") | table(kOtherAlphabetic, kOtherAlphabeticCount);
+  const CodePointSet assigned = categories("L M N P S Z Cc Cf Co");
+  const CodePointSet space = categories("Z") | CodePointSet({{0x9, 0xd}, {0x85, 0x85}});
+  const CodePointSet graph = assigned - categories("Z Cc");
+  add({"cn", "unassigned"}, assigned.complement());
+  add({"c", "other"}, categories("Cc Cf Co") | assigned.complement());
+  add({"lc", "casedletter"}, categories("Lu Ll Lt"));
+  add({"any"}, CodePointSet::all());
+  add({"assigned"}, assigned);
+  add({"ascii"}, CodePointSet({{0, 0x7f}}));
+  add({"alpha", "alphabetic"}, alpha);
+  add({"alnum"}, alpha | categories("Nd"));
+  add({"blank"}, categories("Zs") | CodePointSet({{0x9, 0x9}}));
+  add({"cntrl"}, categories("Cc"));
+  add({"digit"}, categories("Nd"));
+  add({"graph"}, graph);
+  add({"print"}, graph | categories("Zs"));
+  add({"lower", "lowercase"}, categories("Ll") | table(kOtherLower, kOtherLowerCount));
+  add({"upper", "uppercase"}, categories("Lu") | table(kOtherUpper, kOtherUpperCount));
+  add({"punct"}, categories("P"));
+  add({"posixpunct"}, categories("P S"));
+  add({"space", "whitespace"}, space);
+  add({"xdigit"}, CodePointSet({{'0', '9'}, {'A', 'F'}, {'a', 'f'}}));
+  add({"word"}, alpha | categories("M Nd Pc"));
+  for (size_t i = 0; i < kScriptCount; ++i) {
+    const Script& script = kScripts[i];
+    names[script.name] = table(kScriptRanges + script.start, script.count);
+  }
+  return names;
+}
+
+const Names& names() {
+  static const Names result = make_names();
+  return result;
+}
+
+const std::unordered_map<uint32_t, const CaseGroup*>& case_groups() {
+  static const auto result = [] {
+    std::unordered_map<uint32_t, const CaseGroup*> groups;
+    for (size_t i = 0; i < kCaseGroupCount; ++i) {
+      for (const uint32_t member : kCaseGroups[i].members) {
+        if (member != 0) groups[member] = &kCaseGroups[i];
+      }
+    }
+    return groups;
+  }();
+  return result;
+}
+
+}  // namespace
+
+const std::vector<CodePointSet>& regex_categories() {
+  static const auto result = [] {
+    std::vector<std::vector<CodePointRange>> ranges(kCategoryCount);
+    for (size_t i = 0; i < kCategoryRangeCount; ++i) {
+      const CategoryRange& range = kCategoryRanges[i];
+      ranges[range.category].push_back({range.first, range.first + range.count - 1});
+    }
+    std::vector<CodePointSet> sets;
+    for (auto& list : ranges) sets.emplace_back(std::move(list));
+    return sets;
+  }();
+  return result;
+}
+
+std::optional<CodePointSet> regex_property(std::string_view name) {
+  const auto found = names().find(plain(name));
+  if (found == names().end()) return std::nullopt;
+  return found->second;
+}
+
+bool regex_names_word(std::string_view name) { return plain(name) == "word"; }
+
+std::optional<CodePointSet> regex_posix_bracket(std::string_view name) {
+  static constexpr std::string_view kKnown[] = {"alnum", "alpha", "ascii",  "blank", "cntrl",
+                                                "digit", "graph", "lower",  "print", "punct",
+                                                "space", "upper", "xdigit", "word"};
+  if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown)) {
+    return std::nullopt;
+  }
+  return regex_property(name == "punct" ? "posixpunct" : name);
+}
+
+const CodePointSet& regex_bare_word() {
+  static const CodePointSet result =
+      *regex_property("word") | CodePointSet({{0xb2, 0xb3}, {0xb9, 0xb9}, {0xbc, 0xbe}});
+  return result;
+}
+
+CodePointSet regex_fold(const CodePointSet& set) {
+  std::vector<CodePointRange> more = set.ranges();
+  for (size_t i = 0; i < kCaseGroupCount; ++i) {
+    const auto& members = kCaseGroups[i].members;
+    const bool touched = std::any_of(std::begin(members), std::end(members), [&](uint32_t member) {
+      return member != 0 && set.contains(member);
+    });
+    for (const uint32_t member : members) {
+      if (touched && member != 0) more.push_back({member, member});
+    }
+  }
+  return CodePointSet(std::move(more));
+}
+
+uint32_t regex_fold_representative(uint32_t code) {
+  const auto found = case_groups().find(code);
+  return found == case_groups().end() ? code : found->second->members[0];
+}
+
+bool regex_has_case_expansion(const std::vector<uint32_t>& codes) {
+  for (size_t i = 0; i < kCaseExpansionCount; ++i) {
+    const CaseExpansion& expansion = kCaseExpansions[i];
+    std::vector<uint32_t> spelling;
+    for (const uint32_t c : expansion.spelling) {
+      if (c != 0) spelling.push_back(regex_fold_representative(c));
+    }
+    if (std::search(codes.begin(), codes.end(), spelling.begin(), spelling.end()) != codes.end() ||
+        std::find(codes.begin(), codes.end(), regex_fold_representative(expansion.code)) !=
+            codes.end()) {
+      return true;
+    }
+  }
+  return false;
+}
+
+const CodePointSet& regex_expanding() {
+  static const CodePointSet result = [] {
+    std::vector<CodePointRange> ranges;
+    for (size_t i = 0; i < kCaseExpansionCount; ++i) {
+      ranges.push_back({kCaseExpansions[i].code, kCaseExpansions[i].code});
+    }
+    return CodePointSet(std::move(ranges));
+  }();
+  return result;
+}
+
+}  // namespace rillkv::io
