@@ -22,10 +22,11 @@ struct TextPart {
 /// sequence counts as U+FFFD. NUL and other control bytes are ordinary characters.
 class Tokenizer {
  public:
-  /// From a model's folder: `tokenizer.json` if it is a byte-level BPE (SmolLM2, LLaMA 3, Qwen2),
-  /// otherwise `tokenizer.model` (sentencepiece: LLaMA 1 and 2, TinyLlama, Mistral; their
-  /// tokenizer.json is a re-creation of that file). `tokenizer_config.json` is consulted for BOS
-  /// and EOS. Throws Error naming the file and, for a feature that is not supported, its key.
+  /// From a model's folder: `tokenizer.json` if it is BPE, over bytes (SmolLM2, LLaMA 3, Qwen2) or
+  /// over characters (LLaMA 1 and 2, TinyLlama, Mistral), otherwise `tokenizer.model`
+  /// (sentencepiece). Both, and the files beside them (`tokenizer_config.json`,
+  /// `special_tokens_map.json`, `added_tokens.json`), are read as transformers 5 reads them. Throws
+  /// Error naming the file and, for a feature that is not supported, its key.
   static std::unique_ptr<Tokenizer> load(const std::string& folder);
 
   virtual ~Tokenizer() = default;

@@ -33,11 +33,12 @@ std::optional<std::string> ByteAlphabet::to_bytes(std::string_view token) const 
   return bytes;
 }
 
-BpeModel::BpeModel(const json& model, const ByteAlphabet& alphabet, const std::string& where) {
+BpeModel::BpeModel(const json& model, bool byte_level, const std::string& where)
+    : byte_level_(byte_level) {
   const JsonReader reader(model, where);
   if (reader.string("type").value_or("BPE") != "BPE") reader.fail("type", "\"BPE\"");
   if (reader.number("dropout").value_or(0) != 0) reader.fail("dropout", "null or 0");
-  if (reader.boolean("byte_fallback").value_or(false)) reader.fail("byte_fallback", "false");
+  byte_fallback_ = reader.boolean("byte_fallback").value_or(false);
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!reader.string(key).value_or("").empty()) reader.fail(key, "null or \"\"");
   }
@@ -50,13 +51,47 @@ BpeModel::BpeModel(const json& model, const ByteAlphabet& alphabet, const std::s
     if (found == vocabulary_.end()) reader.fail("unk_token", "a token of the vocabulary");
     unknown_id_ = found->second;
   }
-  for (int byte = 0; byte < 256; ++byte) {
-    const auto found = vocabulary_.find(alphabet.character(static_cast<unsigned char>(byte)));
-    byte_ids_[byte] = found == vocabulary_.end() ? -1 : found->second;
-  }
+  read_units();
   if (reader.boolean("ignore_merges").value_or(false)) {
+    const ByteAlphabet alphabet;
     for (const auto& [token, id] : vocabulary_) {
-      if (auto bytes = alphabet.to_bytes(token)) whole_words_.emplace(std::move(*bytes), id);
+      auto word = byte_level_ ? alphabet.to_bytes(token) : token;
+      if (word) whole_words_.emplace(std::move(*word), id);
+    }
+  }
+}
+
+BpeModel::Unit BpeModel::make_unit(const std::string& character) const {
+  Unit unit;
+  if (const auto found = vocabulary_.find(character); found != vocabulary_.end()) {
+    unit.id = found->second;
+    return unit;
+  }
+  if (!byte_fallback_) return unit;
+  for (const char c : character) {
+    const int32_t id = fallback_ids_[static_cast<unsigned char>(c)];
+    if (id < 0) return Unit();
+    unit.fallback.push_back(id);
+  }
+  return unit;
+}
+
+void BpeModel::read_units() {
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const char* digits = "0123456789ABCDEF";
+    const auto found =
+        vocabulary_.find(std::string("<0x") + digits[byte / 16] + digits[byte % 16] + '>');
+    fallback_ids_[byte] = found == vocabulary_.end() ? -1 : found->second;
+  }
+  const ByteAlphabet alphabet;
+  for (unsigned byte = 0; byte < (byte_level_ ? 256 : 128); ++byte) {
+    byte_units_.push_back(make_unit(byte_level_ ? alphabet.character(static_cast<uint8_t>(byte))
+                                                : std::string(1, static_cast<char>(byte))));
+  }
+  if (byte_level_) return;
+  for (const auto& [token, id] : vocabulary_) {
+    if (token.size() > 1 && utf8_step(token).length == token.size()) {
+      other_units_.emplace(token, make_unit(token));
     }
   }
 }
@@ -110,9 +145,49 @@ void BpeModel::read_merges(const json& model, const std::string& where) {
   }
 }
 
-void BpeModel::encode(std::string_view bytes, std::vector<int64_t>& ids) const {
+std::vector<int32_t> BpeModel::symbols_of(std::string_view word) const {
+  std::vector<int32_t> symbols;
+  symbols.reserve(word.size());
+  // An unknown token waits for the next known character: others may fuse with it. It passes
+  // fallback tokens by, as in Hugging Face tokenizers.
+  bool unknown_waits = false;
+  const auto release = [&] {
+    if (unknown_waits) symbols.push_back(unknown_id_);
+    unknown_waits = false;
+  };
+  std::string character;
+  Unit unit_of_character;
+  while (!word.empty()) {
+    const auto byte = static_cast<unsigned char>(word[0]);
+    const Unit* unit = nullptr;
+    size_t length = 1;
+    if (byte < byte_units_.size()) {
+      unit = &byte_units_[byte];
+    } else {
+      length = utf8_step(word).length;
+      character.assign(word.substr(0, length));
+      const auto found = other_units_.find(character);
+      if (found == other_units_.end()) unit_of_character = make_unit(character);
+      unit = found == other_units_.end() ? &unit_of_character : &found->second;
+    }
+    word.remove_prefix(length);
+    if (unit->id >= 0) {
+      release();
+      symbols.push_back(unit->id);
+    } else if (!unit->fallback.empty()) {
+      symbols.insert(symbols.end(), unit->fallback.begin(), unit->fallback.end());
+    } else if (unknown_id_ >= 0) {
+      if (!fuse_unknown_) release();
+      unknown_waits = true;
+    }
+  }
+  release();
+  return symbols;
+}
+
+void BpeModel::encode(std::string_view word, std::vector<int64_t>& ids) const {
   if (!whole_words_.empty()) {
-    const auto found = whole_words_.find(std::string(bytes));
+    const auto found = whole_words_.find(std::string(word));
     if (found != whole_words_.end()) {
       ids.push_back(found->second);
       return;
@@ -136,19 +211,10 @@ void BpeModel::encode(std::string_view bytes, std::vector<int64_t>& ids) const {
     }
   };
   constexpr int32_t kNone = -1;
-  RILLKV_CHECK(bytes.size() <= size_t{INT32_MAX}, "a word of ", bytes.size(),
+  RILLKV_CHECK(word.size() <= size_t{INT32_MAX}, "a word of ", word.size(),
                " bytes is too long for the tokenizer");
   std::vector<Symbol> symbols;
-  symbols.reserve(bytes.size());
-  bool after_unknown = false;
-  for (const char c : bytes) {
-    int32_t id = byte_ids_[static_cast<unsigned char>(c)];
-    const bool unknown = id < 0;
-    if (unknown) {
-      id = unknown_id_;
-      if (id < 0 || (after_unknown && fuse_unknown_)) continue;
-    }
-    after_unknown = unknown;
+  for (const int32_t id : symbols_of(word)) {
     const auto index = static_cast<int32_t>(symbols.size());
     symbols.push_back({id, index - 1, index + 1});
   }

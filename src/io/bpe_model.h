@@ -1,4 +1,4 @@
-// Byte-pair encoding of one pre-token over the byte-level alphabet.
+// Byte-pair encoding of one pre-token, over bytes (the byte-level alphabet) or over characters.
 #pragma once
 
 #include <cstdint>
@@ -28,13 +28,16 @@ class ByteAlphabet {
 /// The "model" section of a tokenizer.json with type BPE. Immutable after construction.
 class BpeModel {
  public:
-  /// Throws Error naming `where` and the key for features that a byte-level BPE does not have.
-  BpeModel(const nlohmann::json& model, const ByteAlphabet& alphabet, const std::string& where);
+  /// `byte_level`: the vocabulary is spelt in the byte-level alphabet and words are bytes; otherwise
+  /// words are characters. Throws Error naming `where` and the key for features that are not
+  /// supported.
+  BpeModel(const nlohmann::json& model, bool byte_level, const std::string& where);
 
-  /// Appends the ids of one pre-token, given as raw bytes. O(n log n) whatever the bytes. A byte
-  /// without a token of its own takes the unknown token, or vanishes if there is none (as in
-  /// Hugging Face tokenizers).
-  void encode(std::string_view bytes, std::vector<int64_t>& ids) const;
+  /// Appends the ids of one pre-token, given as raw bytes or as valid UTF-8. O(n log n) whatever it
+  /// is. A byte or character without a token of its own becomes the fallback tokens of its UTF-8
+  /// ("<0xE2>" ...) if the model has `byte_fallback` and all of them; otherwise the unknown token,
+  /// or nothing if there is none (as in Hugging Face tokenizers).
+  void encode(std::string_view word, std::vector<int64_t>& ids) const;
 
   const std::unordered_map<std::string, int32_t>& vocabulary() const { return vocabulary_; }
 
@@ -56,10 +59,24 @@ class BpeModel {
   void read_vocabulary(const nlohmann::json& model, const std::string& where);
   void read_merges(const nlohmann::json& model, const std::string& where);
 
-  std::unordered_map<std::string, int32_t> vocabulary_;   // token in the byte-level alphabet -> id
+  /// What a byte or character begins as: its own token, fallback tokens, or (empty) the unknown.
+  struct Unit {
+    int32_t id = -1;  // -1: none of its own
+    std::vector<int32_t> fallback;
+  };
+  Unit make_unit(const std::string& character) const;
+  /// The symbols that `word` begins as, before any merge.
+  std::vector<int32_t> symbols_of(std::string_view word) const;
+  void read_units();
+
+  std::unordered_map<std::string, int32_t> vocabulary_;
   std::unordered_map<std::string, int32_t> whole_words_;  // raw bytes -> id, for ignore_merges
   std::unordered_map<uint64_t, Merge, PairHash> merges_;
-  int32_t byte_ids_[256];  // -1: none
+  bool byte_level_;
+  bool byte_fallback_ = false;
+  std::vector<Unit> byte_units_;                       // by byte, or by ASCII character
+  std::unordered_map<std::string, Unit> other_units_;  // characters beyond ASCII with a token
+  int32_t fallback_ids_[256];                          // of "<0x00>" to "<0xFF>"; -1: none
   int32_t unknown_id_ = -1;
   bool fuse_unknown_ = false;
 };

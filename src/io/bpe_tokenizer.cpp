@@ -1,14 +1,17 @@
-#include <map>
+#include <algorithm>
 #include <unordered_map>
 #include <utility>
 
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
+#include "src/io/added_vocabulary.h"
 #include "src/io/bpe_model.h"
+#include "src/io/decoder.h"
 #include "src/io/json_reader.h"
-#include "src/io/nfc.h"
+#include "src/io/llama_tokenizer.h"
+#include "src/io/normalizer.h"
+#include "src/io/post_processor.h"
 #include "src/io/pre_tokenizer.h"
-#include "src/io/special_tokens.h"
 #include "src/io/tokenizers.h"
 #include "src/io/utf8.h"
 
@@ -17,78 +20,104 @@ namespace {
 
 using nlohmann::json;
 
-bool contains_type(const json& section, const char* type) {
-  if (!section.is_object()) return false;
-  if (section.value("type", json()) == type) return true;
-  for (const char* list : {"pretokenizers", "processors", "decoders"}) {
-    const auto found = section.find(list);
-    if (found == section.end() || !found->is_array()) continue;
-    for (const json& item : *found) {
-      if (contains_type(item, type)) return true;
-    }
+const json& section(const json& root, const char* key) {
+  static const json kNull;
+  const auto found = root.find(key);
+  return found == root.end() ? kNull : *found;
+}
+
+// The file's own added tokens, in its order.
+std::vector<AddedToken> read_added_tokens(const json& root, const std::string& path) {
+  const JsonReader file(root, path);
+  std::vector<AddedToken> tokens;
+  const json* list = file.find("added_tokens");
+  if (list == nullptr) return tokens;
+  if (!list->is_array()) file.fail("added_tokens", "an array");
+  for (const json& item : *list) {
+    const std::string where = file.name("added_tokens");
+    const JsonReader reader(item, where);
+    AddedToken token = read_added_token(item, where, false);
+    if (token.spelling.empty()) reader.fail("content", "a non-empty string");
+    token.id = reader.required_integer("id", 0, 1 << 28);
+    tokens.push_back(std::move(token));
   }
-  return false;
+  return tokens;
+}
+
+// In transformers' order: it decides the ids of those that the model's vocabulary lacks.
+void add_tokens(std::vector<AddedToken> tokens, bool rebuilt, const TokenizerSettings& settings,
+                AddedVocabulary& vocabulary) {
+  const auto& beside = settings.added_tokens;
+  if (rebuilt) {
+    // By id; the file's count where both say something.
+    for (const AddedToken& token : beside) {
+      const auto same = [&](const AddedToken& other) { return other.id == token.id; };
+      if (std::none_of(tokens.begin(), tokens.end(), same)) tokens.push_back(token);
+    }
+    std::stable_sort(tokens.begin(), tokens.end(),
+                     [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  } else {
+    tokens.insert(tokens.end(), beside.begin(), beside.end());
+  }
+  for (const AddedToken& token : tokens) vocabulary.add(token);
+  const auto add_new = [&](const AddedToken& token) {
+    const auto same = [&](const AddedToken& other) { return other.spelling == token.spelling; };
+    const auto& known = vocabulary.tokens();
+    if (std::none_of(known.begin(), known.end(), same)) vocabulary.add(token);
+  };
+  for (const auto& [key, token] : settings.named_tokens) {
+    if (token) add_new(*token);
+  }
+  for (const AddedToken& token : settings.extra_tokens) add_new(token);
 }
 
 class BpeTokenizer final : public Tokenizer {
  public:
-  BpeTokenizer(const json& root, const std::string& path, const TokenizerSettings& settings)
-      : model_(section(root, "model"), alphabet_, path + ": model"),
-        pre_tokenizer_(section(root, "pre_tokenizer"), path + ": pre_tokenizer") {
-    const JsonReader reader(root, path);
-    if (reader.has("normalizer")) {
-      nfc_ = section(root, "normalizer") == json{{"type", "NFC"}};
-      if (!nfc_) reader.fail("normalizer", "null or {\"type\":\"NFC\"}");
+  BpeTokenizer(const json& root, const std::string& path, bool rebuilt,
+               const TokenizerSettings& settings)
+      : pre_tokenizer_(section(root, "pre_tokenizer"), path + ": pre_tokenizer"),
+        normalizer_(section(root, "normalizer"), path + ": normalizer"),
+        decoder_(section(root, "decoder"), path + ": decoder"),
+        model_(section(root, "model"), pre_tokenizer_.is_byte_level(), path + ": model"),
+        added_(model_.vocabulary(), path),
+        trusts_nothing_(settings.split_special_tokens) {
+    if (pre_tokenizer_.is_byte_level() && !decoder_.is_byte_level()) {
+      JsonReader(root, path).fail("decoder", "type ByteLevel");
     }
-    if (!contains_type(section(root, "decoder"), "ByteLevel")) {
-      reader.fail("decoder", "type ByteLevel");
+    add_tokens(read_added_tokens(root, path), rebuilt, settings, added_);
+    added_.finish(normalizer_);
+    for (const auto& [token, id] : model_.vocabulary()) describe(token, id, false);
+    for (const AddedToken& token : added_.tokens()) {
+      describe(token.spelling, token.id, token.special);
     }
-    for (const auto& [token, id] : model_.vocabulary()) add_token(token, id, path);
-    read_added_tokens(reader);
-    if (reader.has("post_processor")) {
-      read_post_processor(section(root, "post_processor"), path + ": post_processor");
+    prefix_ = read_prefix(section(root, "post_processor"), path + ": post_processor", vocab_size());
+    for (const auto& [key, token] : settings.named_tokens) {
+      if (!token) continue;
+      if (key == "bos_token") bos_id_ = token_to_id(token->spelling).value_or(-1);
+      if (key == "eos_token") eos_id_ = token_to_id(token->spelling).value_or(-1);
     }
-    bos_id_ = token_to_id(settings.bos_token).value_or(-1);
-    eos_id_ = token_to_id(settings.eos_token).value_or(-1);
   }
 
   using Tokenizer::encode;
   std::vector<int64_t> encode(const std::vector<TextPart>& parts, bool add_bos) const override {
-    std::vector<TextOrToken> items;
-    for (const TextPart& part : parts) {
-      part.trusted ? all_added_.split(part.text, items) : append_text(part.text, items);
-    }
+    MarkedText text = MarkedText::join(parts);
+    if (trusts_nothing_) text.marks.clear();
     std::vector<int64_t> ids;
     if (add_bos) ids = prefix_;
     WordCache cache;
-    for (const TextOrToken& item : items) {
-      if (const auto* id = std::get_if<int64_t>(&item)) {
-        ids.push_back(*id);
-        continue;
-      }
-      // Tokens that were added without being special cannot forge anything: cut in any text.
-      std::vector<TextOrToken> plain;
-      ordinary_added_.split(std::get<std::string>(item), plain);
-      for (const TextOrToken& inner : plain) {
-        if (const auto* id = std::get_if<int64_t>(&inner)) {
-          ids.push_back(*id);
-        } else {
-          encode_text(std::get<std::string>(inner), cache, ids);
-        }
-      }
-    }
+    added_.split(
+        text, normalizer_, [&](int64_t id) { ids.push_back(id); },
+        [&](std::string_view part, bool begins_input) {
+          pre_tokenizer_.split(part, begins_input,
+                               [&](std::string_view word) { encode_word(word, cache, ids); });
+        });
     return ids;
   }
 
   int64_t vocab_size() const override { return static_cast<int64_t>(bytes_.size()); }
 
   std::optional<int64_t> token_to_id(std::string_view token) const override {
-    if (const auto found = added_.find(std::string(token)); found != added_.end()) {
-      return found->second;
-    }
-    const auto found = model_.vocabulary().find(std::string(token));
-    if (found == model_.vocabulary().end()) return std::nullopt;
-    return found->second;
+    return added_.find(std::string(token));
   }
 
   bool is_special(int64_t id) const override {
@@ -98,113 +127,49 @@ class BpeTokenizer final : public Tokenizer {
  protected:
   std::string token_bytes(int64_t id) const override { return bytes_[static_cast<size_t>(id)]; }
 
+  bool has_prefix_space(int64_t id) const override {
+    const std::string& bytes = bytes_[static_cast<size_t>(id)];
+    return decoder_.strips_first_space() && !bytes.empty() && bytes[0] == ' ';
+  }
+
  private:
   using WordCache = std::unordered_map<std::string, std::vector<int64_t>>;
 
-  static const json& section(const json& root, const char* key) {
-    static const json kNull;
-    const auto found = root.find(key);
-    return found == root.end() ? kNull : *found;
-  }
-
-  void add_token(const std::string& token, int64_t id, const std::string& path) {
-    constexpr int64_t kLargestId = 1 << 28;
-    RILLKV_CHECK(id >= 0 && id <= kLargestId, path, ": id ", id, " of token ", in_quotes(token),
-                 " is out of range");
+  void describe(const std::string& token, int64_t id, bool special) {
     const auto index = static_cast<size_t>(id);
     if (index >= bytes_.size()) {
       bytes_.resize(index + 1);
       special_.resize(index + 1);
     }
-    // A spelling with characters outside the alphabet stands for itself.
-    bytes_[index] = alphabet_.to_bytes(token).value_or(token);
+    bytes_[index] = decoder_.bytes(token);
+    special_[index] = special;
   }
 
-  void read_added_tokens(const JsonReader& root) {
-    const json* list = root.find("added_tokens");
-    if (list == nullptr) return;
-    if (!list->is_array()) root.fail("added_tokens", "an array");
-    for (const json& item : *list) {
-      const JsonReader reader(item, root.name("added_tokens"));
-      const auto content = reader.string("content");
-      if (!content || content->empty()) reader.fail("content", "a non-empty string");
-      const int64_t id = reader.required_integer("id", 0, 1 << 28);
-      for (const char* key : {"lstrip", "rstrip", "single_word"}) {
-        if (reader.boolean(key).value_or(false)) {
-          reader.fail(key, "false for token " + in_quotes(*content));
-        }
-      }
-      const bool special = reader.boolean("special").value_or(false);
-      add_token(*content, id, root.name("added_tokens"));
-      special_[static_cast<size_t>(id)] = special;
-      added_[*content] = id;
-      all_added_.add(*content, id);
-      if (!special) ordinary_added_.add(*content, id);
-    }
-    all_added_.finish();
-    ordinary_added_.finish();
-  }
-
-  // What comes before the text; what a template puts after it (EOS) is not for prompts.
-  void read_post_processor(const json& processor, const std::string& where) {
-    const JsonReader reader(processor, where);
-    const std::string type = reader.string("type").value_or("");
-    if (type == "ByteLevel") return;  // concerns offsets only
-    if (type == "Sequence") {
-      const json* list = reader.find("processors");
-      if (list == nullptr || !list->is_array()) reader.fail("processors", "an array");
-      for (const json& item : *list) read_post_processor(item, where);
-      return;
-    }
-    if (type != "TemplateProcessing") {
-      reader.fail("type", "ByteLevel, TemplateProcessing or Sequence");
-    }
-    const json* single = reader.find("single");
-    if (single == nullptr || !single->is_array()) reader.fail("single", "an array");
-    for (const json& item : *single) {
-      RILLKV_CHECK(item.is_object() && item.size() == 1, where,
-                   ": \"single\" must hold SpecialToken and Sequence objects");
-      if (item.contains("Sequence")) return;
-      const auto& special = section(item, "SpecialToken");
-      const JsonReader token(special, where + ": SpecialToken");
-      const std::string name = token.string("id").value_or("");
-      const auto id = token_to_id(name);
-      RILLKV_CHECK(id, where, ": SpecialToken ", in_quotes(name), " is not in the vocab");
-      prefix_.push_back(*id);
-    }
-  }
-
-  void encode_text(const std::string& text, WordCache& cache, std::vector<int64_t>& ids) const {
+  void encode_word(std::string_view word, WordCache& cache, std::vector<int64_t>& ids) const {
     // Natural text repeats its words; other pieces are not worth remembering.
     constexpr size_t kLongestCached = 32;
     constexpr size_t kMostCached = 1 << 17;
-    std::string changed;
-    if (!is_utf8(text)) changed = replace_invalid_utf8(text);
-    if (nfc_) changed = normalize_nfc(changed.empty() ? text : changed);
-    pre_tokenizer_.split(changed.empty() ? text : changed, [&](std::string_view piece) {
-      if (piece.size() > kLongestCached) {
-        model_.encode(piece, ids);
-        return;
-      }
-      std::string key(piece);
-      auto found = cache.find(key);
-      if (found == cache.end()) {
-        std::vector<int64_t> tokens;
-        model_.encode(piece, tokens);
-        if (cache.size() >= kMostCached) cache.clear();
-        found = cache.emplace(std::move(key), std::move(tokens)).first;
-      }
-      ids.insert(ids.end(), found->second.begin(), found->second.end());
-    });
+    if (word.size() > kLongestCached) {
+      model_.encode(word, ids);
+      return;
+    }
+    std::string key(word);
+    auto found = cache.find(key);
+    if (found == cache.end()) {
+      std::vector<int64_t> tokens;
+      model_.encode(word, tokens);
+      if (cache.size() >= kMostCached) cache.clear();
+      found = cache.emplace(std::move(key), std::move(tokens)).first;
+    }
+    ids.insert(ids.end(), found->second.begin(), found->second.end());
   }
 
-  bool nfc_ = false;
-  ByteAlphabet alphabet_;
-  BpeModel model_;
   PreTokenizer pre_tokenizer_;
-  std::map<std::string, int64_t> added_;
-  SpecialTokens all_added_;
-  SpecialTokens ordinary_added_;
+  Normalizer normalizer_;
+  Decoder decoder_;
+  BpeModel model_;
+  AddedVocabulary added_;
+  bool trusts_nothing_;
   std::vector<std::string> bytes_;  // by id
   std::vector<bool> special_;       // by id
   std::vector<int64_t> prefix_;     // before every text when BOS is asked for
@@ -212,18 +177,19 @@ class BpeTokenizer final : public Tokenizer {
 
 }  // namespace
 
-bool is_byte_level_bpe(const json& root) {
+bool is_bpe(const json& root) {
   const auto model = root.find("model");
   if (model == root.end() || !model->is_object()) return false;
   // Older files leave the type out; only BPE has merges.
-  const bool bpe = model->value("type", json("BPE")) == "BPE" && model->contains("merges");
-  const auto pre_tokenizer = root.find("pre_tokenizer");
-  return bpe && pre_tokenizer != root.end() && contains_type(*pre_tokenizer, "ByteLevel");
+  return model->value("type", json("BPE")) == "BPE" && model->contains("merges");
 }
 
-std::unique_ptr<Tokenizer> make_bpe_tokenizer(const json& root, const std::string& path,
+std::unique_ptr<Tokenizer> make_bpe_tokenizer(json root, const std::string& path,
                                               const TokenizerSettings& settings) {
-  return std::make_unique<BpeTokenizer>(root, path, settings);
+  TokenizerSettings changed = settings;
+  const bool rebuilt = is_rebuilt_as_llama(root, settings);
+  if (rebuilt) rebuild_as_llama(root, changed);
+  return std::make_unique<BpeTokenizer>(root, path, rebuilt, changed);
 }
 
 }  // namespace rillkv::io

@@ -1,0 +1,52 @@
+#include "src/io/characters.h"
+
+#include "src/io/utf8.h"
+
+namespace rillkv::io {
+
+char32_t first_character(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<char32_t>(text[i] & 0xff); };
+  switch (utf8_step(text).length) {
+    case 1:
+      return byte(0);
+    case 2:
+      return (byte(0) & 0x1f) << 6 | (byte(1) & 0x3f);
+    case 3:
+      return (byte(0) & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f);
+    default:
+      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 |
+             (byte(3) & 0x3f);
+  }
+}
+
+size_t last_character_begin(std::string_view text) {
+  size_t begin = text.size() - 1;
+  while (begin > 0 && (text[begin] & 0xc0) == 0x80) --begin;
+  return begin;
+}
+
+bool is_white_space(char32_t code) {
+  return (code >= 0x9 && code <= 0xd) || code == 0x20 || code == 0x85 || code == 0xa0 ||
+         code == 0x1680 || (code >= 0x2000 && code <= 0x200a) || code == 0x2028 || code == 0x2029 ||
+         code == 0x202f || code == 0x205f || code == 0x3000;
+}
+
+size_t leading_white_space(std::string_view text) {
+  size_t size = 0;
+  while (size < text.size() && is_white_space(first_character(text.substr(size)))) {
+    size += utf8_step(text.substr(size)).length;
+  }
+  return size;
+}
+
+size_t trailing_white_space(std::string_view text) {
+  size_t begin = text.size();
+  while (begin > 0) {
+    const size_t last = last_character_begin(text.substr(0, begin));
+    if (!is_white_space(first_character(text.substr(last)))) break;
+    begin = last;
+  }
+  return text.size() - begin;
+}
+
+}  // namespace rillkv::io
