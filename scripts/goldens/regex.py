@@ -72,7 +72,7 @@ SYNTAX = [
     "(?x:a #c\n b)", "a #b", r"(?:a|b)+",
     # case
     r"(?i)a|B", r"a(?i)b|c", r"x(?i)a|b(?-i)c|d", r"(?:(?i)a)b", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-    r"(?i:k)+", r"(?i:[a-z]+)", r"(?i:[^k]+)", r"(?i:[\p{Lu}]+)", r"(?i:\p{Lu}+)", r"(?i:å)",
+    r"(?i:k)+", r"(?i:[a-z]+)", r"(?i:[^k]+)", r"(?i:[\p{Greek}&&[Α-Ω]]+)", r"(?i:\p{Lu}+)", r"(?i:å)",
     r"(?i:ω)", r"(?i:[µ]+)", r"(?i:ǆ)", r"(?i:ſ)", r"(?i:э)", r"(?i-i:a)", r"(?i:\x41)",
     r"(?i:s+s)", r"(?i:[^\p{L}]+)", r"(?i:\w+)", r"(?im:a.B)",
     # escapes
@@ -83,7 +83,7 @@ SYNTAX = [
 REFUSED = [
     r"\X", r"a\Kb", r"(?~b)", r"(a)\1", r"(?<x>a)\k<x>", r"(?<x>a)\g<x>", r"\y", r"(?y{g})\X",
     r"(?W)\w", r"(?D:\d)", r"(?S:\s)", r"(?P:\w)", r"(?s).", r"(?P<x>a)", r"(?|a)", r"(?^i)a",
-    r"(?(1)a)", r"(?{x})", r"(*FAIL)", r"(?i:ss)", r"(?i:ß)", r"(?i:[ß])", r"(?i:(?:s)s)", r"(?i:fi)",
+    r"(?(1)a)", r"(?{x})", r"(*FAIL)", r"(?i:ss)", r"(?i:ß)", r"(?i:[ß])", r"(?i:[\p{Lu}])", r"(?i:(?:s)s)", r"(?i:fi)",
     r"\p{Script=Han}", r"\p{gc=L}", r"\p{L&}", r"\p{In_Basic_Latin}", r"\p{Emoji}", r"\p{Nope}",
     r"[[:foo:]]", r"[\d-x]", r"[a-\d]", r"[z-a]", r"a{3,1}", r"a{100001}", r"\xe9", r"\x{61 62}",
     r"\cA", r"\C-a", r"\M-a", r"^*", r"(?=a)*", r"\b+", "*a", "a|*", "{2}", "(a", "a)", "[a", "[]",

@@ -5,8 +5,10 @@
 namespace rillkv::io {
 
 CodePointSet::CodePointSet(std::vector<CodePointRange> ranges) {
-  std::sort(ranges.begin(), ranges.end(),
-            [](const auto& a, const auto& b) { return a.first < b.first; });
+  const auto before = [](const auto& a, const auto& b) { return a.first < b.first; };
+  if (!std::is_sorted(ranges.begin(), ranges.end(), before)) {
+    std::sort(ranges.begin(), ranges.end(), before);
+  }
   for (const CodePointRange& range : ranges) {
     if (!ranges_.empty() && range.first <= ranges_.back().last + 1) {
       ranges_.back().last = std::max(ranges_.back().last, range.last);
@@ -25,9 +27,21 @@ bool CodePointSet::contains(uint32_t code) const {
   return found != ranges_.end() && found->first <= code;
 }
 
+bool CodePointSet::contains(const CodePointSet& other) const {
+  auto range = ranges_.begin();
+  for (const CodePointRange& part : other.ranges_) {
+    while (range != ranges_.end() && range->last < part.first) ++range;
+    if (range == ranges_.end() || range->first > part.first || range->last < part.last) {
+      return false;
+    }
+  }
+  return true;
+}
+
 CodePointSet CodePointSet::operator|(const CodePointSet& other) const {
-  std::vector<CodePointRange> ranges = ranges_;
-  ranges.insert(ranges.end(), other.ranges_.begin(), other.ranges_.end());
+  std::vector<CodePointRange> ranges(ranges_.size() + other.ranges_.size());
+  std::merge(ranges_.begin(), ranges_.end(), other.ranges_.begin(), other.ranges_.end(),
+             ranges.begin(), [](const auto& a, const auto& b) { return a.first < b.first; });
   return CodePointSet(std::move(ranges));
 }
 

@@ -24,7 +24,7 @@ class CodePointSet {
   const std::vector<CodePointRange>& ranges() const { return ranges_; }
   bool empty() const { return ranges_.empty(); }
   bool contains(uint32_t code) const;
-  bool contains(const CodePointSet& other) const { return (other - *this).empty(); }
+  bool contains(const CodePointSet& other) const;
 
   CodePointSet operator|(const CodePointSet& other) const;
   CodePointSet operator&(const CodePointSet& other) const;

@@ -3,7 +3,10 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <iterator>
 #include <memory>
 
 #include "rillkv/error.h"
@@ -43,9 +46,9 @@ std::vector<CodePointSet> ask_pcre() {
   for (const CodePointRange& range : kAsked) {
     for (uint32_t code = range.first; code <= range.last; ++code) append_utf8(text, code);
   }
-  std::string pattern;
+  std::string pattern = "(\\p{Cn}+)";  // first: its runs are long
   for (size_t i = 0; i < kCategoryCount; ++i) {
-    pattern += str_cat(i == 0 ? "" : "|", "(\\p{", kCategoryNames[i], "}+)");
+    pattern += str_cat("|(\\p{", kCategoryNames[i], "}+)");
   }
   int error = 0;
   PCRE2_SIZE offset = 0;
@@ -74,14 +77,15 @@ std::vector<CodePointSet> ask_pcre() {
     while ((text[last] & 0xc0) == 0x80) --last;
     const uint32_t first_code = at(bounds[0]);
     const uint32_t last_code = at(last);
-    auto& found = ranges[static_cast<size_t>(count) - 2];
+    start = bounds[1];
+    if (count == 2) continue;  // unassigned
+    auto& found = ranges[static_cast<size_t>(count) - 3];
     // A run may step over what was not asked.
     for (const CodePointRange& range : kAsked) {
       const uint32_t a = std::max(first_code, range.first);
       const uint32_t b = std::min(last_code, range.last);
       if (a <= b) found.push_back({a, b});
     }
-    start = bounds[1];
   }
   const CodePointSet asked(std::vector<CodePointRange>(std::begin(kAsked), std::end(kAsked)));
   std::vector<CodePointSet> sets;
@@ -98,7 +102,7 @@ const PcreUnicode& PcreUnicode::get() {
   return result;
 }
 
-PcreUnicode::PcreUnicode() : known_(ask_pcre()), pages_(0x1100) {
+PcreUnicode::PcreUnicode() : known_(ask_pcre()), blocks_(0x10000 >> 6) {
   size_t count = 0;
   for (size_t i = 0; i < kCategoryCount; ++i) {
     const CodePointSet& ours = regex_categories()[i];
@@ -106,7 +110,10 @@ PcreUnicode::PcreUnicode() : known_(ask_pcre()), pages_(0x1100) {
   }
   for (const CodePointRange& range : differing_.ranges()) {
     count += range.last - range.first + 1;
-    for (uint32_t page = range.first >> 8; page <= range.last >> 8; ++page) pages_[page] = true;
+    for (uint32_t code = range.first; code <= range.last && code < 0x10000; ++code) {
+      blocks_[code >> 6] = 1;
+    }
+    if (range.first < 0x800) first_lead_ = 0xc2;
   }
   log(LogLevel::kDebug, str_cat("pre-tokenisers: characters of Unicode 16.0; ", count,
                                 " of them are spelt out for PCRE2, which has ", pcre_version()));
@@ -168,15 +175,28 @@ std::string PcreUnicode::write(const CodePointSet& set, bool negated, Mode mode)
 
 bool PcreUnicode::differs(std::string_view text) const {
   const auto* bytes = reinterpret_cast<const unsigned char*>(text.data());
+  const auto check = [&](size_t i, size_t length) {
+    return differing_.contains(decode_utf8(text.substr(i, length)));
+  };
   for (size_t i = 0; i < text.size();) {
-    if (bytes[i] < 0x80) {
-      ++i;
-      continue;
+    if (bytes[i] < first_lead_) {
+      // Eight bytes at once, as most texts have none that matters.
+      uint64_t eight = 0;
+      const bool whole = i + sizeof(eight) <= text.size();
+      if (whole) std::memcpy(&eight, bytes + i, sizeof(eight));
+      const uint64_t leads = eight & eight << 1 & eight << 2 & 0x8080808080808080;
+      i += whole && leads == 0 && first_lead_ == 0xe0 ? sizeof(eight) : 1;
+    } else if (bytes[i] < 0xe0) {
+      if (check(i, 2)) return true;
+      i += 2;
+    } else if (bytes[i] < 0xf0) {
+      const size_t block = (bytes[i] & 0xfu) << 6 | (bytes[i + 1] & 0x3fu);
+      if (blocks_[block] != 0 && check(i, 3)) return true;
+      i += 3;
+    } else {
+      if (check(i, 4)) return true;
+      i += 4;
     }
-    const size_t length = bytes[i] < 0xe0 ? 2 : bytes[i] < 0xf0 ? 3 : 4;
-    const char32_t code = decode_utf8(text.substr(i, length));
-    if (pages_[code >> 8] && differing_.contains(code)) return true;
-    i += length;
   }
   return false;
 }

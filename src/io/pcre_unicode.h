@@ -35,7 +35,8 @@ class PcreUnicode {
 
   std::vector<CodePointSet> known_;  // PCRE2's categories, in the order of kCategoryNames
   CodePointSet differing_;
-  std::vector<bool> pages_;  // differing_ by code point / 256
+  std::vector<char> blocks_;         // differing_ below U+10000, by code point / 64
+  unsigned char first_lead_ = 0xe0;  // the least first byte of a character that may differ
 };
 
 }  // namespace rillkv::io

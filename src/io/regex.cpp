@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <mutex>
+
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
 #include "src/io/onig_syntax.h"
@@ -44,11 +46,16 @@ std::shared_ptr<void> compile(const std::string& portable, const std::string& pa
 
 }  // namespace
 
+struct Regex::Exact {
+  std::string pattern;
+  std::once_flag made;
+  std::shared_ptr<void> code;
+};
+
 Regex::Regex(const std::string& pattern, const std::string& where) : where_(where) {
-  const std::string fast = translate(pattern, where, PcreUnicode::Mode::kFast);
-  const std::string exact = translate(pattern, where, PcreUnicode::Mode::kExact);
-  code_ = compile(fast, pattern, where);
-  if (exact != fast) exact_ = compile(exact, pattern, where);
+  code_ = compile(translate(pattern, where, PcreUnicode::Mode::kFast), pattern, where);
+  exact_ = std::make_shared<Exact>();
+  exact_->pattern = pattern;
 }
 
 Regex::Matcher::Matcher(const Regex& regex) : regex_(regex) {
@@ -61,9 +68,16 @@ Regex::Matcher::Matcher(const Regex& regex) : regex_(regex) {
 
 std::optional<std::pair<size_t, size_t>> Regex::Matcher::find(std::string_view text, size_t start) {
   if (start == 0 || text.data() != text_.data() || text.size() != text_.size()) {
-    const bool exact = regex_.exact_ != nullptr && PcreUnicode::get().differs(text);
-    code_ = exact ? regex_.exact_.get() : regex_.code_.get();
     text_ = text;
+    code_ = regex_.code_.get();
+    if (PcreUnicode::get().differs(text)) {
+      Exact& exact = *regex_.exact_;
+      std::call_once(exact.made, [&] {
+        exact.code = compile(translate(exact.pattern, regex_.where_, PcreUnicode::Mode::kExact),
+                             exact.pattern, regex_.where_);
+      });
+      code_ = exact.code.get();
+    }
   }
   auto* data = static_cast<pcre2_match_data*>(data_.get());
   const auto match = [&](uint32_t options) {

@@ -37,8 +37,9 @@ class Regex {
  private:
   std::string where_;
   std::shared_ptr<void> code_;
-  // For texts with characters that PCRE2 does not know; null if the pattern is about none.
-  std::shared_ptr<void> exact_;
+  // The program for texts with characters that PCRE2 does not know: made when the first comes.
+  struct Exact;
+  std::shared_ptr<Exact> exact_;
 };
 
 }  // namespace rillkv::io

@@ -1,7 +1,6 @@
 #include "src/io/regex_classes.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <unordered_map>
 
@@ -38,94 +37,93 @@ std::string plain(std::string_view name) {
   return result;
 }
 
-using Names = std::map<std::string, CodePointSet, std::less<>>;
+struct Name {
+  const char* name;
+  const char* categories;
+};
 
-Names make_names() {
-  Names names;
-  const auto add = [&](std::initializer_list<const char*> spellings, const CodePointSet& set) {
-    for (const char* spelling : spellings) names[spelling] = set;
-  };
-  struct Category {
-    const char* prefix;
-    const char* long_name;
-  };
-  const Category kLongNames[] = {
-      {"L", "letter"},
-      {"Lu", "uppercaseletter"},
-      {"Ll", "lowercaseletter"},
-      {"Lt", "titlecaseletter"},
-      {"Lm", "modifierletter"},
-      {"Lo", "otherletter"},
-      {"M", "mark"},
-      {"Mn", "nonspacingmark"},
-      {"Mc", "spacingmark"},
-      {"Me", "enclosingmark"},
-      {"N", "number"},
-      {"Nd", "decimalnumber"},
-      {"Nl", "letternumber"},
-      {"No", "othernumber"},
-      {"P", "punctuation"},
-      {"Pc", "connectorpunctuation"},
-      {"Pd", "dashpunctuation"},
-      {"Ps", "openpunctuation"},
-      {"Pe", "closepunctuation"},
-      {"Pi", "initialpunctuation"},
-      {"Pf", "finalpunctuation"},
-      {"Po", "otherpunctuation"},
-      {"S", "symbol"},
-      {"Sm", "mathsymbol"},
-      {"Sc", "currencysymbol"},
-      {"Sk", "modifiersymbol"},
-      {"So", "othersymbol"},
-      {"Z", "separator"},
-      {"Zs", "spaceseparator"},
-      {"Zl", "lineseparator"},
-      {"Zp", "paragraphseparator"},
-      {"Cc", "control"},
-      {"Cf", "format"},
-      {"Co", "privateuse"},
-  };
-  for (const Category& category : kLongNames) {
-    const CodePointSet set = categories(category.prefix);
-    names[plain(category.prefix)] = set;
-    names[category.long_name] = set;
-  }
-  const CodePointSet letters = categories("L");
-  const CodePointSet alpha =
-      letters | categories("Nl") | table(kOtherAlphabetic, kOtherAlphabeticCount);
-  const CodePointSet assigned = categories("L M N P S Z Cc Cf Co");
-  const CodePointSet space = categories("Z") | CodePointSet({{0x9, 0xd}, {0x85, 0x85}});
-  const CodePointSet graph = assigned - categories("Z Cc");
-  add({"cn", "unassigned"}, assigned.complement());
-  add({"c", "other"}, categories("Cc Cf Co") | assigned.complement());
-  add({"lc", "casedletter"}, categories("Lu Ll Lt"));
-  add({"any"}, CodePointSet::all());
-  add({"assigned"}, assigned);
-  add({"ascii"}, CodePointSet({{0, 0x7f}}));
-  add({"alpha", "alphabetic"}, alpha);
-  add({"alnum"}, alpha | categories("Nd"));
-  add({"blank"}, categories("Zs") | CodePointSet({{0x9, 0x9}}));
-  add({"cntrl"}, categories("Cc"));
-  add({"digit"}, categories("Nd"));
-  add({"graph"}, graph);
-  add({"print"}, graph | categories("Zs"));
-  add({"lower", "lowercase"}, categories("Ll") | table(kOtherLower, kOtherLowerCount));
-  add({"upper", "uppercase"}, categories("Lu") | table(kOtherUpper, kOtherUpperCount));
-  add({"punct"}, categories("P"));
-  add({"posixpunct"}, categories("P S"));
-  add({"space", "whitespace"}, space);
-  add({"xdigit"}, CodePointSet({{'0', '9'}, {'A', 'F'}, {'a', 'f'}}));
-  add({"word"}, alpha | categories("M Nd Pc"));
-  for (size_t i = 0; i < kScriptCount; ++i) {
-    const Script& script = kScripts[i];
-    names[script.name] = table(kScriptRanges + script.start, script.count);
-  }
-  return names;
+// General categories by their long names.
+constexpr Name kLongNames[] = {
+    {"letter", "L"},
+    {"uppercaseletter", "Lu"},
+    {"lowercaseletter", "Ll"},
+    {"titlecaseletter", "Lt"},
+    {"modifierletter", "Lm"},
+    {"otherletter", "Lo"},
+    {"lc", "Lu Ll Lt"},
+    {"casedletter", "Lu Ll Lt"},
+    {"mark", "M"},
+    {"nonspacingmark", "Mn"},
+    {"spacingmark", "Mc"},
+    {"enclosingmark", "Me"},
+    {"number", "N"},
+    {"decimalnumber", "Nd"},
+    {"letternumber", "Nl"},
+    {"othernumber", "No"},
+    {"punctuation", "P"},
+    {"connectorpunctuation", "Pc"},
+    {"dashpunctuation", "Pd"},
+    {"openpunctuation", "Ps"},
+    {"closepunctuation", "Pe"},
+    {"initialpunctuation", "Pi"},
+    {"finalpunctuation", "Pf"},
+    {"otherpunctuation", "Po"},
+    {"symbol", "S"},
+    {"mathsymbol", "Sm"},
+    {"currencysymbol", "Sc"},
+    {"modifiersymbol", "Sk"},
+    {"othersymbol", "So"},
+    {"separator", "Z"},
+    {"spaceseparator", "Zs"},
+    {"lineseparator", "Zl"},
+    {"paragraphseparator", "Zp"},
+    {"control", "Cc"},
+    {"format", "Cf"},
+    {"privateuse", "Co"},
+    {"assigned", "L M N P S Z Cc Cf Co"},
+    {"cntrl", "Cc"},
+    {"digit", "Nd"},
+    {"graph", "L M N P S Cf Co"},
+    {"print", "L M N P S Cf Co Zs"},
+    {"punct", "P"},
+    {"posixpunct", "P S"},
+};
+
+CodePointSet alphabetic() {
+  return categories("L Nl") | table(kOtherAlphabetic, kOtherAlphabeticCount);
 }
 
-const Names& names() {
-  static const Names result = make_names();
-  return result;
+// `name` is plain().
+std::optional<CodePointSet> property(const std::string& name) {
+  for (const Name& known : kLongNames) {
+    if (name == known.name) return categories(known.categories);
+  }
+  for (size_t i = 0; i < kCategoryCount; ++i) {
+    const std::string category = kCategoryNames[i];
+    if (name == plain(category)) return regex_categories()[i];
+    if (name == plain(category.substr(0, 1)) && name != "c")
+      return categories(category.substr(0, 1));
+  }
+  const auto is = [&](const char* a, const char* b) { return name == a || name == b; };
+  if (is("cn", "unassigned")) return property("assigned")->complement();
+  if (is("c", "other")) return categories("Cc Cf Co") | property("cn").value();
+  if (name == "any") return CodePointSet::all();
+  if (name == "ascii") return CodePointSet({{0, 0x7f}});
+  if (is("alpha", "alphabetic")) return alphabetic();
+  if (name == "alnum") return alphabetic() | categories("Nd");
+  if (name == "word") return alphabetic() | categories("M Nd Pc");
+  if (name == "blank") return categories("Zs") | CodePointSet({{0x9, 0x9}});
+  if (is("space", "whitespace")) {
+    return categories("Z") | CodePointSet({{0x9, 0xd}, {0x85, 0x85}});
+  }
+  if (is("lower", "lowercase")) return categories("Ll") | table(kOtherLower, kOtherLowerCount);
+  if (is("upper", "uppercase")) return categories("Lu") | table(kOtherUpper, kOtherUpperCount);
+  if (name == "xdigit") return CodePointSet({{'0', '9'}, {'A', 'F'}, {'a', 'f'}});
+  for (size_t i = 0; i < kScriptCount; ++i) {
+    const Script& script = kScripts[i];
+    if (name == script.name) return table(kScriptRanges + script.start, script.count);
+  }
+  return std::nullopt;
 }
 
 const std::unordered_map<uint32_t, const CaseGroup*>& case_groups() {
@@ -157,11 +155,7 @@ const std::vector<CodePointSet>& regex_categories() {
   return result;
 }
 
-std::optional<CodePointSet> regex_property(std::string_view name) {
-  const auto found = names().find(plain(name));
-  if (found == names().end()) return std::nullopt;
-  return found->second;
-}
+std::optional<CodePointSet> regex_property(std::string_view name) { return property(plain(name)); }
 
 bool regex_names_word(std::string_view name) { return plain(name) == "word"; }
 
