@@ -102,16 +102,13 @@ void AddedVocabulary::add(const AddedToken& token) {
   AddedToken added = token;
   const auto size = static_cast<int64_t>(vocabulary_.size());
   added.id = find(token.spelling).value_or(std::max(size, greatest_id_ + 1));
-  if (token.id < 0) {
-    if (!find(token.spelling)) {
-      log(LogLevel::kWarning,
-          str_cat(path_, ": token ", in_quotes(token.spelling),
-                  " has no id anywhere and gets the next free one, ", added.id));
-    }
-  } else if (token.id != added.id) {
-    log(LogLevel::kWarning, str_cat(path_, ": added token ", in_quotes(token.spelling), ": id ",
-                                    token.id, " is expected to be ", added.id,
-                                    " (the vocabulary's, or the next free one), which is used"));
+  if (token.id >= 0 && token.id != added.id && misnumbered_++ == 0) {
+    first_misnumbered_ =
+        str_cat(in_quotes(token.spelling), " has id ", added.id, ", not ", token.id);
+  }
+  if (token.id < 0 && !find(token.spelling)) {
+    log(LogLevel::kWarning, str_cat(path_, ": token ", in_quotes(token.spelling),
+                                    " has no id anywhere and gets the next free one, ", added.id));
   }
   greatest_id_ = std::max(greatest_id_, added.id);
   const auto [found, is_new] = by_spelling_.emplace(token.spelling, tokens_.size());
@@ -124,14 +121,22 @@ void AddedVocabulary::add(const AddedToken& token) {
 }
 
 void AddedVocabulary::finish(const Normalizer& normalizer) {
+  if (misnumbered_ > 0) {
+    log(LogLevel::kWarning,
+        str_cat(path_, ": added token ", first_misnumbered_,
+                ": the vocabulary's id counts, or the next free one",
+                misnumbered_ > 1 ? str_cat(" (and so for ", misnumbered_ - 1, " more)") : ""));
+  }
+  for (const AddedToken& token : tokens_) {
+    std::vector<size_t> marks;
+    texts_.push_back(token.spelling);
+    if (token.normalized) normalizer.apply(texts_.back(), marks);
+  }
   // Of two tokens that become equal the special one counts.
   for (const bool special : {true, false}) {
     for (size_t i = 0; i < tokens_.size(); ++i) {
       if (tokens_[i].special != special) continue;
-      std::string spelling = tokens_[i].spelling;
-      std::vector<size_t> marks;
-      if (tokens_[i].normalized) normalizer.apply(spelling, marks);
-      (tokens_[i].normalized ? normalized_ : plain_).add(spelling, i);
+      (tokens_[i].normalized ? normalized_ : plain_).add(texts_[i], i);
     }
   }
 }

@@ -46,6 +46,8 @@ class AddedVocabulary {
 
   std::optional<int64_t> find(const std::string& spelling) const;
   const std::vector<AddedToken>& tokens() const { return tokens_; }
+  /// Token by token what is looked for and decoded: the spelling, normalised where the token is.
+  const std::vector<std::string>& texts() const { return texts_; }
 
   /// Calls `on_token` or `on_text` for each piece of `text`, in order. `on_text` gets a non-empty
   /// normalised text and whether it begins where `text` begins.
@@ -79,8 +81,11 @@ class AddedVocabulary {
   const Vocabulary& vocabulary_;
   std::string path_;
   std::vector<AddedToken> tokens_;
+  std::vector<std::string> texts_;
   std::unordered_map<std::string, size_t> by_spelling_;
   int64_t greatest_id_ = -1;
+  int misnumbered_ = 0;  // tokens whose id is not what the file says
+  std::string first_misnumbered_;
   Regex word_character_;
   Trie plain_;
   Trie normalized_;

@@ -87,8 +87,8 @@ class BpeTokenizer final : public Tokenizer {
     add_tokens(read_added_tokens(root, path), rebuilt, settings, added_);
     added_.finish(normalizer_);
     for (const auto& [token, id] : model_.vocabulary()) describe(token, id, false);
-    for (const AddedToken& token : added_.tokens()) {
-      describe(token.spelling, token.id, token.special);
+    for (size_t i = 0; i < added_.tokens().size(); ++i) {
+      describe(added_.texts()[i], added_.tokens()[i].id, added_.tokens()[i].special);
     }
     prefix_ = read_prefix(section(root, "post_processor"), path + ": post_processor", vocab_size());
     for (const auto& [key, token] : settings.named_tokens) {

@@ -124,7 +124,8 @@ bool Normalizer::apply(std::string& text, std::vector<size_t>& marks) const {
       case Kind::kPrepend:
         if (text.empty()) break;
         text.insert(0, step.content);
-        for (size_t& mark : marks) mark += step.content.size();
+        // What is prepended is as trusted as the first character.
+        for (size_t& mark : marks) mark += mark > 0 ? step.content.size() : 0;
         break;
       case Kind::kReplace:
         removed_first |= replace(step, text, marks);

@@ -17,7 +17,6 @@ using nlohmann::json;
 
 constexpr const char* kStandardTokens[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                            "pad_token", "cls_token", "mask_token"};
-constexpr const char* kExtraTokens[] = {"additional_special_tokens", "extra_special_tokens"};
 
 bool is_standard(const std::string& key) {
   return std::find(std::begin(kStandardTokens), std::end(kStandardTokens), key) !=
@@ -40,15 +39,19 @@ void set_named(TokenizerSettings& settings, const std::string& key,
   settings.named_tokens.emplace_back(key, std::move(token));
 }
 
-void add_extra(TokenizerSettings& settings, const AddedToken& token) {
-  const auto known = [&](const AddedToken& other) { return other.spelling == token.spelling; };
+void add_extra(TokenizerSettings& settings, const std::vector<AddedToken>& added) {
   auto& tokens = settings.extra_tokens;
-  if (std::none_of(tokens.begin(), tokens.end(), known)) tokens.push_back(token);
+  for (const AddedToken& token : added) {
+    const auto known = [&](const AddedToken& other) { return other.spelling == token.spelling; };
+    if (std::none_of(tokens.begin(), tokens.end(), known)) tokens.push_back(token);
+  }
 }
 
-// Special tokens by their role, and those that have none.
-void read_special_tokens(const JsonReader& reader, const json& root, const std::string& where,
-                         TokenizerSettings& settings) {
+// Special tokens by their role; returns those that have none, by the list that they stand in.
+std::vector<std::pair<std::string, std::vector<AddedToken>>> read_special_tokens(
+    const JsonReader& reader, const json& root, const std::string& where,
+    TokenizerSettings& settings) {
+  std::vector<std::pair<std::string, std::vector<AddedToken>>> found;
   const auto read = [&](const std::string& key, const json& value) {
     std::optional<AddedToken> token;
     if (!value.is_null()) token = read_added_token(value, where + ": key \"" + key + "\"", true);
@@ -63,7 +66,7 @@ void read_special_tokens(const JsonReader& reader, const json& root, const std::
       read(key, value);
     }
   }
-  for (const char* key : kExtraTokens) {
+  for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
     const json* extra = reader.find(key);
     if (extra == nullptr) continue;
     if (extra->is_object()) {
@@ -71,10 +74,13 @@ void read_special_tokens(const JsonReader& reader, const json& root, const std::
       continue;
     }
     if (!extra->is_array()) reader.fail(key, "an array or an object");
+    std::vector<AddedToken> tokens;
     for (const json& value : *extra) {
-      add_extra(settings, read_added_token(value, reader.name(key), true));
+      tokens.push_back(read_added_token(value, reader.name(key), true));
     }
+    found.emplace_back(key, std::move(tokens));
   }
+  return found;
 }
 
 void read_added_tokens_decoder(const JsonReader& reader, TokenizerSettings& settings) {
@@ -97,27 +103,40 @@ void read_added_tokens_decoder(const JsonReader& reader, TokenizerSettings& sett
 // Files that tokenizer_config.json's added_tokens_decoder replaces.
 void read_older_files(const fs::path& folder, TokenizerSettings& settings) {
   if (settings.has_added_tokens_decoder) return;
+  std::vector<AddedToken> older_extra;
   const std::string map_path = (folder / "special_tokens_map.json").string();
   if (is_file(map_path)) {
     const json root = read_json_object(map_path);
-    read_special_tokens(JsonReader(root, map_path), root, map_path, settings);
+    for (auto& [key, tokens] :
+         read_special_tokens(JsonReader(root, map_path), root, map_path, settings)) {
+      if (key == "extra_special_tokens") {
+        add_extra(settings, tokens);
+      } else {
+        older_extra = std::move(tokens);
+      }
+    }
   }
   const std::string added_path = (folder / "added_tokens.json").string();
-  if (!is_file(added_path)) return;
-  const json root = read_json_object(added_path);
-  const JsonReader reader(root, added_path);
-  for (const auto& item : root.items()) {
-    AddedToken token;
-    token.spelling = item.key();
-    token.id = reader.required_integer(item.key().c_str(), 0, 1 << 28);
-    const auto same = [&](const AddedToken& other) { return other.spelling == token.spelling; };
-    const auto named = [&](const auto& entry) { return entry.second && same(*entry.second); };
-    token.special =
-        std::any_of(settings.named_tokens.begin(), settings.named_tokens.end(), named) ||
-        std::any_of(settings.extra_tokens.begin(), settings.extra_tokens.end(), same);
-    token.normalized = !token.special;
-    settings.added_tokens.push_back(std::move(token));
+  if (is_file(added_path)) {
+    const json root = read_json_object(added_path);
+    const JsonReader reader(root, added_path);
+    for (const auto& item : root.items()) {
+      AddedToken token;
+      token.spelling = item.key();
+      token.id = reader.required_integer(item.key().c_str(), 0, 1 << 28);
+      const auto same = [&](const AddedToken& other) { return other.spelling == token.spelling; };
+      const auto named = [&](const auto& entry) {
+        return is_standard(entry.first) && entry.second && same(*entry.second);
+      };
+      token.special =
+          std::any_of(settings.named_tokens.begin(), settings.named_tokens.end(), named) ||
+          std::any_of(settings.extra_tokens.begin(), settings.extra_tokens.end(), same);
+      token.normalized = !token.special;
+      settings.added_tokens.push_back(std::move(token));
+    }
   }
+  // Read, but after what added_tokens.json makes of them, and only if there is nothing newer.
+  if (settings.extra_tokens.empty()) add_extra(settings, older_extra);
 }
 
 std::string spelling(const TokenizerSettings& settings, const char* key) {
@@ -163,7 +182,11 @@ TokenizerSettings read_tokenizer_settings(const std::string& folder_name) {
     settings.add_prefix_space = reader.boolean("add_prefix_space").value_or(true);
     settings.split_special_tokens = reader.boolean("split_special_tokens").value_or(false);
     settings.tokenizer_class = reader.string("tokenizer_class").value_or("");
-    read_special_tokens(reader, root, config_path, settings);
+    for (const auto& [key, tokens] : read_special_tokens(reader, root, config_path, settings)) {
+      // additional_special_tokens is the older name; the newer key wins where it says something.
+      if (key == "extra_special_tokens" && !tokens.empty()) settings.extra_tokens.clear();
+      add_extra(settings, tokens);
+    }
     read_added_tokens_decoder(reader, settings);
   }
   read_older_files(folder, settings);
