@@ -35,7 +35,10 @@ struct TokenizerSettings {
   std::string eos_token;
   std::string tokenizer_class;
   std::string model_type;
-  bool add_bos = true;         // concerns sentencepiece only: a tokenizer.json says it itself
+  bool has_config = false;  // tokenizer_config.json is there
+  /// A BOS before every text. Not said: sentencepiece models have one, as LLaMA's tokenizer always
+  /// had (transformers 5.23 adds none), and a tokenizer.json says it itself.
+  std::optional<bool> add_bos;
   std::optional<bool> legacy;  // null counts as false
   bool add_prefix_space = true;
   bool split_special_tokens = false;  // special tokens are not recognised in any text
