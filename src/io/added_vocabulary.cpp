@@ -102,13 +102,12 @@ void AddedVocabulary::add(const AddedToken& token) {
   AddedToken added = token;
   const auto size = static_cast<int64_t>(vocabulary_.size());
   added.id = find(token.spelling).value_or(std::max(size, greatest_id_ + 1));
-  if (token.id >= 0 && token.id != added.id && misnumbered_++ == 0) {
-    first_misnumbered_ =
-        str_cat(in_quotes(token.spelling), " has id ", added.id, ", not ", token.id);
+  if (token.id >= 0 && token.id != added.id) {
+    misnumbered_.push_back(
+        str_cat(in_quotes(token.spelling), " has id ", added.id, ", not ", token.id));
   }
   if (token.id < 0 && !find(token.spelling)) {
-    log(LogLevel::kWarning, str_cat(path_, ": token ", in_quotes(token.spelling),
-                                    " has no id anywhere and gets the next free one, ", added.id));
+    numberless_.push_back(str_cat(in_quotes(token.spelling), " gets ", added.id));
   }
   greatest_id_ = std::max(greatest_id_, added.id);
   const auto [found, is_new] = by_spelling_.emplace(token.spelling, tokens_.size());
@@ -120,13 +119,16 @@ void AddedVocabulary::add(const AddedToken& token) {
   }
 }
 
+void AddedVocabulary::warn_of(const char* rule, const std::vector<std::string>& cases) const {
+  if (cases.empty()) return;
+  const std::string more =
+      cases.size() > 1 ? str_cat(" (and ", cases.size() - 1, " more)") : std::string();
+  log(LogLevel::kWarning, str_cat(path_, ": ", rule, ": ", cases[0], more));
+}
+
 void AddedVocabulary::finish(const Normalizer& normalizer) {
-  if (misnumbered_ > 0) {
-    log(LogLevel::kWarning,
-        str_cat(path_, ": added token ", first_misnumbered_,
-                ": the vocabulary's id counts, or the next free one",
-                misnumbered_ > 1 ? str_cat(" (and so for ", misnumbered_ - 1, " more)") : ""));
-  }
+  warn_of("ids of added tokens are the vocabulary's, or the next free ones", misnumbered_);
+  warn_of("tokens without an id anywhere get the next free ones", numberless_);
   for (const AddedToken& token : tokens_) {
     std::vector<size_t> marks;
     texts_.push_back(token.spelling);

@@ -75,6 +75,7 @@ class AddedVocabulary {
     std::vector<size_t> tokens_ = {kNone};             // by node
     bool starts_[256] = {};
   };
+  void warn_of(const char* rule, const std::vector<std::string>& cases) const;
   bool begins_with_word(std::string_view text) const;
   std::vector<Piece> cut(const Trie& trie, const MarkedText& text) const;
 
@@ -84,8 +85,8 @@ class AddedVocabulary {
   std::vector<std::string> texts_;
   std::unordered_map<std::string, size_t> by_spelling_;
   int64_t greatest_id_ = -1;
-  int misnumbered_ = 0;  // tokens whose id is not what the file says
-  std::string first_misnumbered_;
+  std::vector<std::string> misnumbered_;  // for warnings
+  std::vector<std::string> numberless_;
   Regex word_character_;
   Trie plain_;
   Trie normalized_;

@@ -28,9 +28,9 @@ class ByteAlphabet {
 /// The "model" section of a tokenizer.json with type BPE. Immutable after construction.
 class BpeModel {
  public:
-  /// `byte_level`: the vocabulary is spelt in the byte-level alphabet and words are bytes; otherwise
-  /// words are characters. Throws Error naming `where` and the key for features that are not
-  /// supported.
+  /// `byte_level`: the vocabulary is spelt in the byte-level alphabet and words are bytes;
+  /// otherwise words are characters. Throws Error naming `where` and the key for features that are
+  /// not supported.
   BpeModel(const nlohmann::json& model, bool byte_level, const std::string& where);
 
   /// Appends the ids of one pre-token, given as raw bytes or as valid UTF-8. O(n log n) whatever it
