@@ -96,9 +96,6 @@ class BpeTokenizer final : public Tokenizer {
       if (key == "bos_token") bos_id_ = token_to_id(token->spelling).value_or(-1);
       if (key == "eos_token") eos_id_ = token_to_id(token->spelling).value_or(-1);
     }
-    // Said in tokenizer_config.json it replaces the post-processor, as in transformers.
-    if (settings.add_bos) prefix_.clear();
-    if (settings.add_bos.value_or(false) && bos_id_ >= 0) prefix_ = {bos_id_};
   }
 
   using Tokenizer::encode;

@@ -5,6 +5,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/log.h"
 #include "rillkv/quotes.h"
 #include "src/io/added_vocabulary.h"
 #include "src/io/decoder.h"
@@ -34,6 +35,11 @@ class SentencePieceTokenizer final : public Tokenizer {
         trusts_nothing_(settings.split_special_tokens),
         normalizer_(nlohmann::json(), path),
         added_(ids_, path) {
+    if (settings.add_eos) {
+      log(LogLevel::kWarning, str_cat(path,
+                                      ": tokenizer_config.json asks for add_eos_token, but "
+                                      "prompts get no EOS: they are to be gone on with"));
+    }
     // Parsed from memory: the library's own file reading logs to stderr.
     std::string model = read_file(path);
     if (prefix_ != Prefix::kModel) model += kSpacesAsTheyAre;

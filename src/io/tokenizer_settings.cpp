@@ -5,7 +5,6 @@
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
-#include "rillkv/log.h"
 #include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
 #include "src/io/tokenizers.h"
@@ -183,11 +182,7 @@ TokenizerSettings read_tokenizer_settings(const std::string& folder_name) {
       // One of the two decides both, as in transformers.
       settings.add_bos = reader.boolean("add_bos_token").value_or(false);
     }
-    if (reader.boolean("add_eos_token").value_or(false)) {
-      log(LogLevel::kWarning, str_cat(config_path,
-                                      ": key \"add_eos_token\" is true, but prompts get no EOS: a "
-                                      "text that has ended is not gone on with"));
-    }
+    settings.add_eos = reader.boolean("add_eos_token").value_or(false);
     if (reader.present("legacy")) settings.legacy = reader.boolean("legacy").value_or(false);
     settings.add_prefix_space = reader.boolean("add_prefix_space").value_or(true);
     settings.split_special_tokens = reader.boolean("split_special_tokens").value_or(false);
