@@ -97,8 +97,9 @@ Run run_once(const Options& o, const LlamaModel& model, const Prompt& prompt,
   run.cache = cache.report();
   run.memory = memory.stop();
   run.device_peak_bytes = device_peak_bytes(cache.device());
-  if (prompt.tokenizer != nullptr)
-    run.text = prompt.tokenizer->decode_generated(run.generation.tokens);
+  if (prompt.tokenizer != nullptr) {
+    run.text = prompt.tokenizer->decode_generated(run.generation.tokens, prompt.ids);
+  }
   return run;
 }
 

@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
     // the prompt never stands in memory uncompressed.
     const auto prompt = tokenizer->encode(argv[2], /*add_bos=*/true);
     const auto result = rillkv::generate(model, prompt, cache, options);
-    std::printf("%s\n", tokenizer->decode_generated(result.tokens).c_str());
+    std::printf("%s\n", tokenizer->decode_generated(result.tokens, prompt).c_str());
 
     const rillkv::CacheReport report = cache.report();
     std::printf("%zu + %zu tokens, %.2f s to the first; cache %lld bytes, %.2f bits an element\n",

@@ -42,9 +42,11 @@ class Tokenizer {
   /// Text of the ids; bytes that form no UTF-8 become U+FFFD. Throws Error for an id out of range.
   std::string decode(const std::vector<int64_t>& ids, bool skip_special = true) const;
 
-  /// The same for what a model generated: a padded model may choose ids past the vocabulary, which
-  /// are no text.
-  std::string decode_generated(std::vector<int64_t> ids) const;
+  /// What a model generated behind `prompt`, as text: decode() of both less decode() of the prompt.
+  /// A space that decode() drops where a text begins is kept in a text that goes on ("The capital
+  /// of France is" + " Paris"). A padded model may choose ids past the vocabulary: they are no text.
+  std::string decode_generated(const std::vector<int64_t>& ids,
+                               const std::vector<int64_t>& prompt = {}) const;
 
   /// One more than the greatest id. A model's vocab_size may be larger (padded), never smaller.
   virtual int64_t vocab_size() const = 0;
@@ -67,14 +69,18 @@ class Tokenizer {
 };
 
 /// Decodes token by token without ever giving out half a character: what push() and finish()
-/// return, joined, is decode() of all ids. The tokenizer must outlive it.
+/// return, joined, is decode() of all ids, less the prompt's text. The tokenizer must outlive it.
 class TextStream {
  public:
-  explicit TextStream(const Tokenizer& tokenizer, bool skip_special = true);
+  /// With a `prompt` the text goes on behind it, whose own text is not repeated. A prompt of nothing
+  /// but special tokens is the beginning of a text; ids past the vocabulary are no text.
+  explicit TextStream(const Tokenizer& tokenizer, bool skip_special = true,
+                      const std::vector<int64_t>& prompt = {});
 
   /// The text that is certain after this token; often empty within a character of several bytes.
   std::string push(int64_t id);
-  /// The rest: bytes that never became a character, as U+FFFD. The stream then starts anew.
+  /// The rest: bytes that never became a character, as U+FFFD. The stream then starts anew, with a
+  /// text that follows nothing.
   std::string finish();
 
  private:

@@ -220,7 +220,7 @@ Generation ModelBackend::run(const GenerationRequest& request) {
   }
   greedy->finish();
   generation.tokens = greedy->tokens();
-  generation.text = decode(generation.tokens);
+  generation.text = tokenizer_->decode_generated(generation.tokens, request.prompt);
   fill_stats(*sequence, request.prompt.size(), generation.tokens.size(), generation.stats);
   generation.stats.memory = memory.stop();
   return generation;

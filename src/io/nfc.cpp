@@ -16,21 +16,6 @@ constexpr uint32_t kSyllables = 0xac00, kLeads = 0x1100, kVowels = 0x1161, kTrai
 constexpr uint32_t kLeadCount = 19, kVowelCount = 21, kTrailCount = 28;
 constexpr uint32_t kSyllableCount = kLeadCount * kVowelCount * kTrailCount;
 
-uint32_t decode(std::string_view character) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(character[i] & 0xff); };
-  switch (character.size()) {
-    case 1:
-      return byte(0);
-    case 2:
-      return (byte(0) & 0x1f) << 6 | (byte(1) & 0x3f);
-    case 3:
-      return (byte(0) & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f);
-    default:
-      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 |
-             (byte(3) & 0x3f);
-  }
-}
-
 int combining_class(uint32_t code) {
   const CombiningRange* end = kCombiningRanges + kCombiningRangeCount;
   const CombiningRange* found =
@@ -113,7 +98,7 @@ std::string normalize_nfc(std::string_view text) {
   std::vector<uint32_t> codes;
   while (!text.empty()) {
     const size_t length = utf8_step(text).length;
-    decompose(decode(text.substr(0, length)), codes);
+    decompose(decode_utf8(text.substr(0, length)), codes);
     text.remove_prefix(length);
   }
   std::vector<int> classes;

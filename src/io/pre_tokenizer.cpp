@@ -90,7 +90,7 @@ void PreTokenizer::add(const json& section, const std::string& where) {
   } else if (type == "FixedLength") {
     // As many characters as there are, line ends among them.
     const int64_t length = reader.required_integer("length", 1, 65535);
-    add_split("(?s:.){1," + std::to_string(length) + "}", Behavior::kIsolated, false, where);
+    add_split("(?m:.){1," + std::to_string(length) + "}", Behavior::kIsolated, false, where);
   } else if (type == "ByteLevel") {
     Step step;
     if (reader.boolean("use_regex").value_or(true)) step.regex.emplace(kGpt2Pattern, where);

@@ -1,11 +1,16 @@
 #include <sentencepiece_processor.h>
 
 #include <unordered_map>
+#include <utility>
 
 #include "rillkv/error.h"
 #include "rillkv/files.h"
+#include "rillkv/log.h"
 #include "rillkv/quotes.h"
-#include "src/io/special_tokens.h"
+#include "src/io/added_vocabulary.h"
+#include "src/io/decoder.h"
+#include "src/io/normalizer.h"
+#include "src/io/sentencepiece_proto.h"
 #include "src/io/tokenizers.h"
 #include "src/io/utf8.h"
 
@@ -14,63 +19,66 @@ namespace {
 
 constexpr std::string_view kSpaceSymbol = "\xe2\x96\x81";  // U+2581, a space inside a piece
 
-// A text between special tokens is encoded by itself, so each begins with the prefix space: the
-// behaviour that transformers call "legacy", which LLaMA 1 and 2 were trained with.
+// Where a space is put in front of a text that has none.
+enum class Prefix { kModel, kNever, kFirst, kAlways };
+
+// Without a tokenizer_config.json a text means what the sentencepiece package makes of it, and what
+// stands between special tokens is a text of its own: what LLaMA 1 and 2 were trained with. With
+// one it means what transformers 5 makes of it: Metaspace instead of the package's dummy prefix,
+// "always" with `legacy`, otherwise at the very beginning of a text alone.
 class SentencePieceTokenizer final : public Tokenizer {
  public:
   SentencePieceTokenizer(const std::string& path, const TokenizerSettings& settings)
-      : path_(path), add_bos_(settings.add_bos) {
+      : path_(path),
+        add_bos_(settings.add_bos.value_or(true)),
+        prefix_(prefix_of(settings)),
+        trusts_nothing_(settings.split_special_tokens),
+        normalizer_(nlohmann::json(), path),
+        added_(ids_, path) {
+    if (settings.add_eos) {
+      log(LogLevel::kWarning, str_cat(path,
+                                      ": tokenizer_config.json asks for add_eos_token, but "
+                                      "prompts get no EOS: they are to be gone on with"));
+    }
     // Parsed from memory: the library's own file reading logs to stderr.
-    const std::string model = read_file(path);
+    std::string model = read_file(path);
+    if (prefix_ != Prefix::kModel) model += kSpacesAsTheyAre;
     const auto status = processor_.LoadFromSerializedProto(model);
     RILLKV_CHECK(status.ok(), path, ": not a sentencepiece model (", status.error_message(), ")");
     const int count = processor_.GetPieceSize();
     RILLKV_CHECK(count > 0, path, ": the sentencepiece model has no pieces");
     pieces_.resize(static_cast<size_t>(count));
     for (int id = 0; id < count; ++id) read_piece(id);
-    for (const AddedToken& token : settings.added_tokens) add(token);
-    all_added_.finish();
-    ordinary_added_.finish();
+    add_tokens(settings, user_defined_pieces(model));
+    added_.finish(normalizer_);
+    for (const AddedToken& token : added_.tokens()) describe(token);
 
     bos_id_ = token_to_id(settings.bos_token).value_or(processor_.bos_id());
     eos_id_ = token_to_id(settings.eos_token).value_or(processor_.eos_id());
-    std::vector<std::string> probe;
-    check(processor_.Encode("a", &probe));
-    has_dummy_prefix_ = !probe.empty() && probe[0].rfind(kSpaceSymbol, 0) == 0;
+    strips_space_ = prefix_ != Prefix::kNever;
+    if (prefix_ == Prefix::kModel) {
+      std::vector<std::string> probe;
+      check(processor_.Encode("a", &probe));
+      strips_space_ = !probe.empty() && probe[0].rfind(kSpaceSymbol, 0) == 0;
+    }
   }
 
   using Tokenizer::encode;
   std::vector<int64_t> encode(const std::vector<TextPart>& parts, bool add_bos) const override {
-    std::vector<TextOrToken> items;
-    for (const TextPart& part : parts) {
-      part.trusted ? all_added_.split(part.text, items) : append_text(part.text, items);
-    }
+    MarkedText text = MarkedText::join(parts);
+    if (trusts_nothing_) text.marks.clear();
     std::vector<int64_t> ids;
     if (add_bos && add_bos_ && bos_id_ >= 0) ids.push_back(bos_id_);
-    for (const TextOrToken& item : items) {
-      if (const auto* id = std::get_if<int64_t>(&item)) {
-        ids.push_back(*id);
-        continue;
-      }
-      std::vector<TextOrToken> plain;
-      ordinary_added_.split(std::get<std::string>(item), plain);
-      for (const TextOrToken& inner : plain) {
-        if (const auto* id = std::get_if<int64_t>(&inner)) {
-          ids.push_back(*id);
-        } else {
-          encode_text(std::get<std::string>(inner), ids);
-        }
-      }
-    }
+    added_.split(
+        text, normalizer_, [&](int64_t id) { ids.push_back(id); },
+        [&](std::string_view part, bool begins_input) { encode_text(part, begins_input, ids); });
     return ids;
   }
 
   int64_t vocab_size() const override { return static_cast<int64_t>(pieces_.size()); }
 
   std::optional<int64_t> token_to_id(std::string_view token) const override {
-    const auto found = ids_.find(std::string(token));
-    if (found == ids_.end()) return std::nullopt;
-    return found->second;
+    return added_.find(std::string(token));
   }
 
   bool is_special(int64_t id) const override {
@@ -83,7 +91,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   bool has_prefix_space(int64_t id) const override {
-    return has_dummy_prefix_ && pieces_[static_cast<size_t>(id)].prefix_space;
+    return strips_space_ && pieces_[static_cast<size_t>(id)].prefix_space;
   }
 
  private:
@@ -93,6 +101,12 @@ class SentencePieceTokenizer final : public Tokenizer {
     bool prefix_space = false;
   };
 
+  static Prefix prefix_of(const TokenizerSettings& settings) {
+    if (!settings.has_config) return Prefix::kModel;
+    if (!settings.add_prefix_space) return Prefix::kNever;
+    return settings.legacy.value_or(false) ? Prefix::kAlways : Prefix::kFirst;
+  }
+
   void check(const sentencepiece::util::Status& status) const {
     RILLKV_CHECK(status.ok(), path_, ": sentencepiece failed: ", status.error_message());
   }
@@ -101,75 +115,100 @@ class SentencePieceTokenizer final : public Tokenizer {
     const std::string& text = processor_.IdToPiece(id);
     ids_.emplace(text, id);
     Piece& piece = pieces_[static_cast<size_t>(id)];
-    if (processor_.IsControl(id)) {
-      piece.bytes = text;
-      piece.special = true;
-      all_added_.add(text, id);
-    } else if (processor_.IsUnknown(id)) {
+    if (processor_.IsUnknown(id)) {
       piece.bytes = " \xe2\x81\x87 ";  // what the package prints for it
     } else if (processor_.IsByte(id)) {
       piece.bytes = std::string(1, static_cast<char>(byte_value(text)));
     } else {
-      for (size_t i = 0; i < text.size();) {
-        const bool space = std::string_view(text).substr(i, kSpaceSymbol.size()) == kSpaceSymbol;
-        piece.bytes += space ? ' ' : text[i];
-        i += space ? kSpaceSymbol.size() : 1;
-      }
-      piece.prefix_space = text.rfind(kSpaceSymbol, 0) == 0;
+      describe(piece, text);
     }
+  }
+
+  static void describe(Piece& piece, const std::string& text) {
+    piece.bytes.clear();
+    for (size_t i = 0; i < text.size();) {
+      const bool space = std::string_view(text).substr(i, kSpaceSymbol.size()) == kSpaceSymbol;
+      piece.bytes += space ? ' ' : text[i];
+      i += space ? kSpaceSymbol.size() : 1;
+    }
+    piece.prefix_space = !piece.bytes.empty() && piece.bytes[0] == ' ';
   }
 
   // Byte pieces are spelt "<0x0A>".
   int byte_value(const std::string& text) const {
-    int value = 0;
-    bool valid = text.size() == 6 && text.rfind("<0x", 0) == 0 && text[5] == '>';
-    for (size_t i = 3; valid && i < 5; ++i) {
-      const char c = text[i];
-      const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-      valid = digit >= 0;
-      value = value * 16 + digit;
-    }
-    RILLKV_CHECK(valid, path_, ": ", in_quotes(text), " is not the spelling of a byte piece");
+    const int value = fallback_byte(text);
+    RILLKV_CHECK(value >= 0, path_, ": ", in_quotes(text), " is not the spelling of a byte piece");
     return value;
   }
 
-  void add(const AddedToken& token) {
-    constexpr int64_t kLargestId = 1 << 28;
-    RILLKV_CHECK(token.id >= 0 && token.id <= kLargestId, path_, ": id ", token.id,
-                 " of added token ", in_quotes(token.spelling), " is out of range");
-    const auto index = static_cast<size_t>(token.id);
-    if (index < pieces_.size()) {
-      const auto known = ids_.find(token.spelling);
-      RILLKV_CHECK(known != ids_.end() && known->second == token.id, path_, ": added token ",
-                   in_quotes(token.spelling), " has id ", token.id, ", which the model gives to ",
-                   in_quotes(pieces_[index].bytes));
-      // <unk> is listed among the added tokens too, but is not cut out of texts.
-      if (processor_.IsControl(static_cast<int>(token.id)) || pieces_[index].special) return;
-      if (processor_.IsUnknown(static_cast<int>(token.id))) return;
-    } else {
-      pieces_.resize(index + 1);
-      pieces_[index].bytes = token.spelling;
-      ids_[token.spelling] = token.id;
+  // What the model itself calls special or a symbol of the user's, then the files beside it, in
+  // transformers' order: it decides the ids of those that nobody numbers.
+  void add_tokens(const TokenizerSettings& settings, const std::vector<bool>& symbols) {
+    for (int id = 0; id < static_cast<int>(pieces_.size()); ++id) {
+      AddedToken token;
+      token.spelling = processor_.IdToPiece(id);
+      token.id = id;
+      token.special = processor_.IsControl(id) || processor_.IsUnknown(id);
+      // The package finds such a symbol by itself, without a text of its own behind it.
+      const auto index = static_cast<size_t>(id);
+      const bool symbol = prefix_ != Prefix::kModel && index < symbols.size() && symbols[index];
+      if (token.special || symbol) added_.add(token);
     }
-    pieces_[index].special = token.special;
-    all_added_.add(token.spelling, token.id);
-    if (!token.special) ordinary_added_.add(token.spelling, token.id);
+    for (const AddedToken& token : settings.added_tokens) {
+      const auto known = ids_.find(token.spelling);
+      const bool clashes = token.id >= 0 && token.id < static_cast<int64_t>(pieces_.size()) &&
+                           (known == ids_.end() || known->second != token.id);
+      RILLKV_CHECK(!clashes, path_, ": added token ", in_quotes(token.spelling), " has id ",
+                   token.id, ", which the model gives to ",
+                   in_quotes(processor_.IdToPiece(static_cast<int>(token.id))));
+      added_.add(token);
+    }
+    const auto add_new = [&](const AddedToken& token) {
+      for (const AddedToken& known : added_.tokens()) {
+        if (known.spelling == token.spelling) return;
+      }
+      added_.add(token);
+    };
+    for (const auto& [key, token] : settings.named_tokens) {
+      if (token) add_new(*token);
+    }
+    for (const AddedToken& token : settings.extra_tokens) add_new(token);
   }
 
-  void encode_text(const std::string& text, std::vector<int64_t>& ids) const {
+  void describe(const AddedToken& token) {
+    const auto index = static_cast<size_t>(token.id);
+    if (index >= pieces_.size()) pieces_.resize(index + 1);
+    Piece& piece = pieces_[index];
+    // The package prints what it could not read; transformers skips it.
+    if (prefix_ == Prefix::kModel && token.id == processor_.unk_id()) return;
+    describe(piece, token.spelling);
+    piece.special = token.special;
+  }
+
+  void encode_text(std::string_view text, bool begins_input, std::vector<int64_t>& ids) const {
+    const bool prepends = prefix_ == Prefix::kAlways || (prefix_ == Prefix::kFirst && begins_input);
+    const bool has_space = text[0] == ' ' || text.substr(0, kSpaceSymbol.size()) == kSpaceSymbol;
+    std::string prefixed;
+    if (prepends && !has_space) {
+      prefixed = ' ';
+      prefixed += text;
+      text = prefixed;
+    }
     std::vector<int> pieces;
-    check(processor_.Encode(is_utf8(text) ? text : replace_invalid_utf8(text), &pieces));
+    check(processor_.Encode(absl::string_view(text.data(), text.size()), &pieces));
     ids.insert(ids.end(), pieces.begin(), pieces.end());
   }
 
   std::string path_;
   bool add_bos_;
-  bool has_dummy_prefix_ = false;
+  Prefix prefix_;
+  bool trusts_nothing_;
+  bool strips_space_ = false;
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<Piece> pieces_;  // by id
-  std::unordered_map<std::string, int64_t> ids_;
-  SpecialTokens all_added_;
-  SpecialTokens ordinary_added_;
+  AddedVocabulary::Vocabulary ids_;
+  Normalizer normalizer_;  // changes nothing
+  AddedVocabulary added_;
 };
 
 }  // namespace

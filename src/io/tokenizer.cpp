@@ -40,13 +40,23 @@ std::string Tokenizer::decode(const std::vector<int64_t>& ids, bool skip_special
   return text + stream.finish();
 }
 
-std::string Tokenizer::decode_generated(std::vector<int64_t> ids) const {
-  std::erase_if(ids, [&](int64_t id) { return id >= vocab_size(); });
-  return decode(ids);
+std::string Tokenizer::decode_generated(const std::vector<int64_t>& ids,
+                                        const std::vector<int64_t>& prompt) const {
+  TextStream stream(*this, /*skip_special=*/true, prompt);
+  std::string text;
+  for (const int64_t id : ids) {
+    if (id < vocab_size()) text += stream.push(id);
+  }
+  return text + stream.finish();
 }
 
-TextStream::TextStream(const Tokenizer& tokenizer, bool skip_special)
-    : tokenizer_(tokenizer), skip_special_(skip_special) {}
+TextStream::TextStream(const Tokenizer& tokenizer, bool skip_special,
+                       const std::vector<int64_t>& prompt)
+    : tokenizer_(tokenizer), skip_special_(skip_special) {
+  for (const int64_t id : prompt) {
+    if (id < tokenizer.vocab_size()) push(id);
+  }
+}
 
 std::string TextStream::push(int64_t id) {
   RILLKV_CHECK(id >= 0 && id < tokenizer_.vocab_size(), "token id ", id,

@@ -177,7 +177,12 @@ TokenizerSettings read_tokenizer_settings(const std::string& folder_name) {
   if (is_file(config_path)) {
     const json root = read_json_object(config_path);
     const JsonReader reader(root, config_path);
-    settings.add_bos = reader.boolean("add_bos_token").value_or(true);
+    settings.has_config = true;
+    if (reader.present("add_bos_token") || reader.present("add_eos_token")) {
+      // One of the two decides both, as in transformers.
+      settings.add_bos = reader.boolean("add_bos_token").value_or(false);
+    }
+    settings.add_eos = reader.boolean("add_eos_token").value_or(false);
     if (reader.present("legacy")) settings.legacy = reader.boolean("legacy").value_or(false);
     settings.add_prefix_space = reader.boolean("add_prefix_space").value_or(true);
     settings.split_special_tokens = reader.boolean("split_special_tokens").value_or(false);

@@ -35,7 +35,12 @@ struct TokenizerSettings {
   std::string eos_token;
   std::string tokenizer_class;
   std::string model_type;
-  bool add_bos = true;         // concerns sentencepiece only: a tokenizer.json says it itself
+  bool has_config = false;  // tokenizer_config.json is there
+  /// A BOS before every text, an EOS behind it. These concern sentencepiece only: a tokenizer.json
+  /// says both itself, and transformers 5 believes that. Not said: a BOS, as LLaMA's tokenizer
+  /// always had (transformers 5.23 adds none).
+  std::optional<bool> add_bos;
+  bool add_eos = false;
   std::optional<bool> legacy;  // null counts as false
   bool add_prefix_space = true;
   bool split_special_tokens = false;  // special tokens are not recognised in any text

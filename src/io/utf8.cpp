@@ -44,6 +44,21 @@ std::string replace_invalid_utf8(std::string_view text) {
   return result;
 }
 
+char32_t decode_utf8(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<char32_t>(character[i] & 0xff); };
+  switch (character.size()) {
+    case 1:
+      return byte(0);
+    case 2:
+      return (byte(0) & 0x1f) << 6 | (byte(1) & 0x3f);
+    case 3:
+      return (byte(0) & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f);
+    default:
+      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 |
+             (byte(3) & 0x3f);
+  }
+}
+
 void append_utf8(std::string& text, char32_t c) {
   if (c < 0x80) {
     text += static_cast<char>(c);

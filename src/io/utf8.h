@@ -21,6 +21,9 @@ bool is_utf8(std::string_view text);
 /// Each maximal invalid sequence becomes U+FFFD.
 std::string replace_invalid_utf8(std::string_view text);
 
+/// The code point of one valid sequence.
+char32_t decode_utf8(std::string_view character);
+
 /// Appends the encoding of a code point.
 void append_utf8(std::string& text, char32_t code_point);
 

@@ -80,7 +80,7 @@ TEST_F(ModelBackendTest, GreedyTextEqualsGenerate) {
   options.stop_ids = model_->config().eos_token_ids;
   const GenerationResult want = generate(model_, request.prompt, cache, options);
   EXPECT_EQ(got.tokens, want.tokens);
-  EXPECT_EQ(got.text, tokenizer_->decode(want.tokens));
+  EXPECT_EQ(got.text, tokenizer_->decode_generated(want.tokens, request.prompt));
   EXPECT_EQ(got.stats.prompt_tokens, 200);
   EXPECT_EQ(got.stats.new_tokens, static_cast<int64_t>(want.tokens.size()));
   EXPECT_GT(got.stats.cache.kv_bytes, 0);

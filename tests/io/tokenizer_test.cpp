@@ -191,17 +191,6 @@ TEST(BpeTokenizer, SplitRemovedAndStringPatterns) {
   EXPECT_EQ(pieces, (Pieces{" a", " b"}));
 }
 
-TEST(Regex, RejectsWhatMeansSomethingElseInPcre) {
-  for (const char* pattern : {"[^\\S]", "\\h+", "[a[bc]]"}) {
-    expect_error([&] { io::Regex(pattern, "here"); }, {"here", "not supported"});
-  }
-  // Catastrophic backtracking ends in an error, not in a hang.
-  const io::Regex bad("(a+)+$", "here");
-  io::Regex::Matcher matcher(bad);
-  const std::string text = std::string(40, 'a') + "b";
-  expect_error([&] { matcher.find(text, 0); }, {"here", "regex failed"});
-}
-
 // \s is Unicode's White_Space (PropList.txt), outside and inside of [], and \S is the rest.
 TEST(Regex, SpaceIsWhiteSpace) {
   const std::u32string spaces =
