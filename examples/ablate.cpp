@@ -233,6 +233,7 @@ void write_reports(const Arguments& a, const cli::Session& session, const std::v
   report["context"] = a.perplexity.context;
   report["windows"] = a.perplexity.windows;
   report["stride"] = a.perplexity.stride;
+  report["bos"] = a.perplexity.bos;
   report["text"] = a.perplexity.text + a.perplexity.token_ids;
   report["text_hash"] = text_hash;
   report["rows"] = rows;
@@ -256,16 +257,16 @@ std::string key_of(const Row& row) {
 /// that cannot run becomes a row with its error, whatever went wrong: the other rows do not depend
 /// on it.
 json measure(cli::Session& session, const CompressionConfig& base, const Row& row,
-             const std::vector<int64_t>& tokens, const Arguments& a, const fs::path& windows) {
+             const cli::PerplexityInput& input, const Arguments& a, const fs::path& windows) {
   json record = {{"label", row.label}};
   try {
     session.config = configure(base, row);
     record["config"] = json::parse(session.config.to_json());
     session.config.validate_for(session.model->config().head_dim);
     // Windows of another row, or of other options, are of no use.
-    const json fingerprint = cli::perplexity_fingerprint(session, tokens, a.perplexity);
+    const json fingerprint = cli::perplexity_fingerprint(session, input, a.perplexity);
     const bool stale = !eval::ResultLog::made_with(windows, fingerprint);
-    const OrderedJson result = cli::run_perplexity(session, tokens, a.perplexity, windows, stale);
+    const OrderedJson result = cli::run_perplexity(session, input, a.perplexity, windows, stale);
     if (!result.value("complete", false)) return nullptr;
     json kept = result;
     for (const char* key : {"config", "machine", "model", "dtype", "device", "chat", "version",
@@ -322,15 +323,15 @@ void ablate(const Arguments& a) {
   if (!a.csv.empty()) cli::check_writable(a.csv);
 
   cli::Session session = cli::open_session(a.model);
-  const std::vector<int64_t> tokens = cli::perplexity_tokens(session, a.perplexity);
+  const cli::PerplexityInput input = cli::perplexity_input(session, a.perplexity);
   const fs::path log_file = cli::log_path(a.json, "rows");
   const fs::path windows = cli::log_path(a.json, "windows");
-  eval::ResultLog log(log_file, cli::perplexity_fingerprint(session, tokens, a.perplexity),
+  eval::ResultLog log(log_file, cli::perplexity_fingerprint(session, input, a.perplexity),
                       a.restart);
   log.stamp(cli::record_stamp());
   if (a.restart) cli::remove_log(windows);
 
-  const std::string hash = cli::tokens_hash(tokens);
+  const std::string hash = cli::tokens_hash(input.tokens);
   std::vector<json> finished;
   bool failed = false;
   std::printf("%-44s %9s %10s %8s %8s\n", "", "bits", "KL", "top-1 %", "seconds");
@@ -340,7 +341,7 @@ void ablate(const Arguments& a) {
     if (const json* done = log.find(key)) {
       row = *done;
     } else {
-      if (!eval::interrupted()) row = measure(session, base, rows[i], tokens, a, windows);
+      if (!eval::interrupted()) row = measure(session, base, rows[i], input, a, windows);
       session.config = base;
       if (row.is_null()) {
         write_reports(a, session, finished, keys, hash, false);

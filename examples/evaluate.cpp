@@ -34,8 +34,8 @@ void perplexity(const Arguments& a) {
   cli::check_writable(a.json);
   cli::Session session = cli::open_session(a.model);
   const fs::path log = a.json.empty() ? fs::path() : cli::log_path(a.json, "windows");
-  const std::vector<int64_t> tokens = cli::perplexity_tokens(session, a.perplexity);
-  const OrderedJson report = cli::run_perplexity(session, tokens, a.perplexity, log, a.restart);
+  const cli::PerplexityInput input = cli::perplexity_input(session, a.perplexity);
+  const OrderedJson report = cli::run_perplexity(session, input, a.perplexity, log, a.restart);
   finish(report, a.json, log);
   if (!log.empty()) cli::remove_log(log);
   std::printf("perplexity %.4f (dense %.4f)  KL %.6f nats  top-1 %.2f %%  sealed %.3f bits (%s)\n",
@@ -46,20 +46,35 @@ void perplexity(const Arguments& a) {
 
 void print_needle(const OrderedJson& report) {
   const auto pair = [](const OrderedJson& side) {
-    char text[32] = "       -     ";
-    if (side.is_object() && side["score"].is_number()) {
-      std::snprintf(text, sizeof text, "%5.2f %+7.2f", side["score"].get<double>(),
-                    side["margin"].is_number() ? side["margin"].get<double>() : 0.0);
+    char text[48] = "       -     ";
+    if (side.is_object() && side["margin"].is_number()) {
+      // Without a score every reply was cut off.
+      char score[16] = "    -";
+      if (side["score"].is_number()) {
+        std::snprintf(score, sizeof score, "%5.2f", side["score"].get<double>());
+      }
+      std::snprintf(text, sizeof text, "%s %+7.2f", score, side["margin"].get<double>());
     }
     return std::string(text);
   };
+  bool any_cut_off = false;
   std::printf("%8s %7s   %s   %s\n", "tokens", "depth", "score  margin", "dense:  margin");
   for (const OrderedJson& cell : report["cells"]) {
     const bool unsolvable = cell["solvable"].is_boolean() && !cell["solvable"].get<bool>();
+    const int64_t cut_off = cell["cut_off"].get<int64_t>();
+    const int64_t dense_cut_off =
+        cell["baseline"].is_object() ? cell["baseline"]["cut_off"].get<int64_t>() : 0;
+    std::string note = unsolvable ? "   unsolvable for this model" : "";
+    if (cut_off + dense_cut_off > 0) {
+      note += str_cat("   cut off: ", cut_off, ", dense: ", dense_cut_off);
+      any_cut_off = true;
+    }
     std::printf("%8lld %5.0f %%   %s   %s%s\n",
                 static_cast<long long>(cell["length"].get<int64_t>()), cell["depth"].get<double>(),
-                pair(cell).c_str(), pair(cell["baseline"]).c_str(),
-                unsolvable ? "   unsolvable for this model" : "");
+                pair(cell).c_str(), pair(cell["baseline"]).c_str(), note.c_str());
+  }
+  if (any_cut_off) {
+    std::printf("cut off: replies that --needle-tokens ended before an answer, in no score\n");
   }
 }
 

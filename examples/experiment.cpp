@@ -102,6 +102,7 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   file["context"] = a.perplexity.context;
   file["windows"] = a.perplexity.windows;
   file["stride"] = a.perplexity.stride;
+  file["bos"] = a.perplexity.bos;
   file["lengths"] = a.needle.options.lengths;
   file["depths"] = a.needle.options.depths;
   file["samples"] = a.needle.options.samples;
@@ -153,8 +154,9 @@ void print_summary(const OrderedJson& report, const fs::path& folder) {
   if (tasks.contains("perplexity")) speed(tasks["perplexity"]["performance"]);
   if (tasks.contains("needle")) {
     const OrderedJson& n = tasks["needle"];
-    std::printf("  needle: score %s, margin %s nats\n", n["score"].dump().c_str(),
-                n["margin"].dump().c_str());
+    std::printf("  needle: score %s, margin %s nats%s\n", n["score"].dump().c_str(),
+                n["margin"].dump().c_str(),
+                n["cut_off"] == 0 ? "" : str_cat(", ", n["cut_off"].dump(), " cut off").c_str());
     speed(n["performance"]);
   }
   if (tasks.contains("longbench")) {
@@ -210,7 +212,7 @@ void experiment(Arguments a) {
   };
   if (plan.perplexity) {
     add("perplexity",
-        cli::run_perplexity(session, cli::perplexity_tokens(session, a.perplexity), a.perplexity,
+        cli::run_perplexity(session, cli::perplexity_input(session, a.perplexity), a.perplexity,
                             folder / "perplexity.windows.jsonl", a.restart));
   }
   if (plan.needle) {

@@ -2,6 +2,7 @@
 // and quality.
 #include <ATen/ATen.h>
 
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -224,6 +225,9 @@ void prefill(const Options& o) {
     dense = run_once(o, model, prompt, config.baseline(), "prefill, dense");
     json["baseline"] = to_json(config.baseline(), *dense);
     json["kl_last"] = eval::kl_divergence(next_token(*dense), next_token(run));
+    RILLKV_CHECK(std::isfinite(json["kl_last"].get<double>()),
+                 "KL(dense || compressed) at the last prompt token: expected a finite number, got ",
+                 json["kl_last"].get<double>());
     json["top1_agreement"] =
         eval::agreement(dense->generation.prompt_top1, run.generation.prompt_top1);
   }

@@ -49,7 +49,7 @@ def main(paths):
                                  figure(cell["score"], ".2f"), figure(dense.get("score"), ".2f"),
                                  figure(cell["margin"], "+.2f"),
                                  figure(dense.get("margin"), "+.2f"),
-                                 "no" if cell["solvable"] is False else "yes"])
+                                 {False: "no", True: "yes"}.get(cell["solvable"], "-")])
             elif "rows" in report:
                 quality += [quality_row(row["label"], report["protocol"], row["result"])
                             for row in report["rows"] if "result" in row]

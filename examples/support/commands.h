@@ -14,21 +14,26 @@
 namespace rillkv::cli {
 
 struct PerplexityArguments {
-  std::string text, token_ids, protocol = "prefill";
+  std::string text, token_ids, protocol = "prefill", bos = "auto";
   int64_t context = 1024, windows = 2, stride = 0;
 };
 /// All but --text and --token-ids, which `input_required` makes one mandatory choice.
 void add_perplexity_options(CLI::App& app, PerplexityArguments& arguments, bool input_required);
 /// Throws UsageError for options no run could use; call before the model is loaded.
 void check(const PerplexityArguments& arguments);
-/// The tokens of --text or --token-ids.
-std::vector<int64_t> perplexity_tokens(Session& session, const PerplexityArguments& arguments);
+struct PerplexityInput {
+  std::vector<int64_t> tokens;
+  int64_t bos = -1;  ///< what windows begin with; -1: with the text
+};
+/// The tokens of --text or --token-ids, and --bos: "auto" is what the tokenizer puts before a text,
+/// "yes" also one that it only knows. Throws UsageError for "yes" where there is none.
+PerplexityInput perplexity_input(Session& session, const PerplexityArguments& arguments);
 /// What decides the windows of a log.
-nlohmann::json perplexity_fingerprint(const Session& session, const std::vector<int64_t>& tokens,
+nlohmann::json perplexity_fingerprint(const Session& session, const PerplexityInput& input,
                                       const PerplexityArguments& arguments);
 /// Keeps finished windows in `log` unless it is empty. "performance" has the sides "compressed" and
 /// "baseline", the keys of eval::PerformanceSummary each.
-OrderedJson run_perplexity(Session& session, const std::vector<int64_t>& tokens,
+OrderedJson run_perplexity(Session& session, const PerplexityInput& input,
                            const PerplexityArguments& arguments, const std::filesystem::path& log,
                            bool restart);
 
@@ -45,7 +50,7 @@ struct LongBenchArguments {
   std::string data;                // folder of JSONL files and the two tables
   std::vector<std::string> tasks;  // empty: all 21
   int64_t max_samples = -1;
-  int64_t max_length = 0;  // 0: what the benchmark leaves of the model's context
+  int64_t max_length = 0;  // 0: eval::default_prompt_tokens
   bool baseline = false;
   std::string edit_ratio = "difflib";
 };

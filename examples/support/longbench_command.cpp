@@ -17,9 +17,6 @@ namespace fs = std::filesystem;
 using eval::LongBenchTask;
 using nlohmann::json;
 
-/// The benchmark's prompt limit for a context of 4096 is 3500: as much is left free elsewhere.
-constexpr int64_t kReservedTokens = 596;
-
 std::vector<const LongBenchTask*> tasks_of(const LongBenchArguments& a) {
   std::vector<const LongBenchTask*> tasks;
   if (a.tasks.empty()) {
@@ -56,6 +53,19 @@ OrderedJson average(const OrderedJson& tasks, const char* side) {
   return count > 0 ? OrderedJson(sum / static_cast<double>(count)) : OrderedJson();
 }
 
+int64_t default_length(Session& session, const LongBenchArguments& a,
+                       const eval::LongBenchTables& tables) {
+  int64_t longest = 0, added = 0;
+  const std::unique_ptr<eval::ModelBackend> backend = session.backend(/*dense=*/false);
+  for (const LongBenchTask* task : tasks_of(a)) {
+    longest = std::max(longest, tables.max_new_tokens.at(task->name));
+    const std::vector<int64_t> empty = backend->encode_prompt("", task->chat_template);
+    added = std::max(added, static_cast<int64_t>(empty.size()));
+  }
+  return eval::default_prompt_tokens(session.model->config().max_position_embeddings,
+                                     longest + added);
+}
+
 /// Predictions of an earlier run count only if they answer the same examples.
 void check_same_data(const eval::ResultLog& log,
                      const std::vector<eval::LongBenchExample>& examples) {
@@ -75,7 +85,8 @@ void add_longbench_options(CLI::App& app, LongBenchArguments& a) {
   app.add_option("--tasks", a.tasks, "Tasks (default: all 21)")->delimiter(',');
   app.add_option("--max-samples", a.max_samples, "Examples a task (default: all)");
   app.add_option("--max-length", a.max_length,
-                 "Prompt tokens, longer ones lose their middle (default: the context less 596)");
+                 "Prompt tokens, longer ones lose their middle (default: the context less 596, "
+                 "in one below 1192 less the longest answer and what --chat adds)");
   app.add_flag("--baseline", a.baseline, "Also predict with the dense cache");
   app.add_option("--edit-ratio", a.edit_ratio,
                  "Code tasks: difflib (as published scores) or indel (rapidfuzz)")
@@ -101,11 +112,7 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
   const eval::LongBenchScoring scoring = scoring_of(a.edit_ratio);
   eval::LongBenchOptions options;
   options.chat = parse_chat_template(session.options.chat) != ChatTemplate::kNone;
-  options.max_prompt_tokens =
-      a.max_length > 0
-          ? a.max_length
-          : std::max<int64_t>(session.model->config().max_position_embeddings - kReservedTokens,
-                              kReservedTokens);
+  options.max_prompt_tokens = a.max_length > 0 ? a.max_length : default_length(session, a, tables);
   OrderedJson report;
   report["benchmark"] = "longbench";
   report["complete"] = true;
@@ -210,8 +217,12 @@ void print_longbench(const OrderedJson& report) {
     return std::string(text);
   };
   const bool baseline = report.contains("baseline");
-  std::printf("%-22s %-16s %8s %8s%s\n", "task", "metric", "examples", "score",
-              baseline ? "    dense" : "");
+  // Of predictions that were made elsewhere it may be unknown.
+  const bool cut_off =
+      std::any_of(report["tasks"].begin(), report["tasks"].end(),
+                  [](const OrderedJson& task) { return task.contains("cut_off"); });
+  std::printf("%-22s %-16s %8s %8s%s%s\n", "task", "metric", "examples", "score",
+              baseline ? "    dense" : "", cut_off ? "  cut off" : "");
   bool unsegmented = false;
   for (const auto& item : report["tasks"].items()) {
     const OrderedJson& task = item.value();
@@ -221,6 +232,9 @@ void print_longbench(const OrderedJson& report) {
     if (baseline) {
       const OrderedJson dense = task.value("baseline", OrderedJson::object());
       std::printf(" %8s", number(dense.value("score", OrderedJson())).c_str());
+    }
+    if (task.contains("cut_off")) {
+      std::printf(" %8lld", static_cast<long long>(task["cut_off"].get<int64_t>()));
     }
     std::printf("\n");
     unsegmented = unsegmented || task.contains("unsegmented");

@@ -19,7 +19,9 @@ void add_needle_options(CLI::App& app, NeedleArguments& a) {
   app.add_option("--lead", o.needle.lead, "How the answer begins");
   app.add_option("--answer", o.needle.answer, "The right answer");
   app.add_option("--distractor", o.needle.distractor, "A wrong answer of the same form");
-  app.add_option("--needle-tokens", o.max_new_tokens, "Tokens to generate")->capture_default_str();
+  app.add_option("--needle-tokens", o.max_new_tokens,
+                 "Tokens to generate (0: what the answer takes and 16 more)")
+      ->capture_default_str();
   app.add_option("--needle-seed", o.seed, "Of the needles")->capture_default_str();
   app.add_option("--solved-score", o.solved_score,
                  "Dense score from which a length counts as solved")

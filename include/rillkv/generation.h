@@ -37,12 +37,15 @@ struct GenerationResult {
 /// Prefills `prompt` in chunks of the cache's chunk_size, then generates. The cache may already
 /// hold a prefix. Greedy generation is deterministic; sampled generation is, given the seed. Times
 /// leave out what prompt_top1 adds. Throws Error, before the cache changes, for an empty prompt, a
-/// token outside the vocabulary, and a negative temperature or number of tokens.
+/// token outside the vocabulary, and a negative temperature or number of tokens; later as
+/// LlamaModelImpl::forward does. A prompt that begins with two of the configuration's BOS tokens in
+/// an empty cache is warned about, once a process.
 GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& prompt,
                           QuantizedKvCache& cache, const GenerationOptions& options);
 
 /// The next token for logits [vocab] f32: the largest (lowest id among equals), or a draw from
-/// softmax(logits / temperature) with `uniform` in [0, 1). Throws Error for other logits.
+/// softmax(logits / temperature) with `uniform` in [0, 1). A token of -inf is never chosen. Throws
+/// Error for other logits, for NaN, +inf and nothing but -inf.
 int64_t choose_token(const at::Tensor& logits, double temperature, double uniform);
 
 }  // namespace rillkv

@@ -52,18 +52,21 @@ class LlamaModelImpl : public InferenceModule {
   /// vocab] for kAll, [1, vocab] for kLast, undefined for kNone. Throws Error for a token outside
   /// the vocabulary, an empty chunk, a cache that is null, given twice or not in step
   /// (QuantizedKvCache::in_step) and positions beyond ModelConfig::position_limit, before anything
-  /// changes. Throws Error for activations that a layer's cache cannot represent; earlier layers
-  /// hold the chunk by then, and the batch's caches must be reset.
+  /// changes. Throws Error for activations that a layer's cache cannot represent, and for logits
+  /// that are NaN or infinite (-inf, a masked token, is allowed beside others): the message names
+  /// the weight that holds such a number, otherwise the layer in whose output it first appeared.
+  /// The batch's caches hold the chunk by then, or part of it, and must be reset.
   at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
   /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
   /// calls up to rounding of the matrix multiplications.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
   /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on
-  /// the model's device, ...
+  /// the model's device. On the CPU throws Error as `forward` does for states that are not finite,
+  /// ...
   at::Tensor hidden_states(const std::vector<SequenceChunk>& batch) const;
   /// ... and logits of any rows of them, [rows, vocab] f32 on the CPU. Throws Error for another
-  /// shape, dtype or device than hidden_states gives.
+  /// shape, dtype or device than hidden_states gives, and as `forward` does for NaN.
   at::Tensor logits(const at::Tensor& hidden_states) const;
 
   /// An empty cache for one sequence, on the model's device.
@@ -90,6 +93,20 @@ class LlamaModelImpl : public InferenceModule {
  private:
   void copy_weights(const std::function<at::Tensor(const std::string&)>& source,
                     const std::function<void(const std::string&)>& done);
+  /// `logits` of a batch; null: of hidden states whose origin is unknown.
+  at::Tensor logits_of(const at::Tensor& hidden, const std::vector<SequenceChunk>* batch) const;
+  /// The first `count` layers over hidden states, updated in place; returns what is still to be
+  /// added to them.
+  at::Tensor run_layers(size_t count, at::Tensor& hidden,
+                        const std::vector<SequenceRows>& sequences) const;
+  /// Where the first number that is none came from, for a message; see llama_checks.cpp.
+  std::string origin(const at::Tensor& hidden, const std::vector<SequenceChunk>* batch) const;
+  std::string first_broken_layer(const std::vector<SequenceChunk>& batch) const;
+  /// Throws Error unless hidden states, of whatever layer, are finite. Not off the CPU, where
+  /// looking would wait for the device.
+  void check_hidden(const at::Tensor& hidden, const std::vector<SequenceChunk>& batch) const;
+  /// Throws what `what` says of layer `layer`, whose input is `hidden`, and where that came from.
+  [[noreturn]] void refuse_layer(size_t layer, const at::Tensor& hidden, const char* what) const;
 
   ModelConfig config_;
   at::ScalarType dtype_;

@@ -14,6 +14,9 @@ Distribution::Distribution(std::span<const float> logits) : logits_(logits) {
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - largest);
   log_normaliser_ = largest + std::log(sum);
+  // NaN and +inf reach the sum, and so does a row of nothing but -inf.
+  RILLKV_CHECK(std::isfinite(log_normaliser_),
+               "expected finite logits, or -inf beside some, got NaN, +inf or nothing but -inf");
 }
 
 double kl_divergence(const Distribution& p, const Distribution& q) {
@@ -21,8 +24,8 @@ double kl_divergence(const Distribution& p, const Distribution& q) {
                q.vocab(), " tokens");
   double sum = 0;
   for (int64_t token = 0; token < p.vocab(); ++token) {
-    const double log_p = p.log_prob(token);
-    sum += std::exp(log_p) * (log_p - q.log_prob(token));
+    const double log_p = p.log_prob(token), probability = std::exp(log_p);
+    if (probability > 0) sum += probability * (log_p - q.log_prob(token));  // 0 log 0 = 0
   }
   return sum;
 }

@@ -1,7 +1,7 @@
-// Reading back what a log or a file of predictions holds. A person may have edited it.
+// Records of a log or a file of predictions: where an error belongs, and reading them back. A
+// person may have edited them.
 #pragma once
 
-#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -21,10 +21,16 @@ auto read_record(const std::string& where, Read&& read) {
   }
 }
 
-/// A figure of a record: what was not finite had been stored as null.
-inline double figure(const nlohmann::json& record, const char* key) {
-  const nlohmann::json& value = record.at(key);
-  return value.is_null() ? std::nan("") : value.get<double>();
+/// What `work` does; an Error of it names `where`, as what it is (UsageError or not).
+template <typename Work>
+void named(const std::string& where, Work&& work) {
+  try {
+    std::forward<Work>(work)();
+  } catch (const UsageError& error) {
+    throw UsageError(str_cat(where, ": ", error.what()));
+  } catch (const Error& error) {
+    throw Error(str_cat(where, ": ", error.what()));
+  }
 }
 
 }  // namespace rillkv::eval

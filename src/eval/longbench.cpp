@@ -9,6 +9,7 @@
 #include "rillkv/files.h"
 #include "rillkv/python_json.h"
 #include "rillkv/quotes.h"
+#include "src/eval/log_record.h"
 
 namespace rillkv::eval {
 namespace {
@@ -327,6 +328,17 @@ std::string fill_prompt(std::string_view format, const LongBenchExample& example
   return out;
 }
 
+int64_t default_prompt_tokens(int64_t max_positions, int64_t reserved) {
+  constexpr int64_t kReserved = 4096 - 3500;
+  if (max_positions >= 2 * kReserved) return max_positions - kReserved;
+  if (max_positions - reserved < 2) {
+    throw UsageError(str_cat("LongBench: expected a context that holds a prompt beside the ",
+                             reserved, " tokens of answer and chat template, got one of ",
+                             max_positions, "; choose tasks with shorter answers or --max-length"));
+  }
+  return max_positions - reserved;
+}
+
 std::string truncate_middle(const GenerationBackend& backend, const std::string& prompt,
                             int64_t max_tokens) {
   RILLKV_CHECK(max_tokens >= 2, "middle truncation: expected at least 2 tokens, got ", max_tokens);
@@ -353,12 +365,15 @@ bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
       request.prompt = backend.encode_prompt(text, options.chat && task.chat_template);
       request.max_new_tokens = tables.max_new_tokens.at(task.name);
       request.stop_at_newline = task.stop_at_newline;
-      const Generation generation = backend.run(request);
-      log.append(key, {{"pred", generation.text},
-                       {"answers", example.answers},
-                       {"all_classes", example.classes.empty() ? Json() : Json(example.classes)},
-                       {"length", example.length},
-                       {"stats", to_json(generation.stats)}});
+      named(str_cat(task.name, ", example ", i), [&] {
+        const Generation generation = backend.run(request);
+        log.append(key, {{"pred", generation.text},
+                         {"answers", example.answers},
+                         {"all_classes", example.classes.empty() ? Json() : Json(example.classes)},
+                         {"length", example.length},
+                         {"cut_off", generation.reached_limit},
+                         {"stats", to_json(generation.stats)}});
+      });
       if (progress) progress(i + 1, total, task.name);
     }
   }
@@ -378,6 +393,11 @@ LongBenchScore score_longbench(const LongBenchTask& task, const std::vector<Json
       where = str_cat(task.name, ", prediction ", record["key"].get<std::string>());
     }
     ++result.examples;
+    if (const auto cut = record.find("cut_off"); cut != record.end()) {
+      RILLKV_CHECK(cut->is_boolean(), where, ": expected \"cut_off\" to be true or false, got ",
+                   cut->dump());
+      result.cut_off = std::max<int64_t>(result.cut_off, 0) + cut->get<bool>();
+    }
     if (is_chinese(task.metric) && !record.contains("pred_words")) {
       ++result.unsegmented;
       continue;
@@ -413,6 +433,7 @@ Json to_json(const LongBenchTask& task, const LongBenchScore& score) {
   if (task.metric == LongBenchMetric::kF1) {
     json["exact_match"] = std::isfinite(score.exact_match) ? Json(score.exact_match) : Json();
   }
+  if (score.cut_off >= 0) json["cut_off"] = score.cut_off;
   if (score.unsegmented > 0) json["unsegmented"] = score.unsegmented;
   if (score.recursion_zeros > 0) json["recursion_zeros"] = score.recursion_zeros;
   return json;

@@ -112,6 +112,8 @@ class GreedyRun {
   }
 
   const std::vector<int64_t>& tokens() const { return tokens_; }
+  /// Whether only the limit ended it.
+  bool reached_limit() const { return !ended_; }
 
  private:
   Sequence& sequence_;
@@ -221,6 +223,7 @@ Generation ModelBackend::run(const GenerationRequest& request) {
   greedy->finish();
   generation.tokens = greedy->tokens();
   generation.text = tokenizer_->decode_generated(generation.tokens, request.prompt);
+  generation.reached_limit = greedy->reached_limit();
   fill_stats(*sequence, request.prompt.size(), generation.tokens.size(), generation.stats);
   generation.stats.memory = memory.stop();
   return generation;

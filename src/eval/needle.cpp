@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
 #include <sstream>
 #include <system_error>
 
@@ -39,6 +40,18 @@ constexpr std::array<const char*, 16> kPlaces = {
     "Aldermoor",  "Brackenhythe", "Corriemouth", "Dunlessock", "Eskerfield", "Fallowgate",
     "Greyhaven",  "Hollinsby",    "Inverlathe",  "Jarrowdene", "Kestrelby",  "Lowmarsh",
     "Merrowdale", "Northwold",    "Orlestone",   "Pennyfold"};
+
+/// What a reply may say beside the answer, in tokens.
+constexpr int64_t kWordsAround = 16;
+
+/// Whether a text goes round in circles: of eight words or more fewer than half are different.
+bool repeats_itself(std::string_view text) {
+  std::istringstream words{std::string(text)};
+  std::set<std::string> different;
+  size_t count = 0;
+  for (std::string word; words >> word; ++count) different.insert(word);
+  return count >= 8 && 2 * different.size() < count;
+}
 
 std::vector<std::string> paragraphs_of(std::string_view text) {
   std::vector<std::string> paragraphs;
@@ -92,7 +105,7 @@ Json run_cell(GenerationBackend& backend, const NeedleOptions& options, const Ne
               int64_t length, double depth) {
   GenerationRequest request;
   request.prompt = needle_prompt(backend, options, needle, length, depth);
-  request.max_new_tokens = options.max_new_tokens;
+  request.max_new_tokens = needle_new_tokens(backend, options, needle);
   // In a chat the reply starts afresh, with the lead; a plain prompt has ended with it.
   std::string before = " ";
   if (options.chat) before = needle.lead.empty() ? "" : needle.lead + " ";
@@ -105,42 +118,68 @@ Json run_cell(GenerationBackend& backend, const NeedleOptions& options, const Ne
           {"answer", needle.answer},
           {"text", generation.text},
           {"score", needle_score(needle, generation.text)},
+          {"cut_off", generation.reached_limit && answer_cut_off(needle, generation.text)},
           {"margin", generation.margin},
           {"answer_log_prob", generation.answer_log_prob},
           {"stats", to_json(generation.stats)}};
 }
 
-/// Means of one side over the samples of a cell, or over cells.
-struct Mean {
-  double score = 0, margin = 0;
-  int64_t count = 0;
-  void add(double s, double m) {
-    score += s;
-    margin += m;
-    ++count;
+/// A mean that may be of nothing.
+class Mean {
+ public:
+  void add(double value) {
+    sum_ += value;
+    ++count_;
   }
-  Json json_score() const { return count > 0 ? Json(score / static_cast<double>(count)) : Json(); }
-  Json json_margin() const {
-    return count > 0 ? Json(margin / static_cast<double>(count)) : Json();
+  void add(const Mean& other) {
+    if (other.count_ > 0) add(other.value());
   }
+  int64_t count() const { return count_; }
+  double value() const { return sum_ / static_cast<double>(count_); }
+  Json json() const { return count_ > 0 ? Json(value()) : Json(); }
+
+ private:
+  double sum_ = 0;
+  int64_t count_ = 0;
 };
 
-struct CellSide {
-  Mean mean;
+/// One side of a cell over its samples, or of several cells.
+struct Side {
+  Mean score;  // of the samples that were not cut off
+  Mean margin;
+  int64_t cut_off = 0;
+  int64_t samples = 0;
   int64_t prompt_tokens = 0;
-  std::string text;  // Of the first sample.
+  std::string text;  // of the first sample
+
+  void add(const Side& cell) {
+    score.add(cell.score);
+    margin.add(cell.margin);
+    cut_off += cell.cut_off;
+    samples += cell.samples;
+  }
+  Json json() const {
+    if (samples == 0) return {};
+    return {{"score", score.json()}, {"margin", margin.json()}, {"cut_off", cut_off}};
+  }
 };
 
-CellSide collect(const ResultLog& log, const char* side, int64_t length, double depth,
-                 int64_t samples, PerformanceSummary& performance) {
-  CellSide cell;
+Side collect(const ResultLog& log, const char* side, int64_t length, double depth, int64_t samples,
+             PerformanceSummary& performance) {
+  Side cell;
   for (int64_t sample = 0; sample < samples; ++sample) {
     const Json* record = log.find(cell_key(side, length, depth, sample));
     if (record == nullptr) continue;
     read_record(str_cat(log.path().string(), ": ", cell_key(side, length, depth, sample)), [&] {
+      const double score = record->at("score").get<double>();
       // A margin that is not a number must not pass for 0.
-      cell.mean.add(record->at("score").get<double>(), figure(*record, "margin"));
-      if (cell.mean.count == 1) {
+      cell.margin.add(record->at("margin").get<double>());
+      if (record->at("cut_off").get<bool>()) {
+        ++cell.cut_off;
+      } else {
+        cell.score.add(score);
+      }
+      if (++cell.samples == 1) {
         cell.prompt_tokens = record->at("prompt_tokens").get<int64_t>();
         cell.text = record->at("text").get<std::string>();
       }
@@ -148,6 +187,21 @@ CellSide collect(const ResultLog& log, const char* side, int64_t length, double 
     });
   }
   return cell;
+}
+
+/// Whether the dense cache solves a length, by its cells; null if that cannot be said.
+Json solvable_by(const std::vector<Side>& cells, double solved_score) {
+  Mean lowest;  // of the cells, with 0 for what was cut off
+  int64_t cut_off = 0;
+  for (const Side& cell : cells) {
+    if (cell.samples == 0) continue;
+    const auto judged = static_cast<double>(cell.score.count());
+    lowest.add(judged > 0 ? cell.score.value() * judged / static_cast<double>(cell.samples) : 0);
+    cut_off += cell.cut_off;
+  }
+  if (lowest.count() == 0) return {};
+  if (lowest.value() >= solved_score) return true;
+  return cut_off > 0 ? Json() : Json(false);
 }
 
 constexpr const char* kCompressed = "compressed";
@@ -235,8 +289,9 @@ void check(const NeedleOptions& options) {
     expect(depth >= 0 && depth <= 100, str_cat("depths in 0..100 per cent, got ", depth));
   }
   expect(options.samples > 0, str_cat("samples above 0, got ", options.samples));
-  expect(options.max_new_tokens > 0,
-         str_cat("max new tokens above 0, got ", options.max_new_tokens));
+  expect(
+      options.max_new_tokens >= 0,
+      str_cat("new tokens above 0, or 0 for what the answer takes, got ", options.max_new_tokens));
   if (!options.needle.fact.empty()) {
     expect(!options.needle.question.empty() && !options.needle.answer.empty() &&
                !options.needle.distractor.empty(),
@@ -273,6 +328,43 @@ std::vector<int64_t> needle_prompt(const GenerationBackend& backend, const Needl
   }
 }
 
+int64_t needle_new_tokens(const GenerationBackend& backend, const NeedleOptions& options,
+                          const Needle& needle) {
+  if (options.max_new_tokens > 0) return options.max_new_tokens;
+  const auto size = [&](const std::string& text) {
+    return static_cast<int64_t>(backend.encode(text).size());
+  };
+  int64_t reply;
+  if (needle.lead.empty()) {
+    reply = std::max(size(" " + needle.fact), size(" " + needle.answer + "."));
+  } else {
+    reply = size((options.chat ? needle.lead + " " : " ") + needle.answer + ".");
+  }
+  return reply + kWordsAround;
+}
+
+bool answer_cut_off(const Needle& needle, std::string_view text) {
+  if (needle_score(needle, text) > 0 || repeats_itself(text)) return false;
+  const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; };
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const bool number =
+      !needle.answer.empty() && std::all_of(needle.answer.begin(), needle.answer.end(), is_digit);
+  bool words = false;  // whether anything was said yet
+  size_t digits = 0;   // in a row
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n' && words) return false;
+    const bool ends = c == '.' || c == '!' || c == '?';
+    if (ends && words && i + 1 < text.size() && is_space(text[i + 1])) return false;
+    if (c != ',') digits = is_digit(c) ? digits + 1 : 0;  // 35,512 is one number
+    if (number && digits >= needle.answer.size()) return false;
+    words = words || !is_space(c);
+  }
+  // A sentence that ends where the text does is complete as well.
+  const size_t last = text.find_last_not_of(" \t\r\n");
+  return last == text.npos || std::string_view(".!?").find(text[last]) == std::string_view::npos;
+}
+
 double needle_score(const Needle& needle, std::string_view text) {
   const std::string wanted = normalize_english(needle.answer);
   const std::string said = normalize_english(text);
@@ -282,11 +374,11 @@ double needle_score(const Needle& needle, std::string_view text) {
 bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
                 GenerationBackend* dense, ResultLog& log, const Progress& progress) {
   check(options);
-  struct Side {
+  struct Runner {
     const char* name;
     GenerationBackend* backend;
   };
-  std::vector<Side> sides;
+  std::vector<Runner> sides;
   if (dense != nullptr) sides.push_back({kDense, dense});
   sides.push_back({kCompressed, &compressed});
   const auto total =
@@ -305,11 +397,13 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
                               static_cast<uint64_t>(sample);
         Needle storage;
         const Needle& needle = pick(options, seed, storage);
-        for (const Side& side : sides) {
+        for (const Runner& side : sides) {
           const std::string key = cell_key(side.name, length, depth, sample);
           if (log.find(key) == nullptr) {
             if (interrupted()) return false;
-            log.append(key, run_cell(*side.backend, options, needle, length, depth));
+            named("needle, " + key, [&] {
+              log.append(key, run_cell(*side.backend, options, needle, length, depth));
+            });
             if (progress) {
               progress(done + 1, total, str_cat(length, " tokens, depth ", depth, " %"));
             }
@@ -325,58 +419,40 @@ bool run_needle(const NeedleOptions& options, GenerationBackend& compressed,
 Json needle_report(const NeedleOptions& options, const ResultLog& log,
                    const CompressionConfig& config) {
   PerformanceSummary compressed_performance(config), dense_performance(config.baseline());
-  Mean all, solvable_cells, dense_all;
-  bool complete = true, any_dense = false;
+  Side all, solvable_cells, dense_all;
+  bool complete = true;
   Json cells = Json::array(), unsolvable = Json::array();
   for (int64_t length : options.lengths) {
-    std::vector<CellSide> ours, theirs;
-    Mean dense_length;
+    std::vector<Side> ours, theirs;
     for (double depth : options.depths) {
       ours.push_back(
           collect(log, kCompressed, length, depth, options.samples, compressed_performance));
       theirs.push_back(collect(log, kDense, length, depth, options.samples, dense_performance));
-      complete = complete && ours.back().mean.count == options.samples;
-      const Mean& dense = theirs.back().mean;
-      if (dense.count > 0) {
-        any_dense = true;
-        dense_length.add(dense.score / static_cast<double>(dense.count),
-                         dense.margin / static_cast<double>(dense.count));
-      }
+      complete = complete && ours.back().samples == options.samples;
     }
-    const bool judged = dense_length.count > 0;
-    const bool solvable = judged && dense_length.score / static_cast<double>(dense_length.count) >=
-                                        options.solved_score;
-    if (judged && !solvable) unsolvable.push_back(length);
+    const Json solvable = solvable_by(theirs, options.solved_score);
+    if (solvable == false) unsolvable.push_back(length);
     for (size_t d = 0; d < options.depths.size(); ++d) {
-      const CellSide &mine = ours[d], &dense = theirs[d];
-      if (mine.mean.count > 0) {
-        const double score = mine.mean.score / static_cast<double>(mine.mean.count);
-        const double margin = mine.mean.margin / static_cast<double>(mine.mean.count);
-        all.add(score, margin);
-        if (solvable) solvable_cells.add(score, margin);
-      }
-      if (dense.mean.count > 0) {
-        dense_all.add(dense.mean.score / static_cast<double>(dense.mean.count),
-                      dense.mean.margin / static_cast<double>(dense.mean.count));
-      }
-      if (mine.mean.count == 0 && dense.mean.count == 0) continue;
-      Json baseline;
-      if (dense.mean.count > 0) {
-        baseline = {{"score", dense.mean.json_score()},
-                    {"margin", dense.mean.json_margin()},
-                    {"text", dense.text}};
-      }
+      const Side &mine = ours[d], &dense = theirs[d];
+      if (mine.samples == 0 && dense.samples == 0) continue;
+      all.add(mine);
+      dense_all.add(dense);
+      if (solvable == true) solvable_cells.add(mine);
+      Json baseline = dense.json();
+      if (!baseline.is_null()) baseline["text"] = dense.text;
       cells.push_back({{"length", length},
                        {"depth", options.depths[d]},
-                       {"samples", mine.mean.count},
+                       {"samples", mine.samples},
                        {"prompt_tokens", std::max(mine.prompt_tokens, dense.prompt_tokens)},
-                       {"score", mine.mean.json_score()},
-                       {"margin", mine.mean.json_margin()},
+                       {"score", mine.score.json()},
+                       {"margin", mine.margin.json()},
+                       {"cut_off", mine.cut_off},
                        {"text", mine.text},
                        {"baseline", baseline},
-                       {"solvable", judged ? Json(solvable) : Json()}});
+                       {"solvable", solvable}});
     }
   }
+  const bool any_dense = dense_all.samples > 0;
   return {{"benchmark", "needle"},
           {"complete", complete},
           {"lengths", options.lengths},
@@ -384,13 +460,12 @@ Json needle_report(const NeedleOptions& options, const ResultLog& log,
           {"samples", options.samples},
           {"solved_score", options.solved_score},
           {"cells", cells},
-          {"score", all.json_score()},
-          {"margin", all.json_margin()},
-          {"score_solvable", solvable_cells.json_score()},
-          {"margin_solvable", solvable_cells.json_margin()},
-          {"baseline",
-           any_dense ? Json{{"score", dense_all.json_score()}, {"margin", dense_all.json_margin()}}
-                     : Json()},
+          {"score", all.score.json()},
+          {"margin", all.margin.json()},
+          {"cut_off", all.cut_off},
+          {"score_solvable", solvable_cells.score.json()},
+          {"margin_solvable", solvable_cells.margin.json()},
+          {"baseline", dense_all.json()},
           {"unsolvable_lengths", any_dense ? unsolvable : Json()},
           {"performance",
            {{"compressed", compressed_performance.to_json()},

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "rillkv/error.h"
 #include "rillkv/eval/distribution.h"
@@ -31,14 +32,23 @@ Json to_json(const WindowResult& w) {
 
 WindowResult window_from(const Json& record) {
   WindowResult w;
-  w.nll = figure(record, "nll");
-  w.nll_baseline = figure(record, "nll_baseline");
-  w.kl = figure(record, "kl");
-  w.top1 = figure(record, "top1");
+  w.nll = record.at("nll").get<double>();
+  w.nll_baseline = record.at("nll_baseline").get<double>();
+  w.kl = record.at("kl").get<double>();
+  w.top1 = record.at("top1").get<double>();
   w.scored = record.at("scored").get<int64_t>();
   w.compressed = run_stats_from_json(record.at("compressed"));
   w.dense = run_stats_from_json(record.at("dense"));
   return w;
+}
+
+/// Throws Error unless every figure of a window is a number.
+void check_finite(const WindowResult& w) {
+  const std::pair<const char*, double> figures[] = {
+      {"log-likelihood", w.nll}, {"dense log-likelihood", w.nll_baseline}, {"KL", w.kl}};
+  for (const auto& [name, value] : figures) {
+    RILLKV_CHECK(std::isfinite(value), "expected a finite ", name, ", got ", value);
+  }
 }
 
 /// Row i of logits [T, vocab] f32 on the CPU.
@@ -58,6 +68,7 @@ class WindowRun {
     if (options.baseline) dense_.emplace(model->make_cache(options.config.baseline()));
   }
 
+  /// tokens: [context]. Those from `first_scored` on are targets.
   template <typename Step>
   WindowResult run(const int64_t* tokens, int64_t first_scored, const Step& step) {
     WindowResult result;
@@ -119,22 +130,28 @@ class WindowRun {
 
 }  // namespace
 
-PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& tokens,
+PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& all_tokens,
                             const PerplexityOptions& options, ResultLog* log) {
-  const int64_t count = static_cast<int64_t>(tokens.size());
   RILLKV_CHECK(options.context >= 2, "perplexity: expected a context of at least 2 tokens, got ",
                options.context);
-  const int64_t stride = options.stride == 0 ? options.context : options.stride;
-  RILLKV_CHECK(stride >= 1 && stride <= options.context, "perplexity: expected a stride in 1..",
-               options.context, ", got ", stride);
-  const int64_t available = count < options.context ? 0 : (count - options.context) / stride + 1;
+  const int64_t vocab = model->config().vocab_size;
+  RILLKV_CHECK(options.bos >= -1 && options.bos < vocab, "perplexity: expected a BOS in 0..",
+               vocab - 1, " or none, got ", options.bos);
+  const bool has_bos = options.bos >= 0;
+  const bool own_bos = has_bos && !all_tokens.empty() && all_tokens.front() == options.bos;
+  const std::vector<int64_t> tokens(all_tokens.begin() + (own_bos ? 1 : 0), all_tokens.end());
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  const int64_t text = options.context - (has_bos ? 1 : 0);  // tokens of it in a window
+  const int64_t stride = options.stride == 0 ? text : options.stride;
+  RILLKV_CHECK(stride >= 1 && stride <= text, "perplexity: expected a stride in 1..", text,
+               ", got ", stride);
+  const int64_t available = count < text ? 0 : (count - text) / stride + 1;
   const int64_t windows = options.windows == 0 ? available : options.windows;
   RILLKV_CHECK(windows >= 1 && windows <= available, "perplexity: expected a text of at least ",
-               (std::max<int64_t>(windows, 1) - 1) * stride + options.context, " tokens for ",
-               std::max<int64_t>(windows, 1), " windows of ", options.context, ", got ", count);
+               (std::max<int64_t>(windows, 1) - 1) * stride + text, " tokens for ",
+               std::max<int64_t>(windows, 1), " windows of ", text, ", got ", count);
 
   // Targets index the logits before the model has seen (and checked) them as input.
-  const int64_t vocab = model->config().vocab_size;
   for (const int64_t id : tokens) {
     RILLKV_CHECK(id >= 0 && id < vocab, "perplexity: expected token ids in 0..", vocab - 1,
                  ", got ", id);
@@ -143,6 +160,7 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
   result.windows_total = windows;
   const int64_t chunk = options.config.chunk_size;
   const int64_t steps_a_window = (options.context + chunk - 1) / chunk;
+  std::vector<int64_t> window;
   for (int64_t w = 0; w < windows; ++w) {
     const std::string key = std::to_string(w);
     if (const Json* record = log == nullptr ? nullptr : log->find(key)) {
@@ -150,13 +168,18 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
                                            [&] { return window_from(*record); }));
       continue;
     }
-    WindowRun run(model, options);
+    window.assign(has_bos ? 1 : 0, options.bos);
+    window.insert(window.end(), tokens.begin() + w * stride, tokens.begin() + w * stride + text);
     const int64_t first_scored = w == 0 ? 1 : std::max<int64_t>(1, options.context - stride);
     int64_t done = w * steps_a_window;
-    result.windows.push_back(run.run(tokens.data() + w * stride, first_scored, [&] {
-      ++done;
-      if (options.on_progress) options.on_progress(done, windows * steps_a_window);
-    }));
+    named(str_cat("perplexity, window ", w), [&] {
+      WindowRun run(model, options);
+      result.windows.push_back(run.run(window.data(), first_scored, [&] {
+        ++done;
+        if (options.on_progress) options.on_progress(done, windows * steps_a_window);
+      }));
+      check_finite(result.windows.back());
+    });
     if (log != nullptr) log->append(key, to_json(result.windows.back()));
     if (interrupted()) break;
   }
@@ -171,6 +194,10 @@ PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>&
   }
   result.perplexity = std::exp(nll / scored);
   result.perplexity_baseline = options.baseline ? std::exp(nll_baseline / scored) : 0;
+  for (const double figure : {result.perplexity, result.perplexity_baseline}) {
+    RILLKV_CHECK(std::isfinite(figure), "perplexity: expected a finite one, got ", figure,
+                 " of windows 0..", result.windows.size() - 1);
+  }
   return result;
 }
 

@@ -1,5 +1,6 @@
 #include "rillkv/eval/result_log.h"
 
+#include <cmath>
 #include <system_error>
 
 #include "rillkv/error.h"
@@ -38,6 +39,17 @@ std::string first_difference(const Json& before, const Json& now) {
 /// no UTF-8 (a folder's name, say) the replacement character.
 Json round_trip(const Json& json) {
   return Json::parse(json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+/// Where JSON holds a number that is none, "/kl" or "/stats/ttft_s"; empty if nowhere.
+std::string not_finite(const Json& json, const std::string& at) {
+  if (json.is_number_float() && !std::isfinite(json.get<double>())) return at;
+  if (!json.is_structured()) return "";
+  for (const auto& item : json.items()) {
+    const std::string found = not_finite(item.value(), at + "/" + item.key());
+    if (!found.empty()) return found;
+  }
+  return "";
 }
 
 void write_dump(const fs::path& path, const std::string& dump) {
@@ -144,6 +156,9 @@ const Json* ResultLog::find(const std::string& key) const {
 
 void ResultLog::append(const std::string& key, Json record) {
   RILLKV_CHECK(find(key) == nullptr, path_.string(), ": key \"", key, "\" is already there");
+  const std::string bad = not_finite(record, "");
+  RILLKV_CHECK(bad.empty(), path_.string(), ": key \"", key, "\": expected finite numbers, got ",
+               record.at(Json::json_pointer(bad)).get<double>(), " in ", bad);
   record["key"] = key;
   record.update(stamp_);
   out_ << record.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <limits>
 #include <random>
 
+#include "model/non_finite.h"
 #include "rillkv/error.h"
 #include "rillkv/log.h"
 
@@ -43,13 +45,8 @@ int64_t first_largest(const float* x, int64_t count) {
   return found == x + count ? 0 : found - x;
 }
 
-}  // namespace
-
-int64_t choose_token(const at::Tensor& logits, double temperature, double uniform) {
-  RILLKV_CHECK(logits.scalar_type() == at::kFloat && logits.device().is_cpu() &&
-                   logits.dim() == 1 && logits.numel() > 0,
-               "choose_token: expected logits [vocab] in float32 on the CPU, got ",
-               c10::toString(logits.scalar_type()), " ", logits.sizes(), " on ", logits.device());
+/// choose_token of logits that a model gave, which has looked at them.
+int64_t choose(const at::Tensor& logits, double temperature, double uniform) {
   const at::Tensor row = logits.contiguous();
   const float* data = row.const_data_ptr<float>();
   const int64_t vocab = row.numel();
@@ -68,6 +65,31 @@ int64_t choose_token(const at::Tensor& logits, double temperature, double unifor
     if (left < 0) return i;
   }
   return best;
+}
+
+/// A prompt that begins with two BOS tokens is most often text that spells one out and a tokenizer
+/// that adds another, and models answer it worse. Said once a process: evaluations have many.
+void warn_of_doubled_bos(const std::vector<int64_t>& prompt, int64_t bos) {
+  static std::atomic<bool> said{false};
+  if (bos < 0 || prompt.size() < 2 || prompt[0] != bos || prompt[1] != bos) return;
+  if (said.exchange(true)) return;
+  log(LogLevel::kWarning, str_cat("the prompt begins with two BOS tokens (id ", bos,
+                                  "): expected one; does its text, chat template or token file "
+                                  "hold the one that is added?"));
+}
+
+}  // namespace
+
+int64_t choose_token(const at::Tensor& logits, double temperature, double uniform) {
+  RILLKV_CHECK(logits.scalar_type() == at::kFloat && logits.device().is_cpu() &&
+                   logits.dim() == 1 && logits.numel() > 0,
+               "choose_token: expected logits [vocab] in float32 on the CPU, got ",
+               c10::toString(logits.scalar_type()), " ", logits.sizes(), " on ", logits.device());
+  RILLKV_CHECK(
+      usable_logits(logits.contiguous().const_data_ptr<float>(), logits.numel()),
+      "choose_token: expected finite logits, or -inf beside some, got NaN, +inf or nothing "
+      "but -inf");
+  return choose(logits, temperature, uniform);
 }
 
 GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& prompt,
@@ -91,6 +113,7 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
     log(LogLevel::kWarning, str_cat("prompt and new tokens reach position ", reached,
                                     ", beyond the model's max_position_embeddings ", limit));
   }
+  if (cache.length() == 0) warn_of_doubled_bos(prompt, model->config().bos_token_id);
   GenerationResult result;
   result.prompt_tokens = count;
   std::mt19937_64 random(options.seed);
@@ -120,9 +143,8 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
     begin = end;
     if (options.on_prefill) options.on_prefill(end);
   }
-  int64_t next = options.max_new_tokens > 0
-                     ? choose_token(result.last_logits, options.temperature, uniform())
-                     : -1;
+  int64_t next =
+      options.max_new_tokens > 0 ? choose(result.last_logits, options.temperature, uniform()) : -1;
   result.ttft_s = prefill.seconds() - extra;
   result.prefill_tokens_per_s = static_cast<double>(count) / result.ttft_s;
 
@@ -137,7 +159,7 @@ GenerationResult generate(const LlamaModel& model, const std::vector<int64_t>& p
     if (options.on_token && !options.on_token(next)) break;
     if (static_cast<int64_t>(result.tokens.size()) == options.max_new_tokens) break;
     const at::Tensor logits = model->forward(token_tensor(&next, 1), cache, Logits::kLast);
-    next = choose_token(logits[0], options.temperature, uniform());
+    next = choose(logits[0], options.temperature, uniform());
     ++steps;
   }
   if (steps > 0) result.decode_tokens_per_s = static_cast<double>(steps) / decode.seconds();

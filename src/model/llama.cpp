@@ -14,6 +14,7 @@
 #include "core/parallel.h"
 #include "model/checkpoint_weights.h"
 #include "model/llama_layer.h"
+#include "model/non_finite.h"
 #include "model/pack_access.h"
 #include "rillkv/error.h"
 #include "rillkv/memory.h"
@@ -142,12 +143,21 @@ at::Tensor LlamaModelImpl::logits(const at::Tensor& hidden_states) const {
                    hidden_states.scalar_type() == dtype_ && hidden_states.device() == device_,
                "LlamaModel::logits: expected hidden states of [rows, ", config_.hidden_size, "] ",
                dtype_, " on ", device_, ", got ", describe(hidden_states));
+  return logits_of(hidden_states, nullptr);
+}
+
+at::Tensor LlamaModelImpl::logits_of(const at::Tensor& hidden,
+                                     const std::vector<SequenceChunk>* batch) const {
   at::InferenceMode inference;
   const LoopThreads threads(last_on_own_threads);
-  return lm_head_
-      ->forward(rms_norm(hidden_states, norm_->weight, config_.rms_norm_eps),
-                /*out_float32=*/true)
-      .cpu();
+  const at::Tensor out = lm_head_->forward(rms_norm(hidden, norm_->weight, config_.rms_norm_eps),
+                                           /*out_float32=*/true);
+  // Off the CPU the largest of a row stands for it: it is NaN if one is, and -inf only if all are.
+  const int64_t bad =
+      first_unusable_row(out.is_cpu() || out.size(0) == 0 ? out : out.amax(1, true).cpu());
+  RILLKV_CHECK(bad < 0,
+               "LlamaModel: expected finite logits, got NaN or infinity: ", origin(hidden, batch));
+  return out.cpu();
 }
 
 namespace {
@@ -196,14 +206,26 @@ Batch checked_batch(const std::vector<SequenceChunk>& batch, const ModelConfig& 
 
 }  // namespace
 
+at::Tensor LlamaModelImpl::run_layers(size_t count, at::Tensor& hidden,
+                                      const std::vector<SequenceRows>& sequences) const {
+  at::Tensor delta;
+  for (size_t i = 0; i < count; ++i) {
+    try {
+      delta = layers_[i]->forward(hidden, delta, sequences);
+    } catch (const Error& error) {
+      refuse_layer(i, hidden, error.what());
+    }
+  }
+  return delta;
+}
+
 at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch) const {
   at::InferenceMode inference;
   const Batch input = checked_batch(batch, config_);
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
   at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
-  at::Tensor delta;
-  for (const auto& layer : layers_) delta = layer->forward(hidden, delta, input.sequences);
-  add(hidden, delta);
+  add(hidden, run_layers(layers_.size(), hidden, input.sequences));
+  check_hidden(hidden, batch);
   return hidden;
 }
 
@@ -224,7 +246,7 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
     int64_t begin = 0;
     for (size_t i = 0; i < batch.size(); ++i) {
       const int64_t end = begin + batch[i].tokens.size(0);
-      results[i] = logits(hidden.slice(0, begin, end));
+      results[i] = logits_of(hidden.slice(0, begin, end), &batch);
       begin = end;
     }
     return results;
@@ -238,15 +260,19 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   }
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
   at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
-  at::Tensor delta;
-  for (size_t i = 0; i + 1 < layers_.size(); ++i) {
-    delta = layers_[i]->forward(hidden, delta, input.sequences);
+  const size_t before_last = layers_.size() - 1;
+  const at::Tensor delta = run_layers(before_last, hidden, input.sequences);
+  at::Tensor rows;
+  try {
+    rows = layers_[before_last]->forward_rows(hidden, delta, input.sequences,
+                                              at::tensor(last, at::kLong).to(device_));
+  } catch (const Error& error) {
+    refuse_layer(before_last, hidden, error.what());
   }
-  const at::Tensor rows = layers_.back()->forward_rows(hidden, delta, input.sequences,
-                                                       at::tensor(last, at::kLong).to(device_));
+  check_hidden(hidden, batch);  // what the last layer was given: a dense cache has taken it
   for (size_t i = 0; i < last.size(); ++i) {
     const auto row = static_cast<int64_t>(i);
-    results[i] = logits(rows.slice(0, row, row + 1));
+    results[i] = logits_of(rows.slice(0, row, row + 1), &batch);
   }
   return results;
 }

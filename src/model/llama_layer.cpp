@@ -90,6 +90,8 @@ at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
   return down_proj_->forward(gate(gate_up_->forward(x)));
 }
 
+const at::Tensor& LlamaMlpImpl::packed_gate_up() const { return PackAccess::packed(*gate_up_); }
+
 void LlamaMlpImpl::pack(HugePageArena* arena) {
   if (PackAccess::pack(*gate_up_, arena)) {
     PackAccess::drop_weight(*gate_proj_);

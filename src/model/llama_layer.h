@@ -1,6 +1,8 @@
 // One decoder layer.
 #pragma once
 
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "core/huge_page_arena.h"
@@ -33,6 +35,11 @@ class LlamaMlpImpl : public InferenceModule {
   LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
   at::Tensor forward(const at::Tensor& x) const;
   void pack(HugePageArena* arena);
+  /// See PackAccess::packed; whose rows are whose in the fused weight.
+  const at::Tensor& packed_gate_up() const;
+  std::vector<std::pair<const char*, int64_t>> gate_up_rows() const {
+    return {{"gate_proj.weight", intermediate_}, {"up_proj.weight", intermediate_}};
+  }
 
  private:
   int64_t intermediate_;

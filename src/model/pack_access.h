@@ -1,6 +1,10 @@
 // Packing as a whole model does it: many layers into one arena, views dropped with what they view.
 #pragma once
 
+#include <cstdint>
+#include <utility>
+#include <vector>
+
 #include "core/huge_page_arena.h"
 #include "rillkv/chunked_attention.h"
 #include "rillkv/linear.h"
@@ -19,6 +23,19 @@ struct PackAccess {
   static at::Tensor forward(const LinearImpl& linear, const at::Tensor& x, const at::Tensor& bias);
   /// Forgets the plain weight of a view whose fused weight has been packed.
   static void drop_weight(LinearImpl& linear);
+  /// The panels, [panels, in_features / 2, outputs of a panel, 2]; undefined where not packed.
+  static const at::Tensor& packed(const LinearImpl& linear) { return linear.packed_; }
+  static const at::Tensor& packed_qkv(const ChunkedLlamaAttentionImpl& attention) {
+    return attention.qkv_->packed_;
+  }
+  /// Whose rows are whose in the fused weight.
+  static std::vector<std::pair<const char*, int64_t>> qkv_rows(
+      const ChunkedLlamaAttentionImpl& attention) {
+    const int64_t kv_rows = attention.kv_heads_ * attention.head_dim_;
+    return {{"q_proj.weight", attention.heads_ * attention.head_dim_},
+            {"k_proj.weight", kv_rows},
+            {"v_proj.weight", kv_rows}};
+  }
 };
 
 }  // namespace rillkv

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 
 #include "tests/support/error_of.h"
 
@@ -54,6 +55,39 @@ TEST(Distribution, DivergenceIsKullbackLeiblers) {
   EXPECT_EQ(kl_divergence(p, p), 0);
   const std::vector<float> fewer = {1, 2};
   EXPECT_THAT(error_of([&] { kl_divergence(p, Distribution(fewer)); }), HasSubstr("5 and 2"));
+}
+
+TEST(Distribution, MaskedTokensHaveNoProbability) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const std::vector<float> masked = {1.5f, -kInf, 80.0f, 79.25f, 0.0f},
+                           without = {1.5f, 80.0f, 79.25f, 0.0f}, wider = kP;
+  const Distribution p(masked), q(wider);
+  EXPECT_EQ(p.log_prob(1), -kInf);
+  EXPECT_EQ(p.best(), 2);
+  EXPECT_TRUE(std::abs(p.log_prob(2) - Distribution(without).log_prob(1)) <= kTolerance);
+  long double want = 0;  // 0 log 0 is 0: the masked token adds nothing
+  for (const size_t i : {0, 2, 3, 4}) {
+    const long double log_p = log_prob(masked, i);
+    want += std::exp(log_p) * (log_p - log_prob(wider, i));
+  }
+  EXPECT_TRUE(std::abs(kl_divergence(p, q) - static_cast<double>(want)) <= kTolerance);
+  EXPECT_EQ(kl_divergence(p, p), 0);
+  const std::vector<float> likely = {1, 1}, ruled_out = {1, -kInf};
+  EXPECT_EQ(kl_divergence(Distribution(likely), Distribution(ruled_out)),
+            std::numeric_limits<double>::infinity());
+}
+
+TEST(Distribution, WhatIsNoNumberIsAnError) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const float bad : {std::nanf(""), kInf}) {
+    for (size_t at = 0; at < kP.size(); ++at) {
+      std::vector<float> logits = kP;
+      logits[at] = bad;
+      EXPECT_THAT(error_of([&] { Distribution{logits}; }), HasSubstr("finite")) << at << bad;
+    }
+  }
+  const std::vector<float> nothing = {-kInf, -kInf};
+  EXPECT_THAT(error_of([&] { Distribution{nothing}; }), HasSubstr("-inf"));
 }
 
 TEST(Agreement, IsTheShareOfEqualTokens) {

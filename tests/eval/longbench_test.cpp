@@ -118,6 +118,60 @@ TEST(LongBench, ResumesAfterAnInterruption) {
   EXPECT_EQ(log.records()[2].at("pred"), "right c");
 }
 
+TEST(LongBench, PredictionsThatTheLimitEndedAreCountedAndScored) {
+  TemporaryFolder folder;
+  const LongBenchTask& task = find_longbench_task("qasper");
+  const LongBenchTables tables = {{{"qasper", "{context}"}}, {{"qasper", 3}}};
+  FakeBackend backend([](const std::string& prompt) {
+    return prompt == "a" ? "right" : prompt == "b" ? "one two three" : "right and much more";
+  });
+  ResultLog log(folder / "qasper.jsonl", {});
+  EXPECT_TRUE(predict_longbench(
+      task, tables, {example("a", ""), example("b", ""), example("c", "")}, backend, {}, log));
+  EXPECT_EQ(log.records()[1].at("cut_off"), false);
+  EXPECT_EQ(log.records()[2].at("cut_off"), true);
+  EXPECT_EQ(log.records()[2].at("pred"), "right and much");
+  const LongBenchScore score = score_longbench(task, log.records());
+  EXPECT_EQ(score.cut_off, 1);
+  // 1, 0 and P = 1/3, R = 1: F = 1/2. The cut one counts as the benchmark counts it.
+  EXPECT_DOUBLE_EQ(score.score, 50);
+  EXPECT_EQ(to_json(task, score).at("cut_off"), 1);
+  std::vector<Json> elsewhere = log.records();
+  for (Json& record : elsewhere) record.erase("cut_off");
+  EXPECT_FALSE(to_json(task, score_longbench(task, elsewhere)).contains("cut_off"));
+  elsewhere[1]["cut_off"] = 1;
+  EXPECT_THAT(error_of([&] { score_longbench(task, elsewhere); }),
+              AllOf(HasSubstr("prediction 1"), HasSubstr("\"cut_off\" to be true or false")));
+}
+
+TEST(LongBench, AFailingExampleIsNamed) {
+  TemporaryFolder folder;
+  FakeBackend backend([](const std::string& prompt) -> std::string {
+    if (prompt == "b") throw Error("expected finite logits");
+    return "right";
+  });
+  ResultLog log(folder / "qasper.jsonl", {});
+  const auto predict = [&] {
+    predict_longbench(find_longbench_task("qasper"), tables_for("qasper", "{context}"),
+                      {example("a", ""), example("b", "")}, backend, {}, log);
+  };
+  EXPECT_THAT(error_of(predict), HasSubstr("qasper, example 1: expected finite logits"));
+  EXPECT_EQ(log.records().size(), 1u);
+}
+
+TEST(LongBench, DefaultLengthLeavesRoomForTheAnswer) {
+  EXPECT_EQ(default_prompt_tokens(4096, 512), 3500);
+  EXPECT_EQ(default_prompt_tokens(32768, 2000), 32172);  // the benchmark's rule, whatever the tasks
+  EXPECT_EQ(default_prompt_tokens(1192, 512), 596);
+  EXPECT_EQ(default_prompt_tokens(1191, 512), 679);
+  EXPECT_EQ(default_prompt_tokens(514, 512), 2);
+  for (const int64_t context : {513, 512, 1}) {
+    EXPECT_THROW(default_prompt_tokens(context, 512), UsageError);
+  }
+  EXPECT_THAT(error_of([] { default_prompt_tokens(513, 512); }),
+              AllOf(HasSubstr("512 tokens"), HasSubstr("513")));
+}
+
 TEST(LongBench, MissingPromptOrLengthIsNamed) {
   TemporaryFolder folder;
   FakeBackend backend([](const std::string&) { return ""; });

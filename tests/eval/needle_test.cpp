@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/support/error_of.h"
@@ -188,16 +189,173 @@ TEST(Needle, InterruptedGridReportsWhatItHasAndResumes) {
   EXPECT_EQ(needle_report(options, log).at("complete"), true);
 }
 
-TEST(Needle, NotANumberStaysVisible) {
+/// The fake back end, whose words are tokens, with a token for every digit.
+class DigitBackend : public FakeBackend {
+ public:
+  using FakeBackend::FakeBackend;
+  std::vector<int64_t> encode(std::string_view text) const override {
+    std::vector<int64_t> ids;
+    for (size_t begin = 0; begin < text.size();) {
+      const bool digit = text[begin] >= '0' && text[begin] <= '9';
+      size_t end = digit ? begin + 1 : text.find_first_of("0123456789", begin);
+      end = std::min(end, text.size());
+      for (int64_t id : FakeBackend::encode(text.substr(begin, end - begin))) ids.push_back(id);
+      begin = end;
+    }
+    return ids;
+  }
+};
+
+TEST(Needle, NewTokensFollowFromTheTokenisedAnswer) {
+  Needle needle = random_needle(3);
+  needle.lead = "The secret number of Dunlessock is";
+  needle.fact = needle.lead + " 35512, as one says.";
+  needle.answer = "35512";
+  FakeBackend words(find_number);
+  DigitBackend digits(find_number);
+  NeedleOptions options;
+  EXPECT_EQ(needle_new_tokens(words, options, needle), 1 + 16);       // " 35512."
+  EXPECT_EQ(needle_new_tokens(digits, options, needle), 1 + 6 + 16);  // " ", "3", ..., "."
+  options.chat = true;
+  EXPECT_EQ(needle_new_tokens(words, options, needle), 6 + 1 + 16);
+  EXPECT_EQ(needle_new_tokens(digits, options, needle), 6 + 1 + 6 + 16);
+  needle.lead.clear();
+  EXPECT_EQ(needle_new_tokens(words, options, needle), 10 + 16);  // the fact
+  needle.fact = "Short.";
+  EXPECT_EQ(needle_new_tokens(digits, options, needle), 1 + 6 + 16);
+  options.max_new_tokens = 5;
+  EXPECT_EQ(needle_new_tokens(digits, options, needle), 5);
+}
+
+TEST(Needle, AnAnswerIsCutOffUntilOneWasGiven) {
+  Needle number;
+  number.answer = "35512";
+  for (const char* cut :
+       {"", " ", "\n\n", " 3", "The secret number of Dunlessock is 355", "**Answer",
+        "In the 14 towns, v1.5 says", "It is 35,5", "The No.1 of", "of the of the of the of"}) {
+    EXPECT_TRUE(answer_cut_off(number, cut)) << cut;
+  }
+  for (const char* given :
+       {"The number is 35512", "35,512", " 41234 and", " 412345", "41,234", "I do not know.",
+        "I do not know. The", "None\nThe", "What? It", "No idea!\n", "3551.",
+        "of the of the of the of the", "1 1 1 1 1 1 1 1"}) {
+    EXPECT_FALSE(answer_cut_off(number, given)) << given;
+  }
+  Needle text;
+  text.answer = "the old quay";
+  EXPECT_TRUE(answer_cut_off(text, "You should eat a sandwich at 12345 and the old"));
+  EXPECT_FALSE(answer_cut_off(text, "At the new quay. And"));
+}
+
+/// What a chat model says that is sure of a number: the right one, or one that is not.
+std::string sentence(const std::string& prompt, bool right) {
+  const size_t at = prompt.find("What is the secret number of ") + 29;
+  const std::string place = prompt.substr(at, prompt.find('?', at) - at);
+  return "The secret number of " + place + " is" +
+         (right ? find_number(prompt) : std::string(" 10000.")) + " I hope this helps a lot.";
+}
+
+TEST(Needle, AReplyCutOffIsNeitherWrongNorUnsolvable) {
+  NeedleOptions options;
+  options.lengths = {100, 200};
+  options.depths = {0, 100};
+  options.chat = true;
+  const auto run = [&](int64_t tokens, bool right) {
+    TemporaryFolder folder;
+    options.max_new_tokens = tokens;
+    DigitBackend dense([](const std::string& p) { return sentence(p, true); });
+    DigitBackend compressed([&](const std::string& p) { return sentence(p, right); });
+    ResultLog log(folder / "needle.jsonl", {});
+    EXPECT_TRUE(run_needle(options, compressed, &dense, log));
+    return needle_report(options, log);
+  };
+  // "The secret number of X is", a space and three digits: cut inside the number.
+  for (const bool right : {true, false}) {
+    const Json cut = run(10, right);
+    EXPECT_EQ(cut.at("cut_off"), 4);
+    EXPECT_EQ(cut.at("baseline").at("cut_off"), 4);
+    EXPECT_TRUE(cut.at("score").is_null());
+    EXPECT_TRUE(cut.at("baseline").at("score").is_null());
+    EXPECT_TRUE(cut.at("score_solvable").is_null());
+    EXPECT_TRUE(cut.at("margin").is_number());
+    EXPECT_EQ(cut.at("unsolvable_lengths"), Json::array());
+    for (const Json& cell : cut.at("cells")) {
+      EXPECT_EQ(cell.at("cut_off"), 1);
+      EXPECT_EQ(cell.at("baseline").at("cut_off"), 1);
+      EXPECT_TRUE(cell.at("solvable").is_null());
+      EXPECT_TRUE(cell.at("score").is_null());
+    }
+  }
+  for (const int64_t tokens : {0, 40}) {
+    const Json whole = run(tokens, true);
+    EXPECT_EQ(whole.at("cut_off"), 0) << tokens;
+    EXPECT_EQ(whole.at("score"), 1) << tokens;
+    EXPECT_EQ(whole.at("unsolvable_lengths"), Json::array());
+    EXPECT_EQ(run(tokens, false).at("score"), 0);
+    EXPECT_EQ(run(tokens, false).at("cut_off"), 0);
+  }
+}
+
+TEST(Needle, ALengthIsSolvableWhateverTheCutOffOnesHid) {
+  NeedleOptions options;
+  options.lengths = {100};
+  options.depths = {0, 50, 100};
+  const auto solvable = [&](const std::vector<std::pair<int, bool>>& cells) {
+    TemporaryFolder folder;
+    ResultLog log(folder / "needle.jsonl", {});
+    for (size_t d = 0; d < cells.size(); ++d) {
+      for (const char* side : {"dense", "compressed"}) {
+        log.append(str_cat(side, " length=100 depth=", options.depths[d], " sample=0"),
+                   {{"score", cells[d].first},
+                    {"cut_off", cells[d].second},
+                    {"margin", 1},
+                    {"prompt_tokens", 9},
+                    {"text", ""}});
+      }
+    }
+    return needle_report(options, log);
+  };
+  EXPECT_EQ(solvable({{1, false}, {1, false}, {0, true}})["cells"][0]["solvable"], true);
+  EXPECT_EQ(solvable({{1, false}, {1, false}, {0, true}})["score"], 1);
+  EXPECT_TRUE(solvable({{1, false}, {0, false}, {0, true}})["cells"][0]["solvable"].is_null());
+  EXPECT_EQ(solvable({{1, false}, {0, false}, {0, false}})["cells"][0]["solvable"], false);
+  EXPECT_EQ(solvable({{1, false}, {0, false}, {0, false}})["unsolvable_lengths"], Json({100}));
+}
+
+TEST(Needle, AFailingCellIsNamedAndTheOthersAreKept) {
+  TemporaryFolder folder;
+  NeedleOptions options;
+  options.lengths = {100};
+  options.depths = {0, 50};
+  int runs = 0;
+  FakeBackend backend([&](const std::string& prompt) {
+    if (++runs == 2) throw Error("expected finite logits");
+    return find_number(prompt);
+  });
+  ResultLog log(folder / "needle.jsonl", {});
+  EXPECT_THAT(error_of([&] { run_needle(options, backend, nullptr, log); }),
+              HasSubstr("compressed length=100 depth=50 sample=0: expected finite logits"));
+  EXPECT_EQ(log.records().size(), 1u);
+}
+
+TEST(Needle, UnusableRecordsAreNamed) {
   TemporaryFolder folder;
   NeedleOptions options;
   options.lengths = {100};
   options.depths = {50};
-  ResultLog log(folder / "needle.jsonl", {});
-  log.append("compressed length=100 depth=50 sample=0",
-             {{"score", 1}, {"margin", std::nan("")}, {"prompt_tokens", 9}, {"text", ""}});
-  ResultLog reread(folder / "needle.jsonl", {});
-  EXPECT_TRUE(std::isnan(needle_report(options, reread).at("margin").get<double>()));
+  const std::string key = "compressed length=100 depth=50 sample=0";
+  const Json good = {
+      {"score", 1}, {"cut_off", false}, {"margin", 1}, {"prompt_tokens", 9}, {"text", ""}};
+  const auto report_of = [&](const char* name, const char* field, const Json& value) {
+    ResultLog log(folder / name, {});
+    Json record = good;
+    record[field] = value;
+    log.append(key, record);
+    return error_of([&] { needle_report(options, log); });
+  };
+  EXPECT_EQ(report_of("good.jsonl", "score", 1), "");
+  EXPECT_THAT(report_of("m.jsonl", "margin", nullptr), HasSubstr("unusable record"));
+  EXPECT_THAT(report_of("c.jsonl", "cut_off", "yes"), HasSubstr("unusable record"));
 
   ResultLog edited(folder / "edited.jsonl", {});
   edited.append("compressed length=100 depth=50 sample=0", {{"score", "high"}});
@@ -215,6 +373,8 @@ TEST(Needle, BadOptionsAndFoldersAreErrors) {
   EXPECT_THAT(error_with([](NeedleOptions& o) { o.lengths.clear(); }), HasSubstr("length"));
   EXPECT_THAT(error_with([](NeedleOptions& o) { o.lengths = {0}; }), HasSubstr("0"));
   EXPECT_THAT(error_with([](NeedleOptions& o) { o.depths = {101}; }), HasSubstr("101"));
+  EXPECT_EQ(error_with([](NeedleOptions& o) { o.max_new_tokens = 0; }), "");
+  EXPECT_THAT(error_with([](NeedleOptions& o) { o.max_new_tokens = -1; }), HasSubstr("got -1"));
   EXPECT_THAT(error_with([](NeedleOptions& o) { o.samples = 0; }), HasSubstr("samples"));
   EXPECT_THAT(error_with([](NeedleOptions& o) { o.needle.fact = "x"; }), HasSubstr("question"));
 

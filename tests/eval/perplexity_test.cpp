@@ -6,10 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "rillkv/eval/progress.h"
 #include "tests/support/error_of.h"
+#include "tests/support/random_llama.h"
 #include "tests/support/temporary_folder.h"
 #include "tests/support/tiny_checkpoint.h"
 
@@ -54,6 +56,37 @@ class PerplexityTest : public ::testing::Test {
     o.windows = windows;
     o.stride = stride;
     return o;
+  }
+
+  /// The text of windows that begin with a BOS, cut by hand: each BOS and context - 1 tokens.
+  static Expected naive_with_bos(const std::vector<int64_t>& ids, const PerplexityOptions& o,
+                                 int64_t windows) {
+    const int64_t text = o.context - 1, stride = o.stride > 0 ? o.stride : text;
+    Expected e;
+    double nll = 0, nll_dense = 0, all = 0;
+    for (int64_t w = 0; w < windows; ++w) {
+      const int64_t begin = w * stride;
+      std::vector<int64_t> window{o.bos};
+      window.insert(window.end(), ids.begin() + begin, ids.begin() + begin + text);
+      const at::Tensor q = log_probs(window.data(), o, false);
+      const at::Tensor p = log_probs(window.data(), o, true);
+      int64_t scored = 0;
+      for (int64_t at = 0; at < text; ++at) {  // of the text: its first token has BOS before it
+        if (w > 0 && begin + at < (w - 1) * stride + text) continue;
+        const int64_t id = ids[static_cast<size_t>(begin + at)];
+        nll -= q[at][id].item<double>();
+        nll_dense -= p[at][id].item<double>();
+        ++scored;
+      }
+      e.scored.push_back(scored);
+      all += static_cast<double>(scored);
+      e.kl += (p.exp() * (p - q)).sum(-1).mean().item<double>() / static_cast<double>(windows);
+      e.top1 += p.argmax(-1).eq(q.argmax(-1)).to(at::kDouble).mean().item<double>() /
+                static_cast<double>(windows);
+    }
+    e.perplexity = std::exp(nll / all);
+    e.perplexity_dense = std::exp(nll_dense / all);
+    return e;
   }
 
   /// [context, vocab] log-probabilities, double, of one window's chunks through a fresh cache.
@@ -151,6 +184,77 @@ TEST_F(PerplexityTest, NoNumberOfWindowsMeansAllWholeOnes) {
   expect_equal(perplexity(*model_, ids, o), naive(ids, o, 3));
 }
 
+TEST_F(PerplexityTest, ABosStandsBeforeEveryWindow) {
+  const auto ids = text(450);
+  for (const int64_t stride : {0, 149, 50, 1}) {
+    PerplexityOptions o = options(150, 3, stride);
+    o.bos = 1;
+    const Expected want = naive_with_bos(ids, o, 3);
+    const PerplexityResult got = perplexity(*model_, ids, o);
+    expect_equal(got, want);
+    EXPECT_EQ(got.windows[0].scored, 149);
+    EXPECT_EQ(got.windows[0].compressed.cache.tokens, 150);
+    // A text that begins with BOS gives it to the windows.
+    std::vector<int64_t> led{1};
+    led.insert(led.end(), ids.begin(), ids.end());
+    expect_equal(perplexity(*model_, led, o), want);
+    PerplexityOptions none = o;
+    none.bos = -1;
+    EXPECT_NE(perplexity(*model_, ids, none).perplexity, got.perplexity);
+  }
+  // Windows of 99 tokens of text: 3 * 99 do, one less does not.
+  PerplexityOptions o = options(100, 0);
+  o.bos = 1;
+  expect_equal(perplexity(*model_, text(3 * 99), o), naive_with_bos(text(3 * 99), o, 3));
+  EXPECT_EQ(perplexity(*model_, text(3 * 99 - 1), o).windows.size(), 2u);
+}
+
+TEST_F(PerplexityTest, ABrokenWindowIsNamedAndThoseBeforeItAreKept) {
+  // Only token 7 is broken, and only the third window has it.
+  ModelConfig config = (*model_)->config();
+  config.tie_word_embeddings = false;
+  LlamaModel model(config, at::kFloat);
+  model->load_weights([&](const std::string& name) {
+    at::Tensor weight = testing::random_llama("tiny", config)(name);
+    if (name == "model.embed_tokens.weight") weight[7][3] = std::nan("");
+    return weight;
+  });
+  auto ids = text(400);
+  ids[230] = 7;
+  for (const Policy policy : {Policy::kAdaptive, Policy::kDense}) {
+    PerplexityOptions o = options(100, 4);
+    o.config.policy = policy;
+    const testing::TemporaryFolder logs;
+    ResultLog log(logs.file("log.jsonl"), {});
+    for (int again = 0; again < 2; ++again) {
+      EXPECT_THAT(error_of([&] { perplexity(model, ids, o, &log); }),
+                  AllOf(HasSubstr("window 2: "),
+                        HasSubstr("weight 'model.embed_tokens.weight' holds NaN")));
+      EXPECT_EQ(log.records().size(), 2u);
+    }
+    ids[230] = 8;
+    EXPECT_TRUE(std::isfinite(perplexity(model, ids, o, &log).kl_mean));
+    ids[230] = 7;
+  }
+}
+
+TEST_F(PerplexityTest, AnInfiniteLikelihoodIsAnError) {
+  // A logit of -inf is legal, but a text that has the token then has no perplexity. The same token
+  // throughout gives the same states at all positions, so one row of the head can be made so.
+  ModelConfig config = (*model_)->config();
+  config.tie_word_embeddings = false;
+  LlamaModel model(config, at::kFloat);
+  model->load_weights(testing::random_llama("tiny", config));
+  const std::vector<int64_t> ids(100, 9);
+  const PerplexityOptions o = options(100, 1);
+  EXPECT_EQ(error_of([&] { perplexity(model, ids, o); }), "");
+  QuantizedKvCache cache = model->make_cache(o.config);
+  const at::Tensor state = model->hidden_states({{at::tensor({int64_t{9}}), &cache}})[0];
+  model->named_parameters()["lm_head.weight"][9].copy_(state.sign() * -3e38);
+  const std::string error = error_of([&] { perplexity(model, ids, o); });
+  EXPECT_THAT(error, HasSubstr("window 0: expected a finite log-likelihood, got inf"));
+}
+
 TEST_F(PerplexityTest, ResumedEqualsWhole) {
   const auto ids = text(400);
   for (const int64_t asked : {0, 4}) {
@@ -210,6 +314,11 @@ TEST_F(PerplexityTest, AnUnusableRecordIsNamed) {
   log.append("0", {{"nll", "much"}});
   EXPECT_THAT(error_of([&] { perplexity(*model_, text(200), options(100, 1), &log); }),
               AllOf(HasSubstr("log.jsonl: window 0"), HasSubstr("must be number")));
+  // As older versions wrote NaN.
+  ResultLog null(logs.file("null.jsonl"), {});
+  null.append("0", {{"nll", nullptr}});
+  EXPECT_THAT(error_of([&] { perplexity(*model_, text(200), options(100, 1), &null); }),
+              AllOf(HasSubstr("null.jsonl: window 0"), HasSubstr("must be number")));
 }
 
 TEST_F(PerplexityTest, EachSideIsMeasured) {
@@ -232,6 +341,17 @@ TEST_F(PerplexityTest, WhatDoesNotFitIsNamed) {
   EXPECT_THAT(message(0, options(100, 0)), HasSubstr("got 0"));
   EXPECT_THAT(message(99, options(1, 1)), HasSubstr("at least 2 tokens"));
   EXPECT_THAT(message(400, options(100, 1, 101)), HasSubstr("stride in 1..100"));
+  PerplexityOptions with_bos = options(100, 2);
+  with_bos.bos = 1;
+  EXPECT_EQ(message(198, with_bos), "");
+  EXPECT_THAT(message(197, with_bos), HasSubstr("at least 198 tokens for 2 windows of 99"));
+  with_bos.stride = 100;
+  EXPECT_THAT(message(400, with_bos), HasSubstr("stride in 1..99, got 100"));
+  with_bos.stride = 0;
+  for (const int64_t bad : {int64_t{704}, int64_t{-2}}) {
+    with_bos.bos = bad;
+    EXPECT_THAT(message(400, with_bos), HasSubstr("BOS in 0..703 or none, got"));
+  }
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <csignal>
+#include <limits>
 
 #include "rillkv/eval/progress.h"
 #include "rillkv/files.h"
@@ -101,6 +103,22 @@ TEST(ResultLog, RefusesAKeyTwice) {
   ResultLog log(folder / "r.jsonl", kFingerprint);
   log.append("a", Json::object());
   EXPECT_THAT(error_of([&] { log.append("a", Json::object()); }), HasSubstr("already"));
+}
+
+TEST(ResultLog, RefusesWhatIsNoNumberAndKeepsWhatItHas) {
+  TemporaryFolder folder;
+  const auto path = folder / "r.jsonl";
+  ResultLog log(path, kFingerprint);
+  log.append("a", {{"x", 1.5}, {"none", nullptr}});
+  for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    const Json record = {{"x", 1}, {"stats", {{"list", {1.0, bad}}}}};
+    EXPECT_THAT(error_of([&] { log.append("b", record); }),
+                AllOf(HasSubstr("\"b\""), HasSubstr("/stats/list/1"), HasSubstr("finite")));
+  }
+  EXPECT_EQ(log.find("b"), nullptr);
+  EXPECT_EQ(read_jsonl(path).size(), 1u);
+  log.append("b", {{"x", 2}});
+  EXPECT_EQ(ResultLog(path, kFingerprint).records().size(), 2u);
 }
 
 TEST(ResultLog, UnwritableFolderIsAnError) {

@@ -2,8 +2,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -66,6 +68,32 @@ TEST_F(Llama2Path, ShardsGiveTheWeightsThatWereWritten) {
   for (const auto& item : loaded->named_parameters()) {
     EXPECT_TRUE(at::equal(item.value(), parameters[item.key()])) << item.key();
   }
+}
+
+TEST_F(Llama2Path, ADoubledBosIsOneLineOfWarning) {
+  const TemporaryFolder out;
+  out.write("two", "1 1 200 300");
+  out.write("one", "1 200 1 1");
+  const auto warning = [&](std::vector<std::string> words) {
+    words.insert(words.end(), {"--model", folder_->path(), "--max-new-tokens", "2", "--baseline"});
+    std::string lines;
+    std::istringstream err(run_program("prefill", words).err);
+    for (std::string line; std::getline(err, line);) {
+      if (line.find("BOS") != line.npos) lines += line + "\n";
+    }
+    return lines;
+  };
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"--prompt", "<s>copies of the Program"},
+        std::vector<std::string>{"--token-ids", out.file("two")}}) {
+    const std::string lines = warning(words);
+    EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 1) << words[0] << ": " << lines;
+    EXPECT_NE(lines.find("begins with two BOS tokens (id 1)"), lines.npos) << lines;
+  }
+  EXPECT_EQ(warning({"--prompt", "copies of <s> the Program"}), "");
+  EXPECT_EQ(warning({"--token-ids", out.file("one")}), "");
+  // A user's text in a chat spells no tokens.
+  EXPECT_EQ(warning({"--prompt", "<s>copies", "--chat", "llama2"}), "");
 }
 
 TEST_F(Llama2Path, PrefillRunsOnIt) {

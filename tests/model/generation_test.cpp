@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -64,6 +65,24 @@ TEST(ChooseToken, OtherLogitsAreErrors) {
   expect_error([] { choose_token(at::zeros({2, 3}), 0, 0); }, {"choose_token", "[2, 3]"});
   expect_error([] { choose_token(at::zeros({3}, at::kDouble), 0, 0); }, {"float32", "Double"});
   expect_error([] { choose_token(at::zeros({0}), 0, 0); }, {"[0]"});
+}
+
+TEST(ChooseToken, WhatIsNoNumberIsAnError) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+  for (const double temperature : {0.0, 1.0}) {
+    for (const float bad : {nan, inf}) {
+      for (int64_t at = 0; at < 40; ++at) {
+        at::Tensor logits = at::ones({40});
+        logits[at] = bad;
+        expect_error([&] { choose_token(logits, temperature, 0.5); }, {"choose_token", "finite"});
+      }
+    }
+    expect_error([&] { choose_token(at::full({3}, -inf), temperature, 0.5); }, {"-inf"});
+    // A masked token is one that is never chosen.
+    for (const double u : {0.0, 0.3, 0.999}) {
+      EXPECT_EQ(choose_token(at::tensor({-inf, 2.f, -inf}), temperature, u), 1);
+    }
+  }
 }
 
 TEST(ChooseToken, DrawsFollowTheSoftmax) {
@@ -229,6 +248,26 @@ TEST_F(Generate, BadPromptsThrowBeforeTheCacheChanges) {
   options.temperature = std::nan("");
   expect_error([&] { generate(model_, prompt(50), cache, options); }, {"temperature", "nan"});
   EXPECT_EQ(cache.length(), 0);
+}
+
+TEST_F(Generate, ADoubledBosIsWarnedOfOnce) {
+  set_log_level(LogLevel::kWarning);
+  ASSERT_EQ(model_->config().bos_token_id, 1);
+  const auto warning = [&](const Ids& ids, const Ids& before = {}) {
+    QuantizedKvCache cache = model_->make_cache(config(16));
+    if (!before.empty()) generate(model_, before, cache, {});
+    ::testing::internal::CaptureStderr();
+    generate(model_, ids, cache, {});
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warning({1}), "");
+  EXPECT_EQ(warning({1, 5, 1, 1}), "");
+  EXPECT_EQ(warning({5, 1, 1}), "");
+  EXPECT_EQ(warning({1, 1, 5}, {5}), "") << "not where the text begins";
+  const std::string line = warning({1, 1, 5});
+  EXPECT_NE(line.find("two BOS tokens (id 1)"), std::string::npos) << line;
+  EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
+  EXPECT_EQ(warning({1, 1, 5}), "");
 }
 
 TEST_F(Generate, BeyondTheModelsPositionsIsAWarning) {

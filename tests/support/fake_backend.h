@@ -53,6 +53,11 @@ class FakeBackend : public eval::GenerationBackend {
     const std::string prompt = decode(request.prompt);
     generation.text = script_(prompt);
     generation.tokens = encode(generation.text);
+    if (static_cast<int64_t>(generation.tokens.size()) > request.max_new_tokens) {
+      generation.tokens.resize(static_cast<size_t>(request.max_new_tokens));
+      generation.text = decode(generation.tokens);
+      generation.reached_limit = true;
+    }
     // An answer the script would say is likely, any other is not.
     if (!request.answer.empty()) {
       const bool said = generation.text.find(decode(request.answer)) != std::string::npos;

@@ -23,6 +23,7 @@ struct GenerationRequest {
 struct Generation {
   std::vector<int64_t> tokens;  ///< New tokens, without the one that ended the sequence.
   std::string text;             ///< The same, decoded without special tokens.
+  bool reached_limit = false;   ///< Ended by max_new_tokens, not by a token that ends it.
   /// Sum over i of log p(answer_i | prompt, answer_0 .. answer_(i-1)), nats; 0 without an answer.
   double answer_log_prob = 0;
   /// The same sum of log p(answer_i) - log p(distractor_i), both after the right answer so far, up

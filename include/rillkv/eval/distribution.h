@@ -10,7 +10,8 @@ namespace rillkv::eval {
 /// softmax(logits) over a vocabulary, sums in double. A view: the logits must outlive it.
 class Distribution {
  public:
-  /// logits: [vocab]. Throws Error if there are none.
+  /// logits: [vocab]; -inf is a probability of 0. Throws Error if there are none, for NaN and +inf,
+  /// and for nothing but -inf.
   explicit Distribution(std::span<const float> logits);
 
   /// log p(token), nats; `token` in 0..vocab - 1 is not checked.
@@ -27,7 +28,8 @@ class Distribution {
   double log_normaliser_;  // log sum exp, so that log p(v) = logit(v) - log_normaliser
 };
 
-/// KL(p || q), nats. Throws Error if the vocabularies differ.
+/// KL(p || q), nats; infinite where q rules out what p does not. Throws Error if the vocabularies
+/// differ.
 double kl_divergence(const Distribution& p, const Distribution& q);
 
 /// The share of positions at which two lists hold the same token; not-a-number for empty ones.

@@ -84,6 +84,12 @@ void check_longbench(const LongBenchTask& task, const LongBenchTables& tables,
 /// unknown field or a stray brace.
 std::string fill_prompt(std::string_view format, const LongBenchExample& example);
 
+/// How long prompts may get where nobody says: what a context of `max_positions` leaves beside 596
+/// tokens, as the benchmark's 3500 of 4096. In a context too small for that (below 2 * 596), what
+/// it leaves beside `reserved`: the new tokens of the longest task, and what a chat template adds.
+/// Throws UsageError if that is less than 2 tokens.
+int64_t default_prompt_tokens(int64_t max_positions, int64_t reserved);
+
 /// If the prompt has more than `max_tokens` tokens, the decoded first max_tokens / 2 followed by
 /// the decoded last max_tokens / 2: instructions stand at both ends.
 std::string truncate_middle(const GenerationBackend& backend, const std::string& prompt,
@@ -95,8 +101,12 @@ struct LongBenchOptions {
 };
 
 /// Predicts every example that `log` does not hold yet, a record each: key (the example's index),
-/// pred, answers, all_classes, length, stats. Stops after the current example when interrupted().
-/// Returns whether all examples are done.
+/// pred, answers, all_classes, length, cut_off, stats. Stops after the current example when
+/// interrupted(). Returns whether all examples are done.
+///
+/// cut_off: the task's limit of new tokens (dataset2maxlen.json) ended the prediction. The limits
+/// are part of the benchmark, and with some (64 for code, of which the first line counts) that is
+/// the rule; so such a prediction is scored as every other, as published scores are, and counted.
 bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
                        const std::vector<LongBenchExample>& examples, GenerationBackend& backend,
                        const LongBenchOptions& options, ResultLog& log,
@@ -117,6 +127,8 @@ struct LongBenchScore {
   std::map<std::string, double> by_length;  ///< "0-4k", "4-8k", "8k+"
   /// Chinese records without words: run scripts/segment_chinese.py on the file.
   int64_t unsegmented = 0;
+  /// Records whose prediction the limit of new tokens ended; -1 where the records do not say.
+  int64_t cut_off = -1;
   /// Records that scored 0 for Python's recursion limit.
   int64_t recursion_zeros = 0;
 };
@@ -128,7 +140,7 @@ LongBenchScore score_longbench(const LongBenchTask& task,
                                const LongBenchScoring& scoring = {});
 
 /// metric, examples, score (null if not a number), exact_match (where the metric is f1), by_length,
-/// and the two counts when not 0.
+/// cut_off (where known), unsegmented and recursion_zeros (where not 0).
 nlohmann::json to_json(const LongBenchTask& task, const LongBenchScore& score);
 
 }  // namespace rillkv::eval

@@ -27,9 +27,10 @@ struct WindowResult {
 };
 
 struct PerplexityOptions {
-  int64_t context = 1024;  ///< tokens a window, >= 2
+  int64_t context = 1024;  ///< tokens a window, >= 2, BOS included
   int64_t windows = 2;     ///< how many windows; 0: as many whole ones as the text has
-  int64_t stride = 0;      ///< tokens between windows' starts; 0: context, no overlap
+  int64_t stride = 0;      ///< text tokens between windows' starts; 0: no overlap
+  int64_t bos = -1;        ///< the token put before every window's text; -1: none
   CacheProtocol protocol = CacheProtocol::kPrefill;
   CompressionConfig config;
   bool baseline = true;  ///< also run the dense cache: KL, agreement and its perplexity
@@ -46,16 +47,24 @@ struct PerplexityResult {
   int64_t windows_total = 0;          ///< those asked for
 };
 
-/// Windows of `context` tokens, each from an empty cache, no BOS added; what is left of the text
-/// after the last whole window is not read. With a stride below the context only the last `stride`
-/// tokens of later windows are scored, as the sliding-window perplexity of Hugging Face does.
-/// Log-likelihoods and KL are summed in double.
+/// Windows of `context` tokens, each from an empty cache; what is left of the text after the last
+/// whole window is not read. With a stride below a window's text only the last `stride` tokens of
+/// later windows are scored, as the sliding-window perplexity of Hugging Face does. Log-likelihoods
+/// and KL are summed in double.
+///
+/// With a BOS a window is that and context - 1 tokens of text. It stands in the cache as any token
+/// does (the first of its sinks) and is no target; the first token of the text is one then, since
+/// something stands before it. Without, a window's first token only serves as context. KL and
+/// agreement are means over all `context` positions, that of the BOS included. A text that begins
+/// with the BOS itself gives it to the windows: it is not read twice.
 ///
 /// Windows that `log` holds are taken from it, new ones are appended to it as soon as they are
 /// finished; null keeps nothing. The log's fingerprint must cover tokens and options. Stops after
 /// the current window when interrupted(); the result then covers the windows so far.
 ///
-/// Throws Error if the text is too short, a token is outside the vocabulary or a record unusable.
+/// Throws Error if the text is too short, a token is outside the vocabulary or a record unusable,
+/// and for a window whose logits, likelihood or KL are not finite, by its number; windows before it
+/// are in the log.
 PerplexityResult perplexity(const LlamaModel& model, const std::vector<int64_t>& tokens,
                             const PerplexityOptions& options, ResultLog* log = nullptr);
 

@@ -42,7 +42,8 @@ class ResultLog {
 
   /// The finished record, or nullptr.
   const nlohmann::json* find(const std::string& key) const;
-  /// Stores `record` with its "key". Throws Error if the key exists or the disk is full.
+  /// Stores `record` with its "key". Throws Error if the key exists, a number in the record is not
+  /// finite or the disk is full.
   void append(const std::string& key, nlohmann::json record);
 
   const std::vector<nlohmann::json>& records() const { return records_; }
