@@ -2,8 +2,6 @@
 #include <unordered_map>
 #include <utility>
 
-#include "rillkv/error.h"
-#include "rillkv/quotes.h"
 #include "src/io/added_vocabulary.h"
 #include "src/io/bpe_model.h"
 #include "src/io/decoder.h"
@@ -13,7 +11,6 @@
 #include "src/io/post_processor.h"
 #include "src/io/pre_tokenizer.h"
 #include "src/io/tokenizers.h"
-#include "src/io/utf8.h"
 
 namespace rillkv::io {
 namespace {

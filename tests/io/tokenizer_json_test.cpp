@@ -2,6 +2,8 @@
 // (scripts/goldens/tokenizer_json.py), trust, long texts, and what is refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <fstream>
 #include <functional>
 #include <map>
