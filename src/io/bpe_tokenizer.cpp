@@ -2,8 +2,6 @@
 #include <unordered_map>
 #include <utility>
 
-#include "rillkv/error.h"
-#include "rillkv/quotes.h"
 #include "src/io/added_vocabulary.h"
 #include "src/io/bpe_model.h"
 #include "src/io/decoder.h"
@@ -13,7 +11,6 @@
 #include "src/io/post_processor.h"
 #include "src/io/pre_tokenizer.h"
 #include "src/io/tokenizers.h"
-#include "src/io/utf8.h"
 
 namespace rillkv::io {
 namespace {
@@ -47,7 +44,18 @@ std::vector<AddedToken> read_added_tokens(const json& root, const std::string& p
 // In transformers' order: it decides the ids of those that the model's vocabulary lacks.
 void add_tokens(std::vector<AddedToken> tokens, bool rebuilt, const TokenizerSettings& settings,
                 AddedVocabulary& vocabulary) {
-  const auto& beside = settings.added_tokens;
+  // A token that has a role is special whatever its flags say; its other flags stay.
+  const auto with_role = [&](AddedToken token) {
+    for (const auto& [key, named] : settings.named_tokens) {
+      token.special |= named && named->spelling == token.spelling;
+    }
+    return token;
+  };
+  std::vector<AddedToken> beside = settings.added_tokens;
+  for (AddedToken& token : beside) token = with_role(token);
+  if (!settings.has_added_tokens_decoder) {
+    for (AddedToken& token : tokens) token = with_role(token);
+  }
   if (rebuilt) {
     // By id; the file's count where both say something.
     for (const AddedToken& token : beside) {

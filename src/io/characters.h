@@ -1,6 +1,7 @@
 // Code points of a text and the properties of characters that tokenizers ask for.
 #pragma once
 
+#include <cstddef>
 #include <string_view>
 
 namespace rillkv::io {

@@ -2,6 +2,8 @@
 // (scripts/goldens/tokenizer_json.py), trust, long texts, and what is refused.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -81,7 +83,10 @@ TEST_P(TokenizerJson, EqualsTransformers) {
     ASSERT_LE(without.size(), ids.size());
     EXPECT_EQ(without, Ids(ids.end() - static_cast<std::ptrdiff_t>(without.size()), ids.end()));
     EXPECT_EQ(tokenizer_->encode(text, false, false), item.value("plain", without));
-    EXPECT_EQ(tokenizer_->decode(ids), item.value("kept", text));
+    const json kept = item.value("kept", json(text));
+    if (!kept.is_null()) {  // null: the package is wrong, see the script
+      EXPECT_EQ(tokenizer_->decode(ids), kept.get<std::string>());
+    }
     if (variant_.at("base") != "llama3") {
       EXPECT_EQ(tokenizer_->decode(ids, false), item.value("full", text));
     }
