@@ -483,10 +483,11 @@ TEST_P(PackTest, BytesAreTheSameAsEveryOtherInstructionSets) {
           size_t(reference::token_block_size(block_size, head_dim, groups, false, bits)));
       table.pack_tokens_affine(params, groups, bits, rows.data());
       bytes.push_back(rows.bytes());
-      const int sink_bits = kSinkBits[round % 8];
-      GuardedBuffer sinks(format::sink_block_bytes(block_size, head_dim, sink_bits), 0);
-      table.pack_sinks(params, 0, sink_bits, sinks.data());
-      bytes.push_back(sinks.bytes());
+      for (int sink_bits : {bits, 16}) {
+        GuardedBuffer sinks(format::sink_block_bytes(block_size, head_dim, sink_bits), 0);
+        table.pack_sinks(params, 0, sink_bits, sinks.data());
+        bytes.push_back(sinks.bytes());
+      }
       return bytes;
     };
     const auto mine = pack_all(isa());
