@@ -38,6 +38,7 @@ struct Mix {
   double key_bits;           // mean; ema: the normal width
   std::vector<int> classes;  // adaptive
   int value_bits;
+  int sink_bits;  // of keys; the presets' values have as many
 };
 
 inline Mix mix_of(const std::string& name, const CompressionConfig& config) {
@@ -46,7 +47,8 @@ inline Mix mix_of(const std::string& name, const CompressionConfig& config) {
           ema,
           ema ? static_cast<double>(config.key_bits_normal) : config.key_bits_mean,
           {config.bit_classes.begin(), config.bit_classes.end()},
-          static_cast<int>(ema ? config.value_bits_normal : config.value_bits)};
+          static_cast<int>(ema ? config.value_bits_normal : config.value_bits),
+          static_cast<int>(config.key_bits_sink_outlier)};
 }
 
 /// The library's presets (but for the dense one), "balanced" first, then what they are compared
@@ -62,7 +64,8 @@ inline const std::vector<Mix>& mixes() {
     }
     const Mix balanced = mixes.front();
     const auto vary = [&](const char* name, double key_bits, std::vector<int> classes) {
-      mixes.push_back({name, false, key_bits, std::move(classes), balanced.value_bits});
+      mixes.push_back(
+          {name, false, key_bits, std::move(classes), balanced.value_bits, balanced.sink_bits});
     };
     vary("balanced2468", balanced.key_bits, {2, 4, 6, 8});
     vary("balanced3456", balanced.key_bits, {3, 4, 5, 6});
@@ -259,9 +262,8 @@ class Case {
       for (int64_t i = begin; i < end; ++i) bytes += pack_block(static_cast<size_t>(i));
     });
     packed_bytes_ = bytes;
-    // Sinks: 8 bits, symmetric, one group.
     if (sinks_ > 0) {
-      const size_t stride = format::token_block_bytes(sinks_, D, 1, true, 8);
+      const size_t stride = format::sink_block_bytes(sinks_, D, sink_bits());
       packed_bytes_ += 2 * stride * static_cast<size_t>(s.kv_heads);
       sink_keys_ = allocate(stride * static_cast<size_t>(s.kv_heads));
       sink_values_ = allocate(stride * static_cast<size_t>(s.kv_heads));
@@ -270,9 +272,9 @@ class Case {
           PackParams p = pack_params(keys ? keys_ : values_, h, 0, sinks_);
           p.block_size = sinks_;
           uint8_t* to = (keys ? sink_keys_ : sink_values_).get() + static_cast<size_t>(h) * stride;
-          cpu::kernels().pack_tokens_symmetric(p, 0, 8, to);
-          cpu::unpack_tokens(to, sinks_, sinks_, D, 1, true, 8,
-                             dense_row(keys ? dense_keys_ : dense_values_, h, 0));
+          cpu::kernels().pack_sinks(p, 0, sink_bits(), to);
+          cpu::unpack_sinks(to, sinks_, sinks_, D, sink_bits(),
+                            dense_row(keys ? dense_keys_ : dense_values_, h, 0));
         }
       }
     }
@@ -287,6 +289,8 @@ class Case {
     dense_keys_ = rotate(dense_keys_, 0);
     keys_ = values_ = at::Tensor();
   }
+
+  int sink_bits() const { return problem_.mix.sink_bits; }
 
   float* dense_row(const at::Tensor& x, int head, int token) const {
     return x.data_ptr<float>() + (static_cast<int64_t>(head) * x.size(1) + token) * x.size(2);
@@ -394,7 +398,8 @@ class Case {
     prefix.sink_keys = sink_keys_.get();
     prefix.sink_values = sink_values_.get();
     prefix.sink_key_stride = prefix.sink_value_stride =
-        static_cast<int64_t>(format::token_block_bytes(std::max(sinks_, 1), D, 1, true, 8));
+        static_cast<int64_t>(format::sink_block_bytes(std::max(sinks_, 1), D, sink_bits()));
+    prefix.sink_key_bits = prefix.sink_value_bits = sink_bits();
     prefix.sink_cos = keep(at::cos(angles(0, std::max(sinks_, 1))));
     prefix.sink_sin = keep(at::sin(angles(0, std::max(sinks_, 1))));
     prefix.block_count = blocks_;

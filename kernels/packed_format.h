@@ -40,14 +40,26 @@
 //
 //   value = lo + step * code;   symmetric: value = step * (code - 2^(width-1))
 //
-// TOKEN BLOCK (values of policy "adaptive", sinks): `tokens` x head_dim of one kv head, one width
-// for all, a scale (and offset) for each token and group of channels.
+// TOKEN BLOCK (values of policy "adaptive", sinks of 2 to 8 bits: symmetric, one group): `tokens` x
+// head_dim of one kv head, one width for all, a scale (and offset) for each token and group of
+// channels.
 //
 //   0                        2 * G * T    lo   fp16[G][T]   absent if symmetric
 //   token_step_offset        2 * G * T    step fp16[G][T]
 //   token_codes_offset                    nibble rows [T][nibble planes], then crumb rows [T],
 //                                         then bit rows [T]; a row is one plane of D elements
 //   total                    rounded up to kAlignment
+//
+// SINK ROWS (sinks of 16 bits): `tokens` x head_dim of one kv head as they are, fp16 without a
+// scale, since one scale for a token cannot hold a key bias of hundreds beside the rest.
+//
+//   0                        2 * D * T    fp16[T][D]
+//   total                    rounded up to kAlignment
+//
+// fp16 whatever the model's dtype, to nearest even; up to kMaxMagnitude nothing overflows. An fp16
+// model's numbers are exact, and so are a bf16 model's of 2^-17 and more, whose 8 significant bits
+// fit in 11 (below they are off by up to 2^-25); an fp32 model's are off by up to 2^-11 of
+// themselves. bf16 has steps of 2 at a bias of 350, where keys spread by 1.
 //
 // Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
 // step 0. All offsets are bytes from the start of the block, which is kAlignment-aligned.
@@ -70,10 +82,12 @@
 
 namespace rillkv::format {
 
-inline constexpr int kVersion = 2;
+inline constexpr int kVersion = 3;
 inline constexpr int kAlignment = 64;
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 8;
+/// "Width" of sinks that are fp16 rows rather than codes.
+inline constexpr int kRowBits = 16;
 
 // lo, hi and (hi - lo) / (2^width - 1) all fit in fp16 (largest finite value 65504) as long as no
 // input exceeds half of it. Larger or non-finite input is rejected before any state changes.
@@ -216,6 +230,17 @@ RILLKV_HOST_DEVICE constexpr size_t token_block_bytes(int tokens, int head_dim, 
                   static_cast<size_t>(tokens) * codes_bytes(head_dim, width));
 }
 
+// ---- sinks ----
+/// Where row `row` of sinks of kRowBits bits begins.
+RILLKV_HOST_DEVICE constexpr size_t sink_row_offset(int row, int head_dim) {
+  return 2 * static_cast<size_t>(row) * static_cast<size_t>(head_dim);
+}
+/// Bytes of one kv head's sinks: a token block of 2 to 8 bits, or rows of kRowBits.
+RILLKV_HOST_DEVICE constexpr size_t sink_block_bytes(int tokens, int head_dim, int bits) {
+  return bits == kRowBits ? align_up(sink_row_offset(tokens, head_dim))
+                          : token_block_bytes(tokens, head_dim, 1, true, bits);
+}
+
 // ---- the sizes that docs/architecture.md promises ----
 static_assert(codes_bytes(128, 7) == 64 + 32 + 16 && codes_bytes(128, 8) == 128);
 // balanced, 4.25 / 4 bits: 4.531 bits an element at D = 64, 4.516 at D = 128.
@@ -223,5 +248,7 @@ static_assert(channel_block_bytes(64, 128, false, 64 * 17 / 4) == 4672);
 static_assert(token_block_bytes(128, 64, 1, false, 4) == 4608);
 static_assert(channel_block_bytes(128, 128, false, 128 * 17 / 4) == 9280);
 static_assert(token_block_bytes(128, 128, 2, false, 4) == 9216);
+// Eight sinks of a kv head's keys, or values.
+static_assert(sink_block_bytes(8, 64, 8) == 576 && sink_block_bytes(8, 64, kRowBits) == 1024);
 
 }  // namespace rillkv::format

@@ -33,11 +33,11 @@ struct Rotations {
 
 /// The compressed prefix of one sequence in one layer, in index order: sinks, then sealed blocks.
 struct PackedPrefix {
-  int32_t sink_count = 0;  // tokens 0 .. sink_count-1
-  int32_t sink_key_bits = 8;
-  int32_t sink_value_bits = 8;
-  const uint8_t* sink_keys = nullptr;  // token blocks (symmetric, 1 group) of sink_capacity tokens,
-  const uint8_t* sink_values = nullptr;  //   kv head h at + h * sink_*_stride bytes
+  int32_t sink_count = 0;       // tokens 0 .. sink_count-1
+  int32_t sink_key_bits = 8;    // 2..8: token blocks (symmetric, 1 group) of sink_capacity tokens;
+  int32_t sink_value_bits = 8;  //   format::kRowBits: so many sink rows
+  const uint8_t* sink_keys = nullptr;  // kv head h at + h * sink_*_stride bytes
+  const uint8_t* sink_values = nullptr;
   int32_t sink_capacity = 0;
   int64_t sink_key_stride = 0;
   int64_t sink_value_stride = 0;

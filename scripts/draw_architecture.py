@@ -128,7 +128,7 @@ def draw():
     p.text(right + 14, 172, "What a layer's cache holds", 15, "bold")
     x, width, y = right + 14, 252, 186
     for name, lines in (
-            ("Sinks", ["the first S tokens, 8 bits in the presets", "written once each"]),
+            ("Sinks", ["the first S tokens, 16 bits in the presets", "written once each"]),
             ("Sealed blocks", ["B tokens each, keys before RoPE", "frozen when full, shared by reference"]),
             ("Open tail", ["up to B - 1 tokens, model's dtype", "emptied when a block is sealed"]),
             ("Statistics", ["query energy, or EMA of absmax", "grow with every chunk, count at a seal"])):

@@ -69,6 +69,11 @@ def symmetric(x, absmax, width):
     return (step * np.clip(codes, -top, top - 1)).astype(np.float32)
 
 
+def sinks_as_read(x, width):
+    """fp16 as they are at 16 bits; below, one symmetric scale a token and head."""
+    return half(x) if width == 16 else symmetric(x, np.abs(x).max(-1, keepdims=True), width)
+
+
 def value_groups(x, width, size):
     """Affine a token and group of channels; at 2 bits the range is shrunk about its middle by the
     factor of least squared error."""
@@ -153,7 +158,7 @@ class Layer:
 
         fresh = slice(first, min(self.length(), sinks))
         if fresh.start < fresh.stop:
-            self.see(*(symmetric(x[:, fresh], np.abs(x[:, fresh]).max(-1, keepdims=True), width)
+            self.see(*(sinks_as_read(x[:, fresh], width)
                        for x, width in zip(self.raw, (c["key_bits_sink_outlier"],
                                                       c["value_bits_sink_outlier"]))))
         if c["policy"] == "ema":
@@ -228,7 +233,7 @@ class Layer:
         c = self.config
         assert c["value_quant_groups"] == -1, "per channel only"
         name = ("key", "value")[side]
-        normal, wide = c[f"{name}_bits_normal"], c[f"{name}_bits_sink_outlier"]
+        normal, wide = c[f"{name}_bits_normal"], min(c[f"{name}_bits_sink_outlier"], 8)
         absmax = np.maximum(self.ema[side], np.float32(1e-5))[:, None]
         fed = [f for first, last, f in self.flags[side] if first < end and last > begin]
         outlier = np.logical_or.reduce(fed)[:, None]

@@ -53,9 +53,10 @@ struct PackKernels {
   /// fp32 to accumulator i % 16, ascending; then accumulator l takes l + 8, l + 4, l + 2, l + 1.
   /// Returns how many codes were clipped (only the search can clip).
   int64_t (*pack_tokens_affine)(const PackParams&, int32_t groups, int32_t bits, uint8_t* out);
-  /// Symmetric token block with one group (sinks): tokens go to rows first_row ... of a block of
-  /// params.block_size rows; other rows are left alone.
-  void (*pack_tokens_symmetric)(const PackParams&, int32_t first_row, int32_t bits, uint8_t* out);
+  /// Sinks: tokens go to rows first_row ... of a block of params.block_size rows; other rows are
+  /// left alone. 2..8 bits: a symmetric token block with one group. format::kRowBits: sink rows,
+  /// fp16 to nearest even.
+  void (*pack_sinks)(const PackParams&, int32_t first_row, int32_t bits, uint8_t* out);
 
   /// y = H x / sqrt(D) for every token of one head, D a power of two; butterflies in order 1, 2, 4,
   /// ..., fp32, one multiply by 1/sqrt(D) at the end. In place allowed.
@@ -130,6 +131,8 @@ void unpack_channels(const uint8_t* block, int tokens, int block_size, int head_
                      float* out);
 void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_dim, int groups,
                    bool symmetric, int bits, float* out);
+void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, int bits,
+                  float* out);
 
 /// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
 /// range: [D] hi - lo; energy: [D]; classes: the allowed widths, ascending; increments: how many

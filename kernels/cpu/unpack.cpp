@@ -54,4 +54,13 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
   }
 }
 
+void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, int bits,
+                  float* out) {
+  if (bits != format::kRowBits) {
+    return unpack_tokens(block, tokens, capacity, head_dim, 1, true, bits, out);
+  }
+  const uint16_t* rows = reinterpret_cast<const uint16_t*>(block);
+  for (int i = 0; i < tokens * head_dim; ++i) out[i] = half_to_float(rows[i]);
+}
+
 }  // namespace rillkv::kernels::cpu

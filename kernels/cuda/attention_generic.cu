@@ -63,10 +63,8 @@ struct TileReader {
     } else if (tile.kind == TileKind::kSinks) {
       const uint8_t* block = p.prefix.sink_keys + kv_head * p.prefix.sink_key_stride;
       const int row = tile.number + token;
-      x = token_block_value(block, row, c, p.prefix.sink_capacity, D, 1, true,
-                            p.prefix.sink_key_bits);
-      y = token_block_value(block, row, c + half, p.prefix.sink_capacity, D, 1, true,
-                            p.prefix.sink_key_bits);
+      x = sink_value(block, row, c, p.prefix.sink_capacity, D, p.prefix.sink_key_bits);
+      y = sink_value(block, row, c + half, p.prefix.sink_capacity, D, p.prefix.sink_key_bits);
       cosine = p.prefix.sink_cos[row * half + c];
       sine = p.prefix.sink_sin[row * half + c];
     } else {
@@ -92,9 +90,9 @@ struct TileReader {
                                p.prefix.value_bits);
     }
     if (tile.kind == TileKind::kSinks) {
-      return token_block_value(p.prefix.sink_values + kv_head * p.prefix.sink_value_stride,
-                               tile.number + token, c, p.prefix.sink_capacity, D, 1, true,
-                               p.prefix.sink_value_bits);
+      return sink_value(p.prefix.sink_values + kv_head * p.prefix.sink_value_stride,
+                        tile.number + token, c, p.prefix.sink_capacity, D,
+                        p.prefix.sink_value_bits);
     }
     const DenseSegment& segment = tile.kind == TileKind::kTail ? p.tail : p.chunk;
     return load_element(segment.values.data,

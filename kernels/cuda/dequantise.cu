@@ -15,7 +15,8 @@ __device__ float block_value(const DequantiseParams& p, const uint8_t* block, in
     return channel_block_value(block, plane_offsets_before, token, channel, p.block_size,
                                p.head_dim, p.symmetric);
   }
-  return token_block_value(block, token, channel, p.block_size, p.head_dim, p.groups, p.symmetric,
+  if (p.symmetric) return sink_value(block, token, channel, p.block_size, p.head_dim, p.bits);
+  return token_block_value(block, token, channel, p.block_size, p.head_dim, p.groups, false,
                            p.bits);
 }
 

@@ -6,7 +6,7 @@
   X(rillkv_pack_channels_affine)    \
   X(rillkv_pack_channels_symmetric) \
   X(rillkv_pack_tokens_affine)      \
-  X(rillkv_pack_tokens_symmetric)   \
+  X(rillkv_pack_sinks)              \
   X(rillkv_rope)                    \
   X(rillkv_hadamard)                \
   X(rillkv_dequantise)              \

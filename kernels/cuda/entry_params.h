@@ -49,13 +49,13 @@ struct PackChannelsSymmetricParams {
   const uint8_t* widths = nullptr;  // [blocks, kv_heads, head_dim / 2]
 };
 
-/// rillkv_pack_tokens_affine and rillkv_pack_tokens_symmetric (sinks: one block, groups = 1).
+/// rillkv_pack_tokens_affine and rillkv_pack_sinks (one block, groups = 1, 2..8 or kRowBits bits).
 /// Grid (kv_heads, blocks, block_size / kPackRows rounded up).
 struct PackTokensParams {
   BlockPackParams block;
   int32_t groups = 1;
   int32_t bits = 4;
-  int32_t first_row = 0;  // symmetric: tokens go to rows first_row ...; other rows are left alone
+  int32_t first_row = 0;  // sinks: tokens go to rows first_row ...; other rows are left alone
 };
 
 /// rillkv_rope and rillkv_hadamard: one warp a (token, head).
@@ -80,7 +80,7 @@ struct DequantiseParams {
   bool channel_major = true;
   bool symmetric = false;
   int32_t groups = 1;          // token blocks
-  int32_t bits = 4;            // token blocks
+  int32_t bits = 4;            // token blocks; symmetric ones are sinks, of 2..8 or kRowBits
   const float* cos = nullptr;  // [tokens, head_dim / 2]: rotate keys; null: do not
   const float* sin = nullptr;
   float* out = nullptr;  // [kv_heads, tokens, head_dim]

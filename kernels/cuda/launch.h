@@ -62,7 +62,7 @@ void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& pa
 void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_heads);
 /// Rows first_row .. first_row + tokens - 1 of one block a kv head (`blocks` is [kv_heads]) of
 /// block_size rows; the others are left alone.
-void pack_tokens_symmetric(Queue& queue, const PackTokensParams& params, int kv_heads);
+void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads);
 
 // ---- rotations ----
 void rope(Queue& queue, const RotateParams& params);

@@ -1,5 +1,5 @@
 // (a2) Token blocks: values of policy "adaptive" (affine, with the clip search at 2 bits) and sinks
-// (symmetric). 16 lanes a token, 16 tokens a CTA; grid (kv_heads, blocks, 16-token slabs).
+// (symmetric, or fp16 rows). 16 lanes a token, 16 tokens a CTA; grid (kv_heads, blocks, 16-token slabs).
 //
 // The clip search compares squared errors, whose fp32 sum has one order in every back end: 16
 // accumulators, element i in number i % 16, then a tree of spans 8, 4, 2, 1. Here an accumulator is
@@ -156,11 +156,17 @@ __device__ void pack_affine(const PackTokensParams& p) {
   add_clipped(p.block, clipped, r);
 }
 
-__device__ void pack_symmetric(const PackTokensParams& p) {
+__device__ void pack_sinks(const PackTokensParams& p) {
   const int head_dim = p.block.head_dim, rows = p.block.block_size;
   uint8_t* out = p.block.blocks[blockIdx.y * gridDim.x + blockIdx.x];
   const TokenRow r = load_row(p.block);
   if (r.row >= r.tokens) return;
+  if (p.bits == format::kRowBits) {
+    auto* to =
+        reinterpret_cast<__half*>(out + format::sink_row_offset(p.first_row + r.row, head_dim));
+    for (int c = r.lane; c < head_dim; c += kLanes) to[c] = __float2half_rn(r.values[c]);
+    return;
+  }
   float most = 0.0f;
   for (int c = r.lane; c < head_dim; c += kLanes) most = fmaxf(most, fabsf(r.values[c]));
   for (int span = kLanes / 2; span > 0; span /= 2) {
@@ -188,7 +194,6 @@ extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads
 }
 
 extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads)
-    rillkv_pack_tokens_symmetric(
-        const __grid_constant__ rillkv::kernels::cuda::PackTokensParams p) {
-  rillkv::kernels::cuda::pack_symmetric(p);
+    rillkv_pack_sinks(const __grid_constant__ rillkv::kernels::cuda::PackTokensParams p) {
+  rillkv::kernels::cuda::pack_sinks(p);
 }

@@ -84,16 +84,16 @@ void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_hea
          TokenPackShared(block.head_dim).bytes(kPackRows), params, describe(block, kv_heads));
 }
 
-void pack_tokens_symmetric(Queue& queue, const PackTokensParams& params, int kv_heads) {
+void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads) {
   const BlockPackParams& block = params.block;
   if (params.first_row < 0 || params.first_row + block.tokens > block.block_size) {
-    throw std::invalid_argument("pack_tokens_symmetric: rows " + std::to_string(params.first_row) +
-                                " + " + std::to_string(block.tokens) + " exceed the block's " +
+    throw std::invalid_argument("pack_sinks: rows " + std::to_string(params.first_row) + " + " +
+                                std::to_string(block.tokens) + " exceed the block's " +
                                 std::to_string(block.block_size));
   }
-  submit(queue, "rillkv_pack_tokens_symmetric", kv_heads, 1,
-         (block.tokens + kPackRows - 1) / kPackRows, kPackThreads,
-         TokenPackShared(block.head_dim).bytes(kPackRows), params, describe(block, kv_heads));
+  submit(queue, "rillkv_pack_sinks", kv_heads, 1, (block.tokens + kPackRows - 1) / kPackRows,
+         kPackThreads, TokenPackShared(block.head_dim).bytes(kPackRows), params,
+         describe(block, kv_heads));
 }
 
 namespace {

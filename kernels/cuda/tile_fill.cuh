@@ -35,10 +35,20 @@ __device__ inline uint4 plane_words_at(const uint8_t* plane, int q) {
   return *reinterpret_cast<const uint4*>(plane + 16 * (q & (kWords / 4 - 1)));
 }
 
-/// Elements 4 q .. 4 q + 3 of row `row` of a symmetric token block of one group. Code bits go to
-/// the top of the mantissa of 1.0, which gives m = 1 + code / 2^width.
+template <typename T>
+__device__ inline float4 unpack_four_dense(uint2 x) {
+  const float2 a = Pair<T>::unpack(x.x), b = Pair<T>::unpack(x.y);
+  return {a.x, a.y, b.x, b.y};
+}
+
+/// Elements 4 q .. 4 q + 3 of row `row` of sinks. Code bits go to the top of the mantissa of 1.0,
+/// which gives m = 1 + code / 2^width.
 template <int D>
 __device__ inline float4 sink_four(const uint8_t* block, int rows, int row, int width, int q) {
+  if (width == format::kRowBits) {
+    return unpack_four_dense<__half>(
+        *reinterpret_cast<const uint2*>(block + format::sink_row_offset(row, D) + 8 * q));
+  }
   const TokenPlanes planes(block, D, rows, 1, true, width);
   uint32_t m[4] = {0x3f800000u, 0x3f800000u, 0x3f800000u, 0x3f800000u};
   if (width >= 4) {
@@ -97,12 +107,6 @@ __device__ inline uint32_t pack_clamped(float low, float high) {
 __device__ inline uint2 pack_four(float4 x) {
   return {pack_clamped(x.x, x.y), pack_clamped(x.z, x.w)};
 }
-template <typename T>
-__device__ inline float4 unpack_four_dense(uint2 x) {
-  const float2 a = Pair<T>::unpack(x.x), b = Pair<T>::unpack(x.y);
-  return {a.x, a.y, b.x, b.y};
-}
-
 /// Four channels x and their partners y, rotated and multiplied by `unit`.
 __device__ inline void rotate_four(float4& x, float4& y, float4 c, float4 s, float unit) {
   const float4 u = {unit * x.x, unit * x.y, unit * x.z, unit * x.w};
@@ -122,7 +126,7 @@ __device__ inline void store_rotated(uint8_t* tile, int row, int q, const T* den
   store_halves<D>(tile, row, q, pack_four(x), pack_four(y));
 }
 
-/// Sinks (a symmetric token block in global memory) to [token][channel] rows. Keys are rotated.
+/// Sinks (in global memory) to [token][channel] rows. Keys are rotated.
 template <int D, bool kRotate>
 __device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, int width,
                            const float* cosines, const float* sines, int first, int length) {

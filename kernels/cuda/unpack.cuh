@@ -85,4 +85,14 @@ __device__ inline float token_block_value(const uint8_t* block, int token, int c
   return lo + step * static_cast<float>(code);
 }
 
+/// Value (token, channel) of the sinks of a kv head.
+__device__ inline float sink_value(const uint8_t* block, int token, int channel, int capacity,
+                                   int head_dim, int bits) {
+  if (bits == format::kRowBits) {
+    return half_bits_to_float(reinterpret_cast<const uint16_t*>(
+        block + format::sink_row_offset(token, head_dim))[channel]);
+  }
+  return token_block_value(block, token, channel, capacity, head_dim, 1, true, bits);
+}
+
 }  // namespace rillkv::kernels::cuda

@@ -10,9 +10,9 @@ PackedSinks allocate_sinks(const QuantizerOptions& options, at::Device device) {
   const CompressionConfig& config = options.config;
   if (config.attention_sink_size == 0) return {};
   const auto side = [&](int64_t bits) {
-    const size_t bytes = format::token_block_bytes(static_cast<int>(config.attention_sink_size),
-                                                   static_cast<int>(options.head_dim), 1, true,
-                                                   static_cast<int>(bits));
+    const size_t bytes =
+        format::sink_block_bytes(static_cast<int>(config.attention_sink_size),
+                                 static_cast<int>(options.head_dim), static_cast<int>(bits));
     return at::zeros({options.kv_heads, static_cast<int64_t>(bytes)},
                      at::TensorOptions().dtype(at::kByte).device(device));
   };

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/assert.h"
@@ -73,6 +74,7 @@ std::shared_ptr<SealedBlock> allocate_block(int64_t tokens, const std::vector<si
 ChannelWidths ema_widths(const at::Tensor& outliers, int64_t bits, int64_t outlier_bits,
                          int64_t block_size) {
   const int64_t heads = outliers.size(0), dim = outliers.size(1);
+  outlier_bits = std::min<int64_t>(outlier_bits, format::kMaxWidth);
   const at::Tensor flags = outliers.contiguous();
   ChannelWidths widths;
   widths.stored.resize(heads * dim / 2);

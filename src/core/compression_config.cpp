@@ -149,6 +149,8 @@ const std::vector<Key>& keys() {
   using C = CompressionConfig;
   constexpr unsigned kEma = bit(Policy::kEma);
   constexpr unsigned kAdaptive = bit(Policy::kAdaptive);
+  constexpr const char* kSinkRange = "an integer in 2..8, or 16";
+  const auto sink_bits = [](int64_t v) { return (v >= 2 && v <= 8) || v == 16; };
   static const std::vector<Key> table = {
       policy_key(),
       integer_key("chunk_size", "an integer in 1..1048576", kAll, &C::chunk_size,
@@ -164,10 +166,10 @@ const std::vector<Key>& keys() {
       integer_key("key_bits_normal", "an integer in 2..8", kEma, &C::key_bits_normal, within(2, 8)),
       integer_key("value_bits_normal", "an integer in 2..8", kEma, &C::value_bits_normal,
                   within(2, 8)),
-      integer_key("key_bits_sink_outlier", "an integer in 2..8", kCompressed,
-                  &C::key_bits_sink_outlier, within(2, 8)),
-      integer_key("value_bits_sink_outlier", "an integer in 2..8", kCompressed,
-                  &C::value_bits_sink_outlier, within(2, 8)),
+      integer_key("key_bits_sink_outlier", kSinkRange, kCompressed, &C::key_bits_sink_outlier,
+                  sink_bits),
+      integer_key("value_bits_sink_outlier", kSinkRange, kCompressed, &C::value_bits_sink_outlier,
+                  sink_bits),
       integer_key("value_quant_groups", "-1, 1 or a divisor of head_dim", kEma,
                   &C::value_quant_groups, [](int64_t v) { return v == -1 || v >= 1; }),
       number_key("key_bits_mean", "a number in 1..8", kAdaptive, &C::key_bits_mean,

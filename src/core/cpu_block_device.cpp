@@ -49,9 +49,9 @@ class CpuBlockDevice final : public BlockDevice {
   void seal_sinks(const at::Tensor& keys, const at::Tensor& values, int64_t first) override {
     const auto pack = [&](const at::Tensor& x, int64_t bits, at::Tensor& sinks) {
       for (int64_t head = 0; head < kv_heads_; ++head) {
-        cpu_kernels().pack_tokens_symmetric(pack_params(x, head, config_.attention_sink_size),
-                                            static_cast<int32_t>(first), static_cast<int32_t>(bits),
-                                            sinks[head].mutable_data_ptr<uint8_t>());
+        cpu_kernels().pack_sinks(pack_params(x, head, config_.attention_sink_size),
+                                 static_cast<int32_t>(first), static_cast<int32_t>(bits),
+                                 sinks[head].mutable_data_ptr<uint8_t>());
       }
     };
     pack(keys, config_.key_bits_sink_outlier, sinks_.keys);

@@ -77,7 +77,7 @@ class CudaBlockDevice final : public BlockDevice {
           block_params(x, config_.attention_sink_size, sink_table_.row<uint8_t*>(row), nullptr);
       p.bits = static_cast<int32_t>(bits);
       p.first_row = static_cast<int32_t>(first);
-      cuda::pack_tokens_symmetric(backend_.queue(), p, static_cast<int>(kv_heads_));
+      cuda::pack_sinks(backend_.queue(), p, static_cast<int>(kv_heads_));
     };
     pack(keys, config_.key_bits_sink_outlier, kSinkKeys);
     pack(values, config_.value_bits_sink_outlier, kSinkValues);

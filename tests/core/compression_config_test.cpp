@@ -25,9 +25,14 @@ std::string usage_error(const std::string& json) {
   return "no error";
 }
 
-TEST(CompressionConfig, DefaultsAreTheBalancedPreset) {
+TEST(CompressionConfig, DefaultsAreTheBalancedPresetButForItsSinks) {
   CompressionConfig balanced = CompressionConfig::preset("balanced");
-  EXPECT_EQ(balanced.to_json(), CompressionConfig().to_json());
+  CompressionConfig defaults;
+  EXPECT_EQ(defaults.key_bits_sink_outlier, 8);
+  EXPECT_EQ(defaults.value_bits_sink_outlier, 8);
+  defaults.set("key_bits_sink_outlier=16");
+  defaults.set("value_bits_sink_outlier=16");
+  EXPECT_EQ(balanced.to_json(), defaults.to_json());
   EXPECT_EQ(balanced.policy, Policy::kAdaptive);
   EXPECT_DOUBLE_EQ(balanced.key_bits_mean, 4.25);
 }
@@ -45,6 +50,39 @@ TEST(CompressionConfig, SeedPresetHasTheOriginalsDefaults) {
   EXPECT_EQ(seed.value_bits_normal, 4);
   EXPECT_EQ(seed.value_bits_sink_outlier, 8);
   EXPECT_EQ(seed.value_quant_groups, -1);
+}
+
+TEST(CompressionConfig, AdaptivePresetsKeepSinksAsTheyAre) {
+  int adaptive = 0;
+  for (const std::string& name : CompressionConfig::preset_names()) {
+    const auto preset = CompressionConfig::preset(name);
+    const int64_t bits = preset.policy == Policy::kAdaptive ? 16 : 8;
+    EXPECT_EQ(preset.key_bits_sink_outlier, bits) << name;
+    EXPECT_EQ(preset.value_bits_sink_outlier, bits) << name;
+    adaptive += preset.policy == Policy::kAdaptive;
+  }
+  EXPECT_GE(adaptive, 4);
+}
+
+TEST(CompressionConfig, SinksHaveTwoToEightBitsOrSixteen) {
+  for (const char* key : {"key_bits_sink_outlier", "value_bits_sink_outlier"}) {
+    for (int bits = -1; bits <= 33; ++bits) {
+      CompressionConfig config;
+      const std::string assignment = std::string(key) + "=" + std::to_string(bits);
+      if ((bits >= 2 && bits <= 8) || bits == 16) {
+        config.set(assignment);
+        const auto again = CompressionConfig::from_json(config.to_json());
+        EXPECT_EQ(again.to_json(), config.to_json());
+        const bool is_key = key[0] == 'k';
+        EXPECT_EQ(again.key_bits_sink_outlier, is_key ? bits : 8);
+        EXPECT_EQ(again.value_bits_sink_outlier, is_key ? 8 : bits);
+      } else {
+        EXPECT_THROW(config.set(assignment), UsageError) << assignment;
+      }
+    }
+    EXPECT_THAT(usage_error(std::string("{\"") + key + "\": 12}"),
+                AllOf(HasSubstr(key), HasSubstr("an integer in 2..8, or 16, got 12")));
+  }
 }
 
 TEST(CompressionConfig, EveryPresetIsItsFile) {
@@ -99,7 +137,11 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"ema_decay", "0"}, Bad{"ema_decay", "1"}, Bad{"outlier_threshold_abs", "0"},
         Bad{"outlier_threshold_abs", "\"6\""}, Bad{"outlier_threshold_relative", "-1"},
         Bad{"key_bits_normal", "1"}, Bad{"key_bits_normal", "9"}, Bad{"value_bits_normal", "1"},
-        Bad{"key_bits_sink_outlier", "9"}, Bad{"value_bits_sink_outlier", "0"},
+        Bad{"key_bits_sink_outlier", "9"}, Bad{"key_bits_sink_outlier", "1"},
+        Bad{"key_bits_sink_outlier", "15"}, Bad{"key_bits_sink_outlier", "16.0"},
+        Bad{"key_bits_sink_outlier", "\"16\""}, Bad{"key_bits_sink_outlier", "null"},
+        Bad{"value_bits_sink_outlier", "0"}, Bad{"value_bits_sink_outlier", "17"},
+        Bad{"value_bits_sink_outlier", "-16"}, Bad{"value_bits_sink_outlier", "32"},
         Bad{"value_quant_groups", "0"}, Bad{"value_quant_groups", "-2"},
         Bad{"key_bits_mean", "0.5"}, Bad{"key_bits_mean", "8.5"}, Bad{"value_bits", "1"},
         Bad{"value_bits", "9"}, Bad{"bit_classes", "[]"}, Bad{"bit_classes", "[4]"},

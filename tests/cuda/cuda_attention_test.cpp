@@ -179,19 +179,47 @@ TEST_P(CudaAttentionTest, Sinks) {
             fast_entry(queries == 2 ? "decode" : "prefill", 64, Dtype::kFloat16));
     }
   }
-  for (int bits = 2; bits <= 8; ++bits) {
-    check({.heads = 1,
-           .head_dim = 128,
-           .dtype = Dtype::kBFloat16,
-           .sink_capacity = 40,
-           .sinks = 33,
-           .sink_bits = bits,
-           .blocks = 0,
-           .tail = 0,
-           .queries = 2,
-           .seed = 61},
-          "rillkv_decode_d128_bf16");
+}
+
+// Keys and values of different bits show that neither is read as the other is.
+TEST_P(CudaAttentionTest, SinksOfEveryWidth) {
+  for (int bits : kSinkBits) {
+    Shape shape = {.heads = 1,
+                   .head_dim = 128,
+                   .dtype = Dtype::kBFloat16,
+                   .sink_capacity = 40,
+                   .sinks = 33,
+                   .sink_bits = bits,
+                   .blocks = 0,
+                   .tail = 0,
+                   .queries = 2,
+                   .seed = 61};
+    check(shape, "rillkv_decode_d128_bf16");
+    shape.sink_value_bits = bits == 16 ? 8 : 16;
+    check(shape, "rillkv_decode_d128_bf16");
+    shape.head_dim = 80;
+    check(shape, "rillkv_attention_generic");
   }
+  under_every_order([&] {
+    for (int head_dim : {64, 128}) {
+      for (Dtype dtype : kFastDtypes) {
+        for (int queries : {1, 40}) {
+          check({.heads = 14,
+                 .kv_heads = 2,
+                 .head_dim = head_dim,
+                 .dtype = dtype,
+                 .key_widths = {4},
+                 .value_groups = head_dim / 64,
+                 .rotate_output = true,
+                 .sink_bits = 16,
+                 .blocks = 1,
+                 .queries = queries,
+                 .seed = 62},
+                fast_entry(queries == 1 ? "decode" : "prefill", head_dim, dtype));
+        }
+      }
+    }
+  });
 }
 
 TEST_P(CudaAttentionTest, PartsOfTheContextAlone) {

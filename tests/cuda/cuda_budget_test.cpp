@@ -62,7 +62,7 @@ std::map<std::string, Use> launched() {
   cuda::pack_channels_affine(queue, {.block = block}, 1);
   cuda::pack_channels_symmetric(queue, {.block = block}, 1);
   cuda::pack_tokens_affine(queue, {.block = block, .groups = 2}, 1);
-  cuda::pack_tokens_symmetric(queue, {.block = block}, 1);
+  cuda::pack_sinks(queue, {.block = block}, 1);
   cuda::ColumnStatisticsParams statistics;
   statistics.head_dim = 128;
   cuda::column_statistics(queue, statistics, 1);

@@ -344,30 +344,29 @@ TEST_P(CudaPackTest, TokensAffine) {
 TEST_P(CudaPackTest, SinkRowsOnly) {
   under_every_order([&] {
     for (int head_dim : {6, 64, 128}) {
-      for (int bits = 2; bits <= 8; ++bits) {
+      for (int bits : kSinkBits) {
         const Case c = {2, head_dim, 40, 21, kDtypes[bits % 3]};  // capacity 40
         const int first_row = bits;
         ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
         fill_awkward(x, 7);
         const DeviceActivation on_device = to_device(c, x);
-        const size_t size = format::token_block_bytes(c.block_size, head_dim, 1, true, bits);
+        const size_t size = format::sink_block_bytes(c.block_size, head_dim, bits);
         Packed packed = make_blocks({size, size}, 0x5a);
         DeviceQueue queue(device(), 1);
         cuda::PackTokensParams p;
         p.block = block_params(c, on_device, packed);
         p.bits = bits;
         p.first_row = first_row;
-        cuda::pack_tokens_symmetric(queue, p, c.kv_heads);
+        cuda::pack_sinks(queue, p, c.kv_heads);
         for (int h = 0; h < c.kv_heads; ++h) {
           GuardedBuffer expected(size, 0x5a);
-          scalar_->pack_tokens_symmetric(x.pack_params(h, c.block_size), first_row, bits,
-                                         expected.data());
+          scalar_->pack_sinks(x.pack_params(h, c.block_size), first_row, bits, expected.data());
           expect_same(packed, static_cast<size_t>(h), expected.bytes(),
                       testing::PrintToString(bits));
           if (HasFatalFailure()) return;
         }
         p.first_row = 20;
-        EXPECT_THROW(cuda::pack_tokens_symmetric(queue, p, c.kv_heads), std::invalid_argument);
+        EXPECT_THROW(cuda::pack_sinks(queue, p, c.kv_heads), std::invalid_argument);
       }
     }
   });
@@ -381,11 +380,15 @@ TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
     const auto widths = stored_widths(random_widths(c.head_dim, false, 11));
     int sum = 0;
     for (int k = 0; k < c.head_dim; ++k) sum += format::channel_width(widths.data(), k, c.head_dim);
-    for (const std::string layout : {"channels affine", "channels symmetric", "tokens"}) {
-      const bool channels = layout != "tokens", symmetric = layout == "channels symmetric";
+    for (const std::string layout :
+         {"channels affine", "channels symmetric", "tokens", "sinks 3", "sinks 16"}) {
+      const bool channels = layout[0] == 'c', sinks = layout[0] == 's';
+      const bool symmetric = sinks || layout == "channels symmetric";
+      const int bits = layout == "sinks 16" ? 16 : 3;
       const size_t size =
           channels ? format::channel_block_bytes(c.head_dim, c.block_size, symmetric, sum)
-                   : format::token_block_bytes(c.block_size, c.head_dim, 2, false, 3);
+          : sinks  ? format::sink_block_bytes(c.block_size, c.head_dim, bits)
+                   : format::token_block_bytes(c.block_size, c.head_dim, 2, false, bits);
       Packed packed = make_blocks({size, size});
       std::vector<std::vector<float>> expected;
       for (int h = 0; h < c.kv_heads; ++h) {
@@ -403,6 +406,10 @@ TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
           }
           kernels::cpu::unpack_channels(block.data(), c.tokens, c.block_size, c.head_dim, symmetric,
                                         expected.back().data());
+        } else if (sinks) {
+          scalar_->pack_sinks(params, 0, bits, block.data());
+          kernels::cpu::unpack_sinks(block.data(), c.tokens, c.block_size, c.head_dim, bits,
+                                     expected.back().data());
         } else {
           scalar_->pack_tokens_affine(params, 2, 3, block.data());
           kernels::cpu::unpack_tokens(block.data(), c.tokens, c.block_size, c.head_dim, 2, false, 3,
@@ -421,7 +428,7 @@ TEST_P(CudaPackTest, DequantiseGivesTheCpusValues) {
       p.channel_major = channels;
       p.symmetric = symmetric;
       p.groups = 2;
-      p.bits = 3;
+      p.bits = bits;
       p.out = out.data();
       cuda::dequantise(queue, p, c.kv_heads);
       const auto got = out.to_vector();

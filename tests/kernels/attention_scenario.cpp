@@ -14,10 +14,10 @@ std::ostream& operator<<(std::ostream& out, const Shape& s) {
              << s.block_size << " " << dtype_name(s.dtype) << (s.ema ? " ema" : " adaptive")
              << " value_bits " << s.value_bits << " groups " << s.value_groups << " rotate "
              << s.rotate_output << " sinks " << s.sinks << "/" << s.sink_capacity << " bits "
-             << s.sink_bits << " blocks " << s.blocks << " tail " << s.tail << " queries "
-             << s.queries << " provisional " << s.provisional << " key offset " << s.key_offset
-             << " growth " << s.key_growth << " query deviation " << s.query_deviation
-             << " query pair " << s.query_pair << " seed " << s.seed;
+             << s.sink_bits << "," << s.sink_value_bits << " blocks " << s.blocks << " tail "
+             << s.tail << " queries " << s.queries << " provisional " << s.provisional
+             << " key offset " << s.key_offset << " growth " << s.key_growth << " query deviation "
+             << s.query_deviation << " query pair " << s.query_pair << " seed " << s.seed;
 }
 
 Scenario::Scenario(const Shape& shape)
@@ -105,17 +105,30 @@ PackedBlock Scenario::random_block(size_t rows, size_t elements, size_t scales, 
   return block;
 }
 
-void Scenario::add_sinks() {
+std::vector<uint8_t> Scenario::random_sinks(int bits, std::vector<std::vector<double>>& values) {
   const auto D = static_cast<size_t>(shape_.head_dim);
+  const auto tokens = static_cast<size_t>(shape_.sink_capacity);
+  if (bits < 16) {
+    const PackedBlock block = random_block(tokens, D, tokens, true, {bits});
+    values = reference::token_block_values(block, shape_.head_dim, 1, true);
+    return reference::write_token_block(block, shape_.head_dim, 1, true);
+  }
+  std::uniform_real_distribution<double> value(-3, 3);
+  std::vector<std::vector<uint16_t>> rows(tokens, std::vector<uint16_t>(D));
+  for (auto& row : rows) {
+    for (uint16_t& x : row) {
+      x = reference::half_round(value(random_), reference::Direction::kNearest);
+    }
+  }
+  values = reference::sink_row_values(rows);
+  return reference::write_sink_rows(rows);
+}
+
+void Scenario::add_sinks() {
   for (int h = 0; h < shape_.kv_heads && shape_.sink_capacity > 0; ++h) {
     std::vector<std::vector<double>> decoded[2];
-    for (int which = 0; which < 2; ++which) {
-      const auto rows = static_cast<size_t>(shape_.sink_capacity);
-      const PackedBlock block = random_block(rows, D, rows, true, {shape_.sink_bits});
-      decoded[which] = reference::token_block_values(block, shape_.head_dim, 1, true);
-      (which == 0 ? sink_keys_ : sink_values_)
-          .push_back(reference::write_token_block(block, shape_.head_dim, 1, true));
-    }
+    sink_keys_.push_back(random_sinks(shape_.sink_bits, decoded[0]));
+    sink_values_.push_back(random_sinks(sink_value_bits(), decoded[1]));
     for (int t = 0; t < shape_.sinks; ++t) {
       tokens_[size_t(h)].push_back(
           {t, t + shape_.position_shift, decoded[0][size_t(t)], decoded[1][size_t(t)]});
@@ -233,7 +246,8 @@ kernels::cpu::AttentionParams Scenario::params() {
   kernels::PackedPrefix& prefix = p.prefix;
   prefix.sink_count = shape_.sinks;
   prefix.sink_capacity = shape_.sink_capacity;
-  prefix.sink_key_bits = prefix.sink_value_bits = shape_.sink_bits;
+  prefix.sink_key_bits = shape_.sink_bits;
+  prefix.sink_value_bits = sink_value_bits();
   if (shape_.sink_capacity > 0) {
     aligned_sink_keys_ = aligned(sink_keys_);
     aligned_sink_values_ = aligned(sink_values_);

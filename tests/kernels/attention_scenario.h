@@ -31,7 +31,8 @@ struct Shape {
   bool rotate_output = false;
   int sink_capacity = 8;
   int sinks = 8;
-  int sink_bits = 8;
+  int sink_bits = 8;        // of keys: 2 .. 8 or 16
+  int sink_value_bits = 0;  // of values; 0: as many
   int blocks = 2;
   int tail = 5;
   int queries = 7;
@@ -86,6 +87,11 @@ class Scenario {
     return static_cast<size_t>(n * shape_.kv_heads + kv_head);
   }
   void add_sinks();
+  int sink_value_bits() const {
+    return shape_.sink_value_bits > 0 ? shape_.sink_value_bits : shape_.sink_bits;
+  }
+  /// Random rows [sink_capacity][head_dim] as bytes, and what they stand for.
+  std::vector<uint8_t> random_sinks(int bits, std::vector<std::vector<double>>& values);
   void add_block(int n, int kv_head);
   void add_dense(Dense& dense, int count, int64_t first_index);
   double key_size(int64_t index) const;

@@ -133,7 +133,68 @@ TEST_P(AttentionTest, Sinks) {
                          .seed = 70});
     }
   }
-  for (int bits = 2; bits <= 8; ++bits) check({.sink_bits = bits, .seed = 71});
+}
+
+// A few queries read sinks without a tile, more put them in one; 80 and 6 channels are no whole
+// registers. Keys and values of different bits show that neither is read as the other is.
+TEST_P(AttentionTest, SinksOfEveryWidth) {
+  for (int bits : kSinkBits) {
+    for (int head_dim : {6, 64, 80, 128}) {
+      for (int queries : {1, 5, 40}) {
+        check_every_dtype({.head_dim = head_dim,
+                           .sink_capacity = 19,
+                           .sinks = queries == 5 ? 18 : 19,
+                           .sink_bits = bits,
+                           .sink_value_bits = queries == 40 ? 0
+                                              : bits == 16  ? 8
+                                                            : 16,
+                           .blocks = queries == 5 ? 0 : 1,
+                           .queries = queries,
+                           .seed = 71});
+      }
+    }
+  }
+  // All of them, a part of them, and none visible; alone in their task.
+  for (Dtype dtype : kDtypes) {
+    Scenario scenario({.heads = 14,
+                       .kv_heads = 2,
+                       .dtype = dtype,
+                       .rotate_output = true,
+                       .sink_bits = 16,
+                       .blocks = 2,
+                       .tail = 9,
+                       .queries = 17,
+                       .seed = 72});
+    expect_close(scenario, attend_in_parts(isa(), scenario, {}, {1}));
+    expect_close(scenario, attend_in_parts(isa(), scenario, {1, 9}, {1, 3}));
+  }
+  check_every_dtype({.sink_capacity = 64,
+                     .sinks = 64,
+                     .sink_bits = 16,
+                     .blocks = 1,
+                     .queries = 60,
+                     .provisional = 7,
+                     .seed = 73});
+}
+
+// The comparison must see one wrong bit: the top one of a mantissa.
+TEST_P(AttentionTest, OneWrongBitOfASinkIsSeen) {
+  const Shape shape = {
+      .sinks = 3, .sink_bits = 16, .blocks = 0, .tail = 0, .queries = 1, .seed = 74};
+  Scenario right(shape);
+  expect_close(right, attend_whole(isa(), right));
+  for (bool keys : {false, true}) {
+    Scenario wrong(shape);
+    const kernels::cpu::AttentionParams params = wrong.params();
+    const uint8_t* sinks = keys ? params.prefix.sink_keys : params.prefix.sink_values;
+    const_cast<uint8_t*>(sinks)[1] ^= 2;
+    GuardedBuffer workspace(isa().attention_workspace_bytes(params, params.query_count), 0xff);
+    kernels::cpu::AttentionTask task;
+    task.query_end = params.query_count;
+    task.tile_end = wrong.tile_count();
+    isa().attend(params, task, workspace.data());
+    EXPECT_FALSE(wrong.error() <= wrong.tolerance(isa().name)) << (keys ? "keys" : "values");
+  }
 }
 
 TEST_P(AttentionTest, PartsOfTheContextAlone) {

@@ -36,8 +36,8 @@ TEST(Dispatch, EveryTableIsComplete) {
     if (table == nullptr) continue;
     EXPECT_TRUE(table->attention_workspace_bytes && table->attend && table->absmax &&
                 table->min_max && table->add_squares && table->pack_channels_affine &&
-                table->pack_channels_symmetric && table->pack_tokens_affine &&
-                table->pack_tokens_symmetric && table->hadamard)
+                table->pack_channels_symmetric && table->pack_tokens_affine && table->pack_sinks &&
+                table->hadamard)
         << name;
   }
 }

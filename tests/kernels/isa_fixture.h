@@ -27,6 +27,8 @@ inline const char* dtype_name(Dtype dtype) {
 }
 
 inline constexpr Dtype kDtypes[] = {Dtype::kFloat32, Dtype::kBFloat16, Dtype::kFloat16};
+/// Of keys and values of sinks: codes, and 16 for sinks as they are.
+inline constexpr int kSinkBits[] = {2, 3, 4, 5, 6, 7, 8, 16};
 inline constexpr const char* kIsaNames[] = {"scalar", "avx2", "avx512", "amx_plain", "amx"};
 /// Both arithmetics of an instruction set that leaves the choice to the chip's profile.
 inline constexpr const char* kArithmeticNames[] = {"scalar",      "avx2",      "avx512_bf16",

@@ -343,7 +343,9 @@ TEST_P(PackTest, TheTwoBitSearchIsNeverWorseThanTheFullRange) {
   EXPECT_LT(searched, 0.9 * plain);
 }
 
-TEST_P(PackTest, TokensSymmetricWritesItsRowsOnly) {
+// Rows that are there already must survive. Values are within half a step of codes, plus what
+// rounding the step takes from the largest value; as they are where rows are fp16.
+TEST_P(PackTest, SinksWriteTheirRowsOnly) {
   for (int head_dim : kHeadDims) {
     for (Dtype dtype : kDtypes) {
       for (Kind kind : kKinds) {
@@ -353,7 +355,6 @@ TEST_P(PackTest, TokensSymmetricWritesItsRowsOnly) {
                                           << head_dim << " kind " << int(kind) << " bits " << bits);
           ActivationBuffer x(dtype, tokens, kHeads, head_dim);
           fill(x, kind, static_cast<uint32_t>(bits));
-          // Rows that are there already: codes and steps that must survive.
           PackedBlock block;
           block.widths = {bits};
           std::mt19937 random(7);
@@ -366,7 +367,7 @@ TEST_P(PackTest, TokensSymmetricWritesItsRowsOnly) {
           }
           const auto before = reference::write_token_block(block, head_dim, 1, true);
           GuardedBuffer out(before.size());
-          ASSERT_EQ(format::token_block_bytes(capacity, head_dim, 1, true, bits), out.size());
+          ASSERT_EQ(format::sink_block_bytes(capacity, head_dim, bits), out.size());
           std::copy(before.begin(), before.end(), out.data());
           for (int t = 0; t < tokens; ++t) {
             const auto row = x.row(t, kHead);
@@ -377,7 +378,6 @@ TEST_P(PackTest, TokensSymmetricWritesItsRowsOnly) {
             block.codes[size_t(first + t)] = expected.codes;
             const double step = reference::half_value(expected.step);
             if (absmax > 0.01f) {
-              // Within half a step, plus what rounding the step takes from the largest value.
               for (int c = 0; c < head_dim; ++c) {
                 const double value = step * (expected.codes[size_t(c)] - (1 << (bits - 1)));
                 ASSERT_TRUE(std::fabs(value - double(row[size_t(c)])) <=
@@ -385,9 +385,60 @@ TEST_P(PackTest, TokensSymmetricWritesItsRowsOnly) {
               }
             }
           }
-          isa().pack_tokens_symmetric(x.pack_params(kHead, capacity), first, bits, out.data());
+          isa().pack_sinks(x.pack_params(kHead, capacity), first, bits, out.data());
           expect_bytes(out, reference::write_token_block(block, head_dim, 1, true));
           if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(PackTest, SinksOfSixteenBitsAreTheNumbersThemselves) {
+  constexpr int kCapacity = 19, kTokens = 6;
+  for (int head_dim : {2, 6, 8, 64, 80, 128, 640}) {
+    for (Dtype dtype : kDtypes) {
+      for (Kind kind : kKinds) {
+        const int first = static_cast<int>(kind) * 2 % 14;
+        SCOPED_TRACE(testing::Message() << isa().name << " " << dtype_name(dtype) << " D "
+                                        << head_dim << " kind " << int(kind));
+        ActivationBuffer x(dtype, kTokens, kHeads, head_dim);
+        fill(x, kind, 5);
+        std::mt19937 random(7);
+        std::vector<std::vector<uint16_t>> rows(kCapacity);
+        for (auto& row : rows) {
+          for (int c = 0; c < head_dim; ++c)
+            row.push_back(static_cast<uint16_t>(random() & 0x3fff));
+        }
+        const auto before = reference::write_sink_rows(rows);
+        GuardedBuffer out(before.size());
+        ASSERT_EQ(format::sink_block_bytes(kCapacity, head_dim, 16), out.size());
+        std::copy(before.begin(), before.end(), out.data());
+        for (int t = 0; t < kTokens; ++t) {
+          const auto row = x.row(t, kHead);
+          for (int c = 0; c < head_dim; ++c) {
+            const double value = double(row[size_t(c)]);
+            uint16_t& stored = rows[size_t(first + t)][size_t(c)];
+            stored = reference::half_round(value, reference::Direction::kNearest);
+            if (stored == 0 && std::signbit(value)) stored = 0x8000;  // half_round has one zero
+            // fp16's half unit: 2^-11 of the number, 2^-25 where it is subnormal. An fp16 model's
+            // numbers are fp16; a bf16 model's fit from 2^-17 on (packed_format.h).
+            const double error = std::fabs(reference::half_value(stored) - value);
+            const bool exact = dtype == Dtype::kFloat16 ||
+                               (dtype == Dtype::kBFloat16 && std::fabs(value) >= 0x1p-17);
+            ASSERT_TRUE(error <= (exact ? 0 : std::max(0x1p-11 * std::fabs(value), 0x1p-25)))
+                << value;
+          }
+        }
+        isa().pack_sinks(x.pack_params(kHead, kCapacity), first, 16, out.data());
+        expect_bytes(out, reference::write_sink_rows(rows));
+        if (HasFatalFailure()) return;
+
+        std::vector<float> unpacked(size_t(kCapacity) * size_t(head_dim));
+        kernels::cpu::unpack_sinks(out.data(), kCapacity, kCapacity, head_dim, 16, unpacked.data());
+        for (size_t i = 0; i < unpacked.size(); ++i) {
+          ASSERT_EQ(double(unpacked[i]),
+                    reference::half_value(rows[i / size_t(head_dim)][i % size_t(head_dim)]));
         }
       }
     }
@@ -432,10 +483,11 @@ TEST_P(PackTest, BytesAreTheSameAsEveryOtherInstructionSets) {
           size_t(reference::token_block_size(block_size, head_dim, groups, false, bits)));
       table.pack_tokens_affine(params, groups, bits, rows.data());
       bytes.push_back(rows.bytes());
-      GuardedBuffer sinks(size_t(reference::token_block_size(block_size, head_dim, 1, true, bits)),
-                          0);
-      table.pack_tokens_symmetric(params, 0, bits, sinks.data());
-      bytes.push_back(sinks.bytes());
+      for (int sink_bits : {bits, 16}) {
+        GuardedBuffer sinks(format::sink_block_bytes(block_size, head_dim, sink_bits), 0);
+        table.pack_sinks(params, 0, sink_bits, sinks.data());
+        bytes.push_back(sinks.bytes());
+      }
       return bytes;
     };
     const auto mine = pack_all(isa());

@@ -92,6 +92,22 @@ TEST(PackedFormat, ChannelPlanesFollowOneAnother) {
   }
 }
 
+TEST(PackedFormat, SinksTakeWhatTheyHold) {
+  for (int head_dim : {2, 64, 80, 128}) {
+    for (int tokens : {1, 8, 33}) {
+      for (int bits = 2; bits <= 8; ++bits) {
+        EXPECT_EQ(sink_block_bytes(tokens, head_dim, bits),
+                  token_block_bytes(tokens, head_dim, 1, true, bits));
+      }
+      EXPECT_EQ(sink_row_offset(tokens, head_dim), 2u * unsigned(tokens) * unsigned(head_dim));
+      const size_t bytes = sink_block_bytes(tokens, head_dim, kRowBits);
+      EXPECT_EQ(bytes % kAlignment, 0u);
+      EXPECT_GE(bytes, sink_row_offset(tokens, head_dim));
+      EXPECT_LT(bytes, sink_row_offset(tokens, head_dim) + kAlignment);
+    }
+  }
+}
+
 TEST(PackedFormat, RowsOfATokenBlockFollowOneAnother) {
   for (int width = kMinWidth; width <= kMaxWidth; ++width) {
     for (int head_dim : {64, 80, 128}) {

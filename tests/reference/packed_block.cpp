@@ -222,6 +222,31 @@ std::vector<uint8_t> write_token_block(const PackedBlock& block, int head_dim, i
   return bytes;
 }
 
+int64_t sink_rows_size(int tokens, int head_dim) {
+  return to_multiple(int64_t{2} * tokens * head_dim, 64);
+}
+
+std::vector<uint8_t> write_sink_rows(const std::vector<std::vector<uint16_t>>& rows) {
+  std::vector<uint8_t> bytes;
+  for (const auto& row : rows) {
+    for (uint16_t x : row) {
+      bytes.push_back(static_cast<uint8_t>(x % 256));
+      bytes.push_back(static_cast<uint8_t>(x / 256));
+    }
+  }
+  bytes.resize(static_cast<size_t>(to_multiple(static_cast<int64_t>(bytes.size()), 64)), 0);
+  return bytes;
+}
+
+std::vector<std::vector<double>> sink_row_values(const std::vector<std::vector<uint16_t>>& rows) {
+  std::vector<std::vector<double>> values;
+  for (const auto& row : rows) {
+    values.emplace_back();
+    for (uint16_t x : row) values.back().push_back(half_value(x));
+  }
+  return values;
+}
+
 int group_of(int channel, int groups, int head_dim) {
   int end = 0;
   for (int g = 0; g < groups; ++g) {

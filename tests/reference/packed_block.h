@@ -30,6 +30,12 @@ std::vector<uint8_t> write_channel_block(const PackedBlock& block, int block_siz
 std::vector<uint8_t> write_token_block(const PackedBlock& block, int head_dim, int groups,
                                        bool symmetric);
 
+/// Sinks of 16 bits: [tokens][head_dim] fp16 bit patterns, all of one length.
+int64_t sink_rows_size(int tokens, int head_dim);
+std::vector<uint8_t> write_sink_rows(const std::vector<std::vector<uint16_t>>& rows);
+/// Their values, in double.
+std::vector<std::vector<double>> sink_row_values(const std::vector<std::vector<uint16_t>>& rows);
+
 /// The group that a channel belongs to: head_dim split into `groups` runs, earlier ones one longer.
 int group_of(int channel, int groups, int head_dim);
 

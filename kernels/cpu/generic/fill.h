@@ -28,13 +28,23 @@ struct LooseTokens {
   ReadValue read_value;
 };
 
-/// The sinks of a kv head.
+/// Sinks of one kv head.
+template <class S>
+struct SinkReader {
+  RowReader<S> codes;
+
+  void operator()(int token, float* out) const {
+    if (codes.width != format::kRowBits) return codes(token, out);
+    read_row<S>(codes.block + format::sink_row_offset(token, codes.head_dim), Dtype::kFloat16,
+                codes.head_dim, out);
+  }
+};
 template <class S>
 auto sink_tokens(const AttentionParams& params, int kv_head) {
   const PackedPrefix& prefix = params.prefix;
   const auto reader = [&](const uint8_t* blocks, int64_t stride, int bits) {
-    return RowReader<S>{
-        blocks + kv_head * stride, prefix.sink_capacity, params.head_dim, 1, bits, true};
+    return SinkReader<S>{
+        {blocks + kv_head * stride, prefix.sink_capacity, params.head_dim, 1, bits, true}};
   };
   return LooseTokens{prefix.sink_count,
                      0,

@@ -459,6 +459,23 @@ int64_t pack_tokens_affine_in(const PackParams& p, int groups, int width, uint8_
   return clipped;
 }
 
+/// Sinks of kRowBits bits.
+template <class S, Dtype kType>
+void pack_sink_rows(const PackParams& p, int first, uint8_t* out) {
+  constexpr int L = S::kLanes;
+  const int D = p.head_dim;
+  const uint8_t* row = first_row(p);
+  for (int t = 0; t < p.tokens; ++t, row += row_bytes(p)) {
+    uint8_t* to = out + format::sink_row_offset(first + t, D);
+    int c = 0;
+    for (; c + L <= D; c += L) store_as<S, Dtype::kFloat16>(to, c, load_as<S, kType>(row, c));
+    const typename S::Part part = S::part(D - c);
+    if (c < D) {
+      store_part_as<S, Dtype::kFloat16>(to, c, load_part_as<S, kType>(row, c, part), part);
+    }
+  }
+}
+
 template <class S, Dtype kType>
 void pack_tokens_symmetric_in(const PackParams& p, int first, int width, uint8_t* out) {
   constexpr int L = S::kLanes;
@@ -508,12 +525,15 @@ int64_t pack_tokens_affine_any(const PackParams& p, int32_t groups, int32_t bits
 }
 
 template <class S>
-void pack_tokens_symmetric_any(const PackParams& p, int32_t first_row, int32_t bits, uint8_t* out) {
-  if (p.head_dim > kMaxSimdHeadDim) {
-    return scalar::kPack.pack_tokens_symmetric(p, first_row, bits, out);
-  }
-  with_dtype(p.dtype,
-             [&](auto type) { pack_tokens_symmetric_in<S, type>(p, first_row, bits, out); });
+void pack_sinks_any(const PackParams& p, int32_t first_row, int32_t bits, uint8_t* out) {
+  if (p.head_dim > kMaxSimdHeadDim) return scalar::kPack.pack_sinks(p, first_row, bits, out);
+  with_dtype(p.dtype, [&](auto type) {
+    if (bits == format::kRowBits) {
+      pack_sink_rows<S, type>(p, first_row, out);
+    } else {
+      pack_tokens_symmetric_in<S, type>(p, first_row, bits, out);
+    }
+  });
 }
 
 template <class S>
@@ -533,7 +553,7 @@ constexpr PackKernels pack_kernels() {
             return pack_channels_any<S, true>(p, nullptr, absmax, widths, out);
           },
       .pack_tokens_affine = pack_tokens_affine_any<S>,
-      .pack_tokens_symmetric = pack_tokens_symmetric_any<S>,
+      .pack_sinks = pack_sinks_any<S>,
       .hadamard = hadamard_any<S>,
   };
 }

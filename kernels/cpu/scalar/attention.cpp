@@ -123,6 +123,16 @@ void load_token_row(const uint8_t* block, int rows, int token, int head_dim, int
   }
 }
 
+/// Row `token` of sinks.
+void load_sink_row(const uint8_t* block, int capacity, int token, int head_dim, int bits,
+                   uint8_t* codes, float* out) {
+  if (bits == format::kRowBits) {
+    load_row(block + format::sink_row_offset(token, head_dim), Dtype::kFloat16, head_dim, out);
+  } else {
+    load_token_row(block, capacity, token, head_dim, 1, true, bits, codes, out);
+  }
+}
+
 /// A rotated key row becomes column `t` of w.keys.
 void store_key_column(const float* row, int head_dim, int block_size, int t, float* keys) {
   for (int c = 0; c < head_dim; ++c) {
@@ -138,12 +148,11 @@ void load_sinks(const AttentionParams& p, int kv_head, int begin, int count, con
   const uint8_t* values = prefix.sink_values + kv_head * prefix.sink_value_stride;
   for (int t = 0; t < count; ++t) {
     const int64_t table = static_cast<int64_t>(begin + t) * (D / 2);
-    load_token_row(keys, prefix.sink_capacity, begin + t, D, 1, true, prefix.sink_key_bits, w.codes,
-                   w.row);
+    load_sink_row(keys, prefix.sink_capacity, begin + t, D, prefix.sink_key_bits, w.codes, w.row);
     rotate(w.row, w.row + D / 2, prefix.sink_cos + table, prefix.sink_sin + table, D / 2);
     store_key_column(w.row, D, p.block_size, t, w.keys);
-    load_token_row(values, prefix.sink_capacity, begin + t, D, 1, true, prefix.sink_value_bits,
-                   w.codes, w.values + static_cast<size_t>(t) * static_cast<size_t>(D));
+    load_sink_row(values, prefix.sink_capacity, begin + t, D, prefix.sink_value_bits, w.codes,
+                  w.values + static_cast<size_t>(t) * static_cast<size_t>(D));
   }
 }
 

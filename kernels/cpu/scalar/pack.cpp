@@ -245,13 +245,18 @@ int64_t pack_tokens_affine(const PackParams& p, int32_t groups, int32_t bits, ui
   return clipped;
 }
 
-void pack_tokens_symmetric(const PackParams& p, int32_t first_row, int32_t bits, uint8_t* out) {
+void pack_sinks(const PackParams& p, int32_t first_row, int32_t bits, uint8_t* out) {
   const int D = p.head_dim;
   uint16_t* step_out = reinterpret_cast<uint16_t*>(out);
   std::vector<float> row(static_cast<size_t>(D));
   std::vector<uint8_t> codes(static_cast<size_t>(D));
   for (int t = 0; t < p.tokens; ++t) {
     load_row(input_row(p, t), p.dtype, D, row.data());
+    if (bits == format::kRowBits) {
+      store_row(row.data(), 1.0f, Dtype::kFloat16, D,
+                out + format::sink_row_offset(first_row + t, D));
+      continue;
+    }
     float most = 0.0f;
     for (int c = 0; c < D; ++c) most = std::fabs(row[c]) > most ? std::fabs(row[c]) : most;
     step_out[first_row + t] = symmetric_step_bits(most, bits);
@@ -281,7 +286,7 @@ constinit const PackKernels kPack = {
     .pack_channels_affine = pack_channels_affine,
     .pack_channels_symmetric = pack_channels_symmetric,
     .pack_tokens_affine = pack_tokens_affine,
-    .pack_tokens_symmetric = pack_tokens_symmetric,
+    .pack_sinks = pack_sinks,
     .hadamard = hadamard,
 };
 
