@@ -28,9 +28,7 @@ std::tm golden_date() {
   return date;
 }
 
-Dict dict_of(const Json& json) {
-  return parse_json_value(json.dump(), "a conversation").dict();
-}
+Dict dict_of(const Json& json) { return parse_json_value(json.dump(), "a conversation").dict(); }
 
 /// The variables that transformers gives a template.
 Dict variables_of(Json conversation, const Json& tokens) {
@@ -81,7 +79,8 @@ void check_goldens(const Json& goldens) {
       equal += !ours.error.empty();
     } else {
       EXPECT_EQ(ours.error, "") << name << " over " << conversation;
-      EXPECT_EQ(ours.text, golden.at("text").get<std::string>()) << name << " over " << conversation;
+      EXPECT_EQ(ours.text, golden.at("text").get<std::string>())
+          << name << " over " << conversation;
       equal += ours.error.empty() && ours.text == golden.at("text").get<std::string>();
     }
   }

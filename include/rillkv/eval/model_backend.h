@@ -15,8 +15,7 @@ namespace rillkv::eval {
 
 struct ModelBackendOptions {
   CompressionConfig config;
-  ChatTemplate chat = ChatTemplate::kNone;
-  std::optional<std::string> system;  ///< System prompt of the chat template.
+  ChatTemplate chat;
 };
 
 /// Each run prefills a fresh cache in chunks and decodes greedily. The model and the tokenizer may

@@ -31,8 +31,10 @@ constexpr int kMaxCallDepth = 1200;
 constexpr int kMaxValueDepth = 100;
 /// Of any one text, the output included.
 constexpr size_t kMaxTextBytes = size_t{64} << 20;
-/// A unit is a node of syntax visited, a list element or 16 bytes of text made or looked through:
-/// a few seconds in all.
+/// Of any one list.
+constexpr size_t kMaxItems = 1'000'000;
+/// A unit is a node of syntax visited, a quarter of a list element or 16 bytes of text made or looked
+/// through: a few seconds and a few hundred megabytes in all.
 constexpr int64_t kMaxSteps = 20'000'000;
 
 /// Counts down what a template may still do.
@@ -46,6 +48,11 @@ class Budget {
   void text(size_t bytes) {
     if (bytes > kMaxTextBytes) fail("the template makes a text of over ", kMaxTextBytes, " bytes");
     steps(1 + bytes / 16);
+  }
+  /// Before a list of `count` elements is made.
+  void items(size_t count) {
+    if (count > kMaxItems) fail("the template makes a list of over ", kMaxItems, " elements");
+    steps(4 * count);
   }
 
  private:

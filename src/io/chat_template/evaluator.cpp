@@ -147,7 +147,8 @@ Evaluator::Flow Evaluator::run_statement(const Statement& statement) {
     case StatementKind::kWith:
       run_with(statement);
       break;
-    case StatementKind::kGeneration: {  // Marks what the assistant says, for training; no loops' end
+    case StatementKind::
+        kGeneration: {  // Marks what the assistant says, for training; no loops' end
       const NewScope scope(*this);
       return run_block(statement.body);
     }

@@ -199,8 +199,8 @@ ExpressionPointer ExpressionParser::parse_unary(bool with_filter) {
     }
     const Nesting nesting(nesting_, kMaxSyntaxDepth);
     const Token sign = take();
-    auto expression = make(
-        sign.text == "-" ? ExpressionKind::kNegative : ExpressionKind::kPositive, sign.line);
+    auto expression =
+        make(sign.text == "-" ? ExpressionKind::kNegative : ExpressionKind::kPositive, sign.line);
     expression->operands.push_back(parse_unary(false));
     value = finished(std::move(expression));
   } else {
@@ -439,10 +439,10 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer operand) {
   while (skip_operator(".")) expression->name += "." + expect_name();
   expression->operands.push_back(std::move(operand));
   const TokenKind kind = current().kind;
-  const bool argument = kind == TokenKind::kString || kind == TokenKind::kInteger ||
-                        kind == TokenKind::kFloat || is_operator("[") || is_operator("{") ||
-                        (kind == TokenKind::kName && !is_name("else") && !is_name("or") &&
-                         !is_name("and"));
+  const bool argument =
+      kind == TokenKind::kString || kind == TokenKind::kInteger || kind == TokenKind::kFloat ||
+      is_operator("[") || is_operator("{") ||
+      (kind == TokenKind::kName && !is_name("else") && !is_name("or") && !is_name("and"));
   if (is_operator("(")) {
     parse_arguments(*expression);
   } else if (argument) {

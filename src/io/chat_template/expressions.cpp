@@ -245,8 +245,8 @@ Value repeated(Budget& budget, const Value& value, int64_t count) {
   }
   const size_t size = value.items().size();
   std::vector<Value> items;
+  if (size > 0) budget.items(times > kMaxItems / size ? kMaxItems + 1 : times * size);
   for (size_t i = 0; size > 0 && i < times; ++i) {
-    budget.steps(size);
     items.insert(items.end(), value.items().begin(), value.items().end());
   }
   return value.is(Kind::kList) ? Value::list(std::move(items)) : Value::tuple(std::move(items));
@@ -267,7 +267,7 @@ Value Evaluator::add(const Value& a, const Value& b) {
     return Value(join(budget, {part(a), part(b)}, {}), markup);
   }
   if (a.is_sequence() && a.kind() == b.kind()) {
-    budget.steps(a.items().size() + b.items().size());
+    budget.items(a.items().size() + b.items().size());
     std::vector<Value> items = a.items();
     items.insert(items.end(), b.items().begin(), b.items().end());
     return a.is(Kind::kList) ? Value::list(std::move(items)) : Value::tuple(std::move(items));
@@ -403,7 +403,8 @@ namespace {
 
 Value missing(const Value& object, const std::string& what) {
   return Value::undefined(
-      str_cat("'", object.is(Kind::kNone) ? "None" : str_cat(object.type_name(), " object"), "' has no ", what));
+      str_cat("'", object.is(Kind::kNone) ? "None" : str_cat(object.type_name(), " object"),
+              "' has no ", what));
 }
 
 }  // namespace

@@ -32,11 +32,13 @@ Value title_filter(Evaluator& evaluator, const Value& value, const Arguments& ar
   for (size_t at = 0; at < text.size();) {
     const auto separates = [&](size_t i) {
       const char32_t c = character_at(text.bytes(), i);
-      return is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) != std::string_view::npos);
+      return is_space(c) || (c < 0x80 && std::string_view("-({[<").find(static_cast<char>(c)) !=
+                                             std::string_view::npos);
     };
     size_t end = at;
     const bool separator = separates(at);
-    while (end < text.size() && separates(end) == separator) end += character_bytes(text.bytes()[end]);
+    while (end < text.size() && separates(end) == separator)
+      end += character_bytes(text.bytes()[end]);
     const size_t first = character_bytes(text.bytes()[at]);
     result.append(change_case(text.slice(at, first), Case::kUpper));
     result.append(change_case(text.slice(at + first, end - at - first), Case::kLower));
@@ -71,7 +73,8 @@ std::optional<double> parse_float(std::string_view text) {
   std::string digits(strip(Text(std::string(text), true), nullptr, true, true).bytes());
   const bool named = digits.find_first_of("nN") != digits.npos;  // nan, inf: Python knows them
   if (!digits.empty() && digits[0] == '+') digits.erase(0, 1);
-  if (digits.empty() || (!named && digits.find_first_of("xXpP(") != digits.npos)) return std::nullopt;
+  if (digits.empty() || (!named && digits.find_first_of("xXpP(") != digits.npos))
+    return std::nullopt;
   double number = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
   if (end != digits.data() + digits.size()) return std::nullopt;
@@ -95,8 +98,8 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
   if (digits.empty() || digits[0] == '-') return std::nullopt;
   if (negative) digits.insert(0, "-");
   int64_t number = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number,
-                                            static_cast<int>(base));
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), number, static_cast<int>(base));
   if (end != digits.data() + digits.size()) return std::nullopt;
   if (error == std::errc::result_out_of_range) fail("integer out of range");
   return error == std::errc() ? std::optional(number) : std::nullopt;
@@ -204,8 +207,8 @@ Value format_filter(Evaluator& evaluator, const Value& value, const Arguments& a
   }
   Dict named;
   for (const auto& [name, argument] : arguments.named) named.set(name, argument);
-  const Value values = arguments.named.empty() ? Value::tuple(arguments.positional)
-                                               : Value::dict(std::move(named));
+  const Value values =
+      arguments.named.empty() ? Value::tuple(arguments.positional) : Value::dict(std::move(named));
   return Value(percent_format(evaluator.budget, to_text(evaluator.budget, value), values));
 }
 
@@ -215,8 +218,8 @@ Value tojson_filter(Evaluator& evaluator, const Value& value, const Arguments& a
   options.ascii = p.flag(0);
   options.sort_keys = p.flag(3);
   if (const Value* indent = p.given(1)) {
-    options.indent =
-        indent->is_string() ? indent->text() : padded(evaluator.budget, {}, need_integer(*indent), '<');
+    options.indent = indent->is_string() ? indent->text()
+                                         : padded(evaluator.budget, {}, need_integer(*indent), '<');
   }
   if (const Value* separators = p.given(2)) {
     const std::vector<Value> two = iterate(evaluator.budget, *separators);

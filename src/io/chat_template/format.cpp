@@ -263,7 +263,8 @@ std::string float_repr(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[64];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific);
   std::string_view text(buffer, static_cast<size_t>(end.ptr - buffer));
   std::string result;
   if (text.front() == '-') {
@@ -282,9 +283,11 @@ std::string float_repr(double value) {
     const int size = std::abs(exponent);
     return str_cat(result, exponent < 0 ? "e-" : "e+", size < 10 ? "0" : "", size);
   }
-  if (exponent < 0) return result + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
+  if (exponent < 0)
+    return result + "0." + std::string(static_cast<size_t>(-exponent - 1), '0') + digits;
   const auto whole = static_cast<size_t>(exponent) + 1;
-  if (digits.size() <= whole) return result + digits + std::string(whole - digits.size(), '0') + ".0";
+  if (digits.size() <= whole)
+    return result + digits + std::string(whole - digits.size(), '0') + ".0";
   return result + digits.substr(0, whole) + "." + digits.substr(whole);
 }
 

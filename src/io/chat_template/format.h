@@ -18,8 +18,8 @@ Text to_text(Budget& budget, const Value& value);
 Text repr(Budget& budget, const Value& value);
 
 struct JsonOptions {
-  bool ascii = false;                 // ensure_ascii
-  std::optional<Text> indent;         // of one level; none: all on one line
+  bool ascii = false;          // ensure_ascii
+  std::optional<Text> indent;  // of one level; none: all on one line
   std::optional<Text> item_separator, key_separator;
   bool sort_keys = false;
 };

@@ -234,8 +234,9 @@ class Lexer {
 
   /// The end of digits with single underscores between them.
   size_t digits_end(size_t at) const {
-    while (at < text_.size() && (is_digit(text_[at]) || (text_[at] == '_' && at + 1 < text_.size() &&
-                                                          is_digit(text_[at + 1])))) {
+    while (at < text_.size() &&
+           (is_digit(text_[at]) ||
+            (text_[at] == '_' && at + 1 < text_.size() && is_digit(text_[at + 1])))) {
       ++at;
     }
     return at;
@@ -252,7 +253,8 @@ class Lexer {
       end = digits_end(end + 1);
     }
     if (!after_dot && end < text_.size() && (text_[end] == 'e' || text_[end] == 'E')) {
-      const size_t sign = end + 1 < text_.size() && (text_[end + 1] == '+' || text_[end + 1] == '-');
+      const size_t sign =
+          end + 1 < text_.size() && (text_[end + 1] == '+' || text_[end + 1] == '-');
       if (digit_at(end + 1 + sign)) {
         is_float = true;
         end = digits_end(end + 1 + sign);
@@ -264,8 +266,8 @@ class Lexer {
       base = letter == 'x' ? 16 : letter == 'o' ? 8 : letter == 'b' ? 2 : 10;
       if (base != 10) {
         end = at_ + 2;
-        while (end < text_.size() && (std::isxdigit(static_cast<unsigned char>(text_[end])) != 0 ||
-                                      text_[end] == '_')) {
+        while (end < text_.size() &&
+               (std::isxdigit(static_cast<unsigned char>(text_[end])) != 0 || text_[end] == '_')) {
           ++end;
         }
       }
@@ -356,7 +358,8 @@ class Lexer {
       if (op == ")" || op == "]" || op == "}") {
         if (open.empty()) fail("unexpected '" + std::string(op) + "'");
         if (open.back() != op[0]) {
-          fail("unexpected '" + std::string(op) + "', expected '" + open.substr(open.size() - 1) + "'");
+          fail("unexpected '" + std::string(op) + "', expected '" + open.substr(open.size() - 1) +
+               "'");
         }
         open.pop_back();
       }

@@ -38,7 +38,7 @@ Value split_method(Evaluator& evaluator, const Value& self, const Arguments& arg
   const int64_t most = p[1] != nullptr ? need_integer(*p[1]) : -1;
   evaluator.budget.text(self.text().size());
   std::vector<Text> parts = split(self.text(), separator, most, kFromRight);
-  evaluator.budget.steps(parts.size());
+  evaluator.budget.items(parts.size());
   return list_of(std::move(parts));
 }
 
@@ -46,7 +46,7 @@ Value splitlines_method(Evaluator& evaluator, const Value& self, const Arguments
   const Parameters p("splitlines", arguments, {"keepends"}, 0);
   evaluator.budget.text(self.text().size());
   std::vector<Text> lines = split_lines(self.text(), p.flag(0));
-  evaluator.budget.steps(lines.size());
+  evaluator.budget.items(lines.size());
   return list_of(std::move(lines));
 }
 
@@ -57,7 +57,8 @@ Value partition_method(Evaluator& evaluator, const Value& self, const Arguments&
   if (separator.empty()) fail("empty separator");
   const Text& text = self.text();
   evaluator.budget.text(text.size());
-  const size_t at = kFromRight ? text.bytes().rfind(separator.bytes()) : text.bytes().find(separator.bytes());
+  const size_t at =
+      kFromRight ? text.bytes().rfind(separator.bytes()) : text.bytes().find(separator.bytes());
   if (at == std::string::npos) {
     return kFromRight ? Value::tuple({Value(Text()), Value(Text()), self})
                       : Value::tuple({self, Value(Text()), Value(Text())});
@@ -118,11 +119,14 @@ Value find_method_of(Evaluator& evaluator, const Value& self, const Arguments& a
   const std::string& part = need_text(*p[0]).bytes();
   const std::string& text = self.text().bytes();
   const Range range = range_of(evaluator, self.text(), p.given(1), p.given(2));
-  const std::string_view inside = std::string_view(text).substr(range.begin, range.end - range.begin);
-  const size_t at = !range.valid ? inside.npos : kFromRight ? inside.rfind(part) : inside.find(part);
+  const std::string_view inside =
+      std::string_view(text).substr(range.begin, range.end - range.begin);
+  const size_t at = !range.valid ? inside.npos
+                    : kFromRight ? inside.rfind(part)
+                                 : inside.find(part);
   if (at != inside.npos) {
-    return Value(static_cast<int64_t>(
-        count_characters(std::string_view(text).substr(0, range.begin + at))));
+    return Value(
+        static_cast<int64_t>(count_characters(std::string_view(text).substr(0, range.begin + at))));
   }
   if (kMustBeThere) fail("substring not found");
   return Value(int64_t{-1});
@@ -168,11 +172,14 @@ Value join_method(Evaluator& evaluator, const Value& self, const Arguments& argu
 
 Value format_method(Evaluator& evaluator, const Value& self, const Arguments& arguments) {
   size_t next = 0;
+  bool numbered = false, counted = false;  // {0} and {}
   const auto field = [&](const std::string& name) {
     const size_t end = std::min(name.find_first_of(".["), name.size());
     const std::string first = name.substr(0, end);
     Value value;
     if (first.find_first_not_of("0123456789") == first.npos) {
+      (first.empty() ? counted : numbered) = true;
+      if (counted && numbered) fail("numbered and unnumbered fields in one format string");
       const size_t index = first.empty() ? next++ : first.size() > 9 ? SIZE_MAX : std::stoul(first);
       if (index >= arguments.positional.size()) {
         fail("Replacement index ", index, " out of range for positional args tuple");
@@ -186,14 +193,15 @@ Value format_method(Evaluator& evaluator, const Value& self, const Arguments& ar
     }
     for (size_t at = end; at < name.size();) {
       const bool bracket = name[at] == '[';
-      const size_t stop = bracket ? name.find(']', at) : std::min(name.find_first_of(".[", at + 1), name.size());
+      const size_t stop =
+          bracket ? name.find(']', at) : std::min(name.find_first_of(".[", at + 1), name.size());
       if (stop == name.npos) fail("Missing ']' in format string");
       const std::string key = name.substr(at + 1, stop - at - 1);
       const bool number = bracket && !key.empty() && key.size() < 10 &&
                           key.find_first_not_of("0123456789") == key.npos;
       value = !bracket ? evaluator.attribute(value, key)
-                       : evaluator.item(value, number ? Value(int64_t{std::stol(key)})
-                                                      : Value::own(key));
+                       : evaluator.item(value,
+                                        number ? Value(int64_t{std::stol(key)}) : Value::own(key));
       at = bracket ? stop + 1 : stop;
     }
     return value;
@@ -226,7 +234,8 @@ Value is_case_method(Evaluator& evaluator, const Value& self, const Arguments& a
   evaluator.budget.text(text.size());
   evaluator.budget.steps(text.size());
   bool cased = false;
-  for (size_t at = 0; at < text.size(); at += character_bytes(text[at])) cased |= is_cased(character_at(text, at));
+  for (size_t at = 0; at < text.size(); at += character_bytes(text[at]))
+    cased |= is_cased(character_at(text, at));
   return Value(cased && change_case(self.text(), kTo).bytes() == text);
 }
 
@@ -280,7 +289,7 @@ template <View kView>
 Value dict_view(Evaluator& evaluator, const Value& self, const Arguments& arguments) {
   const Parameters p("items", arguments, {}, 0);
   std::vector<Value> values;
-  evaluator.budget.steps(self.dict().size());
+  evaluator.budget.items(self.dict().size());
   for (const auto& [key, value] : self.dict().items()) {
     values.push_back(kView == View::kKeys     ? key
                      : kView == View::kValues ? value
@@ -367,12 +376,11 @@ const std::map<std::string_view, Method*>& sequence_methods() {
 }
 
 const std::map<std::string_view, Method*>& dict_methods() {
-  static const std::map<std::string_view, Method*> methods = {
-      {"copy", copy_method},
-      {"get", dict_get},
-      {"items", dict_view<View::kItems>},
-      {"keys", dict_view<View::kKeys>},
-      {"values", dict_view<View::kValues>}};
+  static const std::map<std::string_view, Method*> methods = {{"copy", copy_method},
+                                                              {"get", dict_get},
+                                                              {"items", dict_view<View::kItems>},
+                                                              {"keys", dict_view<View::kKeys>},
+                                                              {"values", dict_view<View::kValues>}};
   return methods;
 }
 

@@ -12,23 +12,27 @@ namespace {
 using Filter = Value(Evaluator&, const Value&, const Arguments&);
 using Getter = std::function<Value(const Value&)>;
 
-/// value.a.b for "a.b"; parts that are numbers are indices.
-Getter attribute_getter(Evaluator& evaluator, const Value& path) {
+/// value.a.b for "a.b"; parts that are numbers are indices. `fallback` stands in for what is missing
+/// on the way, unless it is null.
+Getter attribute_getter(Evaluator& evaluator, const Value& path, const Value* fallback = nullptr) {
   std::vector<Value> keys;
   if (path.is_string()) {
     const std::string separator = ".";
     for (const Text& part : split(path.text(), &separator, -1, false)) {
       const std::string& name = part.bytes();
-      const bool number = !name.empty() && name.size() < 10 &&
-                          name.find_first_not_of("0123456789") == name.npos;
+      const bool number =
+          !name.empty() && name.size() < 10 && name.find_first_not_of("0123456789") == name.npos;
       keys.push_back(number ? Value(int64_t{std::stol(name)}) : Value(part));
     }
   } else {
     keys.push_back(path);
   }
-  return [&evaluator, keys](const Value& value) {
+  return [&evaluator, keys, fallback](const Value& value) {
     Value result = value;
-    for (const Value& key : keys) result = evaluator.item(result, key);
+    for (const Value& key : keys) {
+      result = evaluator.item(result, key);
+      if (fallback != nullptr && result.is(Kind::kUndefined)) result = *fallback;
+    }
     return result;
   };
 }
@@ -183,11 +187,8 @@ Value map_filter(Evaluator& evaluator, const Value& value, const Arguments& argu
   if (!is_true(value)) return Value::generator({});  // None too
   if (arguments.positional.empty()) {
     const Parameters p("map", arguments, {"attribute", "default"}, 1);
-    const Getter get = attribute_getter(evaluator, *p[0]);
-    for (const Value& item : iterate(evaluator.budget, value)) {
-      const Value result = get(item);
-      results.push_back(result.is(Kind::kUndefined) && p.given(1) != nullptr ? *p[1] : result);
-    }
+    const Getter get = attribute_getter(evaluator, *p[0], p.given(1));
+    for (const Value& item : iterate(evaluator.budget, value)) results.push_back(get(item));
     return Value::generator(std::move(results));
   }
   const std::string name = need_text(arguments.positional[0]).bytes();

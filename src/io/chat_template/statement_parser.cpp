@@ -59,7 +59,8 @@ class StatementParser : public ExpressionParser {
           break;
         }
         default:  // kEnd: nothing else stands outside of tags
-          if (ends.size() > 0) fail(str_cat("unexpected end of template, expected '", *ends.begin(), "'"));
+          if (ends.size() > 0)
+            fail(str_cat("unexpected end of template, expected '", *ends.begin(), "'"));
           return block;
       }
     }

@@ -15,9 +15,13 @@ std::string number_text(const Value& value, char conversion, int precision, bool
     if (value.is(Kind::kFloat) && !(std::abs(value.number()) < 0x1p63)) fail("number out of range");
     const int64_t number =
         value.is(Kind::kFloat) ? static_cast<int64_t>(value.number()) : value.integer();
-    const auto size = number < 0 ? ~static_cast<uint64_t>(number) + 1 : static_cast<uint64_t>(number);
+    const auto size =
+        number < 0 ? ~static_cast<uint64_t>(number) + 1 : static_cast<uint64_t>(number);
     std::string digits;
-    const unsigned base = conversion == 'd' ? 10 : conversion == 'o' ? 8 : conversion == 'b' ? 2 : 16;
+    const unsigned base = conversion == 'd'   ? 10
+                          : conversion == 'o' ? 8
+                          : conversion == 'b' ? 2
+                                              : 16;
     for (uint64_t rest = size; rest > 0 || digits.empty(); rest /= base) {
       digits += (conversion == 'X' ? "0123456789ABCDEF" : "0123456789abcdef")[rest % base];
     }
@@ -29,8 +33,8 @@ std::string number_text(const Value& value, char conversion, int precision, bool
   if (!value.is_number()) fail("must be real number, not ", value.type_name());
   const std::string format = std::string("%.*") + conversion;
   char buffer[512];
-  const int length = std::snprintf(buffer, sizeof buffer, format.c_str(), precision < 0 ? 6 : precision,
-                                   value.number());
+  const int length = std::snprintf(buffer, sizeof buffer, format.c_str(),
+                                   precision < 0 ? 6 : precision, value.number());
   if (length < 0 || static_cast<size_t>(length) >= sizeof buffer) fail("number out of range");
   return {buffer, static_cast<size_t>(length)};
 }
@@ -54,7 +58,8 @@ int checked_precision(int precision) {
 Text zero_filled(Budget& budget, const std::string& number, int width) {
   const size_t sign = number[0] == '-' || number[0] == '+' || number[0] == ' ';
   Text result(number.substr(0, sign), true);
-  result.append(padded(budget, Text(number.substr(sign), true), width - static_cast<int>(sign), '>', "0"));
+  result.append(
+      padded(budget, Text(number.substr(sign), true), width - static_cast<int>(sign), '>', "0"));
   return result;
 }
 
@@ -120,8 +125,9 @@ Text percent_format(Budget& budget, const Text& format, const Value& values) {
     } else if (std::string_view("dxXofFeEgG").find(conversion) != std::string_view::npos) {
       std::string number = number_text(value, conversion, precision, has('#'));
       if (number[0] != '-' && (has('+') || has(' '))) number.insert(0, has('+') ? "+" : " ");
-      part = has('0') && !has('-') ? zero_filled(budget, number, width)
-                                   : padded(budget, Text(number, true), width, has('-') ? '<' : '>');
+      part = has('0') && !has('-')
+                 ? zero_filled(budget, number, width)
+                 : padded(budget, Text(number, true), width, has('-') ? '<' : '>');
     } else {
       fail("unsupported format character '", std::string(1, conversion), "'");
     }
@@ -236,7 +242,8 @@ Text brace_format(Budget& budget, const Text& format,
     char conversion = '\0';
     if (const size_t mark = name.find('!'); mark != name.npos) {
       if (mark + 2 != name.size() || (name[mark + 1] != 'r' && name[mark + 1] != 's')) {
-        fail("expected the conversion !r or !s in a format string, found '", name.substr(mark), "'");
+        fail("expected the conversion !r or !s in a format string, found '", name.substr(mark),
+             "'");
       }
       conversion = name[mark + 1];
       name.resize(mark);

@@ -243,7 +243,8 @@ Text replace(const Text& text, const std::string& from, const Text& to, int64_t 
       begin += length;
     }
   } else {
-    for (size_t at = bytes.find(from); most != 0 && at != bytes.npos; at = bytes.find(from, begin)) {
+    for (size_t at = bytes.find(from); most != 0 && at != bytes.npos;
+         at = bytes.find(from, begin)) {
       result.append(text, begin, at - begin);
       result.append(to);
       begin = at + from.size();

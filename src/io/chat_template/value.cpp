@@ -162,7 +162,7 @@ void Dict::set(Budget& budget, Value key, Value value) {
 }
 
 void Dict::set(std::string_view key, Value value) {
-  set_named(str_cat("s", key), Value::own(key), std::move(value));
+  set_named(str_cat("s", key), Value(Text(std::string(key), false)), std::move(value));
 }
 
 std::string key_name(Budget& budget, const Value& key) {
@@ -302,16 +302,16 @@ std::vector<Value> iterate(Budget& budget, const Value& value) {
       return {};
     case Kind::kList:
     case Kind::kTuple:
-      budget.steps(value.items().size());
+      budget.items(value.items().size());
       return value.items();
     case Kind::kGenerator: {
       Generator& generator = value.generator();
-      budget.steps(generator.items.size());
+      budget.items(generator.items.size());
       return std::exchange(generator.items, {});
     }
     case Kind::kDict: {
       std::vector<Value> keys;
-      budget.steps(value.dict().size());
+      budget.items(value.dict().size());
       for (const auto& item : value.dict().items()) keys.push_back(item.first);
       return keys;
     }
@@ -319,7 +319,7 @@ std::vector<Value> iterate(Budget& budget, const Value& value) {
       std::vector<Value> characters;
       const Text& text = value.text();
       budget.text(text.size());
-      budget.steps(text.size());
+      budget.items(count_characters(text.bytes()));
       for (size_t at = 0; at < text.size();) {
         const size_t length = character_bytes(text.bytes()[at]);
         characters.emplace_back(text.slice(at, length));

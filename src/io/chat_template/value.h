@@ -113,6 +113,7 @@ class Dict {
   const Value* find(Budget& budget, const Value& key) const;
   const Value* find(std::string_view key) const;
   void set(Budget& budget, Value key, Value value);
+  /// The key counts as a user's text.
   void set(std::string_view key, Value value);
 
  private:
