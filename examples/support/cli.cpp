@@ -17,7 +17,6 @@
 #include "rillkv/threads.h"
 
 namespace rillkv::cli {
-namespace {
 
 std::string today() {
   const std::time_t now = std::time(nullptr);
@@ -27,8 +26,6 @@ std::string today() {
   std::strftime(text, sizeof text, "%Y-%m-%d", &local);
   return text;
 }
-
-}  // namespace
 
 void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_option("--model", o.model, "Checkpoint folder: config.json, safetensors, tokenizer")

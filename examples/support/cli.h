@@ -45,6 +45,9 @@ void apply_log_level(const ModelOptions& options);
 /// The configuration that the options describe. Throws UsageError.
 CompressionConfig make_config(const ModelOptions& options);
 
+/// The local date, as --chat-date takes it.
+std::string today();
+
 /// The chat template that the options choose. A date that the template asks for is today's from here
 /// on, also past midnight. Throws UsageError, Error.
 ChatTemplate open_chat(const ModelOptions& options);

@@ -54,7 +54,8 @@ Session open_session(const ModelOptions& options) {
   Session session;
   session.options = options;
   session.config = make_config(options);
-  session.chat = open_chat(options);  // Before the weights are read.
+  if (session.options.chat_date.empty()) session.options.chat_date = today();
+  session.chat = open_chat(session.options);  // Before the weights are read.
   session.model = load(options);
   session.config.validate_for(session.model->config().head_dim);
   return session;

@@ -25,8 +25,8 @@ template <class... Parts>
 constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
 /// Of expressions and blocks inside one another, and of operators in a row ("a + b + ...").
 constexpr int kMaxSyntaxDepth = 200;
-/// Of evaluation: syntax times macros that call themselves.
-constexpr int kMaxCallDepth = 1200;
+/// Of evaluation: syntax times macros that call themselves; some 2 KB of stack each.
+constexpr int kMaxCallDepth = 700;
 /// Of lists in lists.
 constexpr int kMaxValueDepth = 100;
 /// Of any one text, the output included.

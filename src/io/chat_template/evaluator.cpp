@@ -1,6 +1,7 @@
 #include "src/io/chat_template/evaluator.h"
 
-#include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "src/io/chat_template/format.h"
 #include "src/io/chat_template/functions.h"

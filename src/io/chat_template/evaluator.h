@@ -2,7 +2,6 @@
 #pragma once
 
 #include <ctime>
-#include <initializer_list>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -45,6 +44,8 @@ class Evaluator {
   bool contains(const Value& container, const Value& value);
   Value add(const Value& a, const Value& b);
   Namespace& make_namespace();
+  /// For a Nesting of whatever calls back.
+  int& depth() { return depth_; }
 
  private:
   enum class Flow : uint8_t { kNext, kBreak, kContinue };

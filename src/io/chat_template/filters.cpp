@@ -1,10 +1,9 @@
 // What stands behind `|`.
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <functional>
 #include <map>
+#include <optional>
 
 #include "src/io/chat_template/format.h"
 #include "src/io/chat_template/functions.h"
@@ -84,6 +83,7 @@ std::optional<double> parse_float(std::string_view text) {
 
 /// int(text, base), nothing if it is none. Fails beyond 64 bits.
 std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
+  if (text.size() > 4300) return std::nullopt;  // Python's own limit of digits
   std::string digits(strip(Text(std::string(text), true), nullptr, true, true).bytes());
   const bool negative = !digits.empty() && digits[0] == '-';
   if (!digits.empty() && (digits[0] == '-' || digits[0] == '+')) digits.erase(0, 1);

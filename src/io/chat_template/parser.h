@@ -1,9 +1,10 @@
 // The two halves of the parser: expressions, and the statements that contain them.
 #pragma once
 
-#include <initializer_list>
+#include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/io/chat_template/lexer.h"

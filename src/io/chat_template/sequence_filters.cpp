@@ -191,10 +191,12 @@ Value map_filter(Evaluator& evaluator, const Value& value, const Arguments& argu
     for (const Value& item : iterate(evaluator.budget, value)) results.push_back(get(item));
     return Value::generator(std::move(results));
   }
+  const Nesting nesting(evaluator.depth(), kMaxCallDepth);  // map('map', 'map', ...)
   const std::string name = need_text(arguments.positional[0]).bytes();
   const Arguments rest{{arguments.positional.begin() + 1, arguments.positional.end()},
                        arguments.named};
   for (const Value& item : iterate(evaluator.budget, value)) {
+    evaluator.budget.steps(1 + rest.positional.size());
     results.push_back(apply_filter(evaluator, name, item, rest));
   }
   return Value::generator(std::move(results));

@@ -1,5 +1,4 @@
 // What stands behind `is`.
-#include <algorithm>
 #include <map>
 
 #include "src/io/chat_template/format.h"
