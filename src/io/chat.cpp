@@ -136,10 +136,11 @@ ChatTemplate ChatTemplate::from_file(const std::string& path, const std::string&
 
 ChatTemplate ChatTemplate::at_date(const std::string& date) const {
   std::tm parsed{};
-  const bool digits = date.size() == 10 && date[4] == '-' && date[7] == '-' &&
-                      std::all_of(date.begin(), date.end(), [](char c) {
-                        return c == '-' || std::isdigit(static_cast<unsigned char>(c)) != 0;
-                      });
+  bool digits = date.size() == 10;
+  for (size_t i = 0; digits && i < date.size(); ++i) {
+    const bool dash = i == 4 || i == 7;
+    digits = dash ? date[i] == '-' : std::isdigit(static_cast<unsigned char>(date[i])) != 0;
+  }
   if (digits && std::sscanf(date.c_str(), "%4d-%2d-%2d", &parsed.tm_year, &parsed.tm_mon,
                             &parsed.tm_mday) == 3) {
     parsed.tm_year -= 1900;
