@@ -83,6 +83,10 @@ OrderedJson as_experiment_file(const Arguments& a, const cli::Session& session) 
   file["device"] = a.model.device;
   file["dtype"] = a.model.dtype;
   file["chat"] = a.model.chat;
+  if (!a.model.chat_template_file.empty()) file["chat_template_file"] = a.model.chat_template_file;
+  if (a.model.chat == "auto" || !a.model.chat_template_file.empty()) {
+    file["chat_date"] = session.options.chat_date;
+  }
   if (a.model.threads) file["threads"] = *a.model.threads;
   file["config"] = session.config.policy == Policy::kDense ? "dense" : "balanced";
   file["set"] = OrderedJson::parse(session.config.to_json());

@@ -29,7 +29,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   cli::ModelOptions model;
-  std::string prompt, prompt_file, token_ids, logits_out, json;
+  std::string prompt, prompt_file, token_ids, messages, logits_out, json;
   std::optional<std::string> system;
   int64_t max_new_tokens = 32;
   double temperature = 0;
@@ -51,27 +51,38 @@ struct Prompt {
   std::vector<int64_t> stop_ids;
 };
 
-Prompt read_prompt(const Options& o, const LlamaModel& model) {
+/// Of the text options; nothing for token ids. Before the weights are read.
+std::optional<Conversation> read_conversation(const Options& o, const ChatTemplate& chat) {
+  if (!o.token_ids.empty()) {
+    if (!chat.is_none()) throw UsageError("--chat needs a text, not --token-ids");
+    return std::nullopt;
+  }
+  if (!o.messages.empty()) {
+    if (chat.is_none()) throw UsageError("--messages needs a chat template: --chat auto");
+    if (o.system) throw UsageError("--messages holds the system prompt: leave --system out");
+    return Conversation::from_json(read_file(o.messages), o.messages);
+  }
+  if (o.system && chat.is_none()) throw UsageError("--system needs a chat template: --chat auto");
+  const std::string text = o.prompt_file.empty() ? o.prompt : read_file(o.prompt_file);
+  RILLKV_CHECK(!text.empty(), "expected a prompt of at least one token, got an empty one");
+  return Conversation::of(text, o.system);
+}
+
+Prompt read_prompt(const Options& o, const LlamaModel& model, const ChatTemplate& chat,
+                   const std::optional<Conversation>& conversation) {
   Prompt prompt;
   prompt.stop_ids = model->config().eos_token_ids;
-  const ChatTemplate chat = parse_chat_template(o.model.chat);
-  if (!o.token_ids.empty()) {
-    if (chat != ChatTemplate::kNone) throw UsageError("--chat needs a text, not --token-ids");
+  if (!conversation) {
     prompt.ids = cli::read_token_ids(o.token_ids);
   }
-  const bool need_tokenizer = o.token_ids.empty();
   try {
     prompt.tokenizer = Tokenizer::load(o.model.model);
   } catch (const std::exception& e) {
-    if (need_tokenizer) throw;
+    if (conversation) throw;
     log(LogLevel::kWarning, str_cat("no text, only token ids: ", e.what()));
   }
-  if (need_tokenizer) {
-    const std::string text = o.prompt_file.empty() ? o.prompt : read_file(o.prompt_file);
-    RILLKV_CHECK(!text.empty(), "expected a prompt of at least one token, got an empty one");
-    const std::optional<std::string> system =
-        o.system ? o.system : default_system_prompt(chat, o.model.model);
-    prompt.ids = encode_chat(*prompt.tokenizer, chat, text, system);
+  if (conversation) {
+    prompt.ids = encode_chat(*prompt.tokenizer, chat, *conversation);
     prompt.stop_ids = stop_ids(*prompt.tokenizer, chat, std::move(prompt.stop_ids));
   }
   RILLKV_CHECK(!prompt.ids.empty(), "expected a prompt of at least one token, got an empty one");
@@ -203,8 +214,11 @@ void print_report(const Options& o, const LlamaModel& model, const CompressionCo
 }
 
 void prefill(const Options& o) {
-  const int inputs = !o.prompt.empty() + !o.prompt_file.empty() + !o.token_ids.empty();
-  if (inputs > 1) throw UsageError("give one of --prompt, --prompt-file and --token-ids");
+  const int inputs =
+      !o.prompt.empty() + !o.prompt_file.empty() + !o.token_ids.empty() + !o.messages.empty();
+  if (inputs > 1) {
+    throw UsageError("give one of --prompt, --prompt-file, --messages and --token-ids");
+  }
   if (o.max_new_tokens < 0) {
     throw UsageError(str_cat("expected --max-new-tokens >= 0, got ", o.max_new_tokens));
   }
@@ -214,9 +228,11 @@ void prefill(const Options& o) {
   const CompressionConfig config = cli::make_config(o.model);
   cli::check_writable(o.json);
   cli::check_writable(o.logits_out);
+  const ChatTemplate chat = cli::open_chat(o.model);
+  const std::optional<Conversation> conversation = read_conversation(o, chat);
   const LlamaModel model = cli::load(o.model);
   config.validate_for(model->config().head_dim);
-  const Prompt prompt = read_prompt(o, model);
+  const Prompt prompt = read_prompt(o, model, chat, conversation);
 
   const Run run = run_once(o, model, prompt, config, "prefill");
   Json json = to_json(config, run);
@@ -253,6 +269,9 @@ int main(int argc, char** argv) {
   auto* input = app.add_option_group("prompt", "What to read");
   input->add_option("--prompt", o.prompt, "The text itself");
   input->add_option("--prompt-file", o.prompt_file, "A text file");
+  input->add_option(
+      "--messages", o.messages,
+      "A conversation as JSON: a list of messages, or an object with messages, tools");
   input->add_option("--token-ids", o.token_ids, "A file of token ids separated by white space");
   input->require_option(1);
   app.add_option("--system", o.system, "System prompt of the chat template");

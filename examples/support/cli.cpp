@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <new>
 
@@ -16,6 +17,15 @@
 #include "rillkv/threads.h"
 
 namespace rillkv::cli {
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[16];
+  std::strftime(text, sizeof text, "%Y-%m-%d", &local);
+  return text;
+}
 
 void add_model_options(CLI::App& app, ModelOptions& o) {
   app.add_option("--model", o.model, "Checkpoint folder: config.json, safetensors, tokenizer")
@@ -31,8 +41,16 @@ void add_model_options(CLI::App& app, ModelOptions& o) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--device", o.device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--dtype", o.dtype, "auto, float32, bfloat16 or float16")->capture_default_str();
-  app.add_option("--chat", o.chat, "Chat template: none, chatml, llama2 or llama3")
+  std::string formats;
+  for (const std::string& name : ChatTemplate::names()) formats += ", " + name;
+  app.add_option("--chat", o.chat,
+                 "Chat template: auto (the checkpoint's own)" + formats +
+                     "; none is the default even where the checkpoint has a template")
       ->capture_default_str();
+  app.add_option("--chat-template-file", o.chat_template_file,
+                 "A Jinja template in place of the checkpoint's own");
+  app.add_option("--chat-date", o.chat_date,
+                 "The date that a template is told, as 2026-03-05 (default: today)");
   app.add_option("--chunk-size", o.chunk_size,
                  "Tokens a prefill step (overrides the configuration)");
   app.add_option(
@@ -56,6 +74,21 @@ CompressionConfig make_config(const ModelOptions& o) {
   if (o.chunk_size) config.set(str_cat("chunk_size=", *o.chunk_size));
   config.validate();
   return config;
+}
+
+ChatTemplate open_chat(const ModelOptions& o) {
+  ChatTemplate chat;
+  if (!o.chat_template_file.empty()) {
+    if (o.chat != "none" && o.chat != "auto") {
+      throw UsageError(str_cat("give one of --chat ", o.chat, " and --chat-template-file"));
+    }
+    chat = ChatTemplate::from_file(o.chat_template_file, o.model);
+  } else if (o.chat == "auto") {
+    chat = ChatTemplate::load(o.model);
+  } else {
+    chat = ChatTemplate::named(o.chat);
+  }
+  return chat.at_date(o.chat_date.empty() ? today() : o.chat_date);
 }
 
 LlamaModel load(const ModelOptions& o) {

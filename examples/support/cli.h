@@ -26,15 +26,17 @@ struct ModelOptions {
   std::vector<std::string> settings;  // key=value
   std::string device = "cpu";
   std::string dtype = "auto";
-  std::string chat = "none";
+  std::string chat = "none";          // or auto: the checkpoint's own template
+  std::string chat_template_file;     // in place of the checkpoint's
+  std::string chat_date;              // for templates that ask for one; empty: today
   std::optional<int64_t> chunk_size;  // otherwise the configuration's
   std::optional<int> threads;         // otherwise default_threads()
   bool quiet = false;
   bool verbose = false;
 };
 
-/// Adds --model, --config, --set, --device, --dtype, --chat, --chunk-size, --threads, --quiet,
-/// --verbose.
+/// Adds --model, --config, --set, --device, --dtype, --chat, --chat-template-file, --chat-date,
+/// --chunk-size, --threads, --quiet, --verbose.
 void add_model_options(CLI::App& app, ModelOptions& options);
 
 /// Log level from --quiet and --verbose; whatever logs first calls it.
@@ -42,6 +44,13 @@ void apply_log_level(const ModelOptions& options);
 
 /// The configuration that the options describe. Throws UsageError.
 CompressionConfig make_config(const ModelOptions& options);
+
+/// The local date, as --chat-date takes it.
+std::string today();
+
+/// The chat template that the options choose. A date that the template asks for is today's from here
+/// on, also past midnight. Throws UsageError, Error.
+ChatTemplate open_chat(const ModelOptions& options);
 
 /// Sets log level and threads, checks the device, loads the weights.
 LlamaModel load(const ModelOptions& options);

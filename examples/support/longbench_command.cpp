@@ -111,7 +111,7 @@ OrderedJson run_longbench(Session& session, const LongBenchArguments& a, const f
   const eval::LongBenchTables tables = eval::LongBenchTables::load(a.data);
   const eval::LongBenchScoring scoring = scoring_of(a.edit_ratio);
   eval::LongBenchOptions options;
-  options.chat = parse_chat_template(session.options.chat) != ChatTemplate::kNone;
+  options.chat = !session.chat.is_none();
   options.max_prompt_tokens = a.max_length > 0 ? a.max_length : default_length(session, a, tables);
   OrderedJson report;
   report["benchmark"] = "longbench";

@@ -32,7 +32,7 @@ void add_needle_options(CLI::App& app, NeedleArguments& a) {
 OrderedJson run_needle(Session& session, const NeedleArguments& a, const std::filesystem::path& log,
                        bool restart) {
   eval::NeedleOptions options = a.options;
-  options.chat = parse_chat_template(session.options.chat) != ChatTemplate::kNone;
+  options.chat = !session.chat.is_none();
   eval::check(options);
   if (!a.haystack.empty()) options.haystack = eval::load_haystack(a.haystack);
   const std::string_view haystack =

@@ -37,8 +37,7 @@ std::unique_ptr<eval::ModelBackend> Session::backend(bool dense) {
   need_tokenizer();
   eval::ModelBackendOptions backend_options;
   backend_options.config = dense ? config.baseline() : config;
-  backend_options.chat = parse_chat_template(options.chat);
-  backend_options.system = default_system_prompt(backend_options.chat, options.model);
+  backend_options.chat = chat;
   return std::make_unique<eval::ModelBackend>(model, tokenizer, std::move(backend_options));
 }
 
@@ -47,7 +46,7 @@ nlohmann::json Session::fingerprint() const {
           {"config", nlohmann::json::parse(config.to_json())},
           {"dtype", c10::toString(model->dtype())},
           {"device", options.device},
-          {"chat", options.chat},
+          {"chat", chat.description()},
           {"version", version()}};
 }
 
@@ -55,7 +54,8 @@ Session open_session(const ModelOptions& options) {
   Session session;
   session.options = options;
   session.config = make_config(options);
-  parse_chat_template(options.chat);  // Before the weights are read.
+  if (session.options.chat_date.empty()) session.options.chat_date = today();
+  session.chat = open_chat(session.options);  // Before the weights are read.
   session.model = load(options);
   session.config.validate_for(session.model->config().head_dim);
   return session;
@@ -67,7 +67,7 @@ OrderedJson provenance(const Session& session) {
   json["model"] = session.options.model;
   json["dtype"] = c10::toString(session.model->dtype());
   json["device"] = session.options.device;
-  json["chat"] = session.options.chat;
+  json["chat"] = session.chat.description();
   json["version"] = version();
   json["commit"] = RILLKV_COMMIT;
   json["machine"] = machine_json();

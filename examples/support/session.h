@@ -20,6 +20,7 @@ using OrderedJson = nlohmann::ordered_json;
 struct Session {
   ModelOptions options;
   CompressionConfig config;
+  ChatTemplate chat;
   LlamaModel model{nullptr};
   std::shared_ptr<const Tokenizer> tokenizer;  ///< Null until needed by text input.
 

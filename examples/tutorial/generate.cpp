@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
     rillkv::GenerationOptions options;
     options.max_new_tokens = 32;
     options.stop_ids =
-        rillkv::stop_ids(*tokenizer, rillkv::ChatTemplate::kNone, model->config().eos_token_ids);
+        rillkv::stop_ids(*tokenizer, rillkv::ChatTemplate(), model->config().eos_token_ids);
 
     // Chunk after chunk is read, and every full block is compressed before the next chunk comes:
     // the prompt never stands in memory uncompressed.

@@ -156,10 +156,10 @@ ModelBackend::ModelBackend(LlamaModel model, std::shared_ptr<const Tokenizer> to
 }
 
 std::vector<int64_t> ModelBackend::encode_prompt(std::string_view text, bool chat) const {
-  if (!chat || options_.chat == ChatTemplate::kNone) {
+  if (!chat || options_.chat.is_none()) {
     return tokenizer_->encode(text, /*add_bos=*/true);
   }
-  return encode_chat(*tokenizer_, options_.chat, std::string(text), options_.system);
+  return encode_chat(*tokenizer_, options_.chat, Conversation::of(std::string(text)));
 }
 
 std::vector<int64_t> ModelBackend::encode(std::string_view text) const {

@@ -31,7 +31,7 @@ class ModelBackendTest : public ::testing::Test {
     tokenizer_ = Tokenizer::load(folder_->path());
   }
 
-  ModelBackend backend(ChatTemplate chat = ChatTemplate::kNone) {
+  ModelBackend backend(const ChatTemplate& chat = {}) {
     ModelBackendOptions options;
     options.config = CompressionConfig::preset("balanced");
     options.config.chunk_size = 64;
@@ -153,9 +153,9 @@ TEST_F(ModelBackendTest, AnswersAreEncodedAsTheyFollowText) {
 }
 
 TEST_F(ModelBackendTest, ChatPromptsAreTheTemplates) {
-  ModelBackend b = backend(ChatTemplate::kChatML);
+  ModelBackend b = backend(ChatTemplate::named("chatml"));
   EXPECT_EQ(b.encode_prompt("hello", true),
-            encode_chat(*tokenizer_, ChatTemplate::kChatML, "hello"));
+            encode_chat(*tokenizer_, ChatTemplate::named("chatml"), Conversation::of("hello")));
   EXPECT_EQ(b.encode_prompt("hello", false), tokenizer_->encode("hello", true));
 }
 

@@ -95,6 +95,28 @@ const std::vector<BadInput>& table() {
       {"TwoInputs", {"--prompt", "a", "--token-ids", "IN/high"}, 2, "prompt"},
       {"ChatOfTokenIds", {"--token-ids", "IN/high", "--chat", "chatml"}, 2, "--chat"},
       {"SystemWithoutChat", {"--prompt", "a", "--system", "b"}, 2, "system"},
+      {"MessagesWithoutChat", {"--messages", "IN/messages"}, 2, "--messages"},
+      {"SystemBesideMessages",
+       {"--messages", "IN/messages", "--system", "b", "--chat", "chatml"},
+       2,
+       "--system"},
+      {"MissingMessages", {"--messages", "IN/none", "--chat", "chatml"}, 1, "IN/none"},
+      {"NoMessages", {"--messages", "IN/word", "--chat", "chatml"}, 1, "IN/word"},
+      {"AutoWithoutTemplate", {"--prompt", "a", "--chat", "auto"}, 2, "no chat template"},
+      {"TemplateBesideFormat",
+       {"--prompt", "a", "--chat", "chatml", "--chat-template-file", "IN/template"},
+       2,
+       "--chat-template-file"},
+      {"MissingTemplate", {"--prompt", "a", "--chat-template-file", "IN/none"}, 1, "IN/none"},
+      {"BrokenTemplate",
+       {"--prompt", "a", "--chat-template-file", "IN/template"},
+       1,
+       "template:2: "},
+      {"TemplateRefuses",
+       {"--prompt", "a", "--chat-template-file", "IN/refuses"},
+       1,
+       "refuses:1: no!"},
+      {"NoDate", {"--prompt", "a", "--chat-date", "tomorrow"}, 2, "tomorrow"},
       // Options.
       {"UnknownFlag", {"--prompt", "a", "--fast"}, 2, "--fast"},
       {"UnknownDevice", {"--prompt", "a", "--device", "tpu"}, 2, "tpu"},
@@ -200,6 +222,9 @@ TEST_P(BadInputs, OneLineOneCodeNoFile) {
   in.write("empty", "");
   in.write("high", "1 2 704 3");
   in.write("negative", "1 -1");
+  in.write("messages", R"([{"role": "user", "content": "a"}])");
+  in.write("template", "a\n{% if %}");
+  in.write("refuses", "{{ raise_exception('no!') }}");
   in.write("word", "1 two 3");
   in.write("huge", "1 99999999999999999999");
   std::string model = model_->path();

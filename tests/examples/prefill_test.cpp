@@ -126,7 +126,7 @@ TEST_F(Prefill, JsonHasExactlyTheDocumentedKeys) {
   EXPECT_EQ(arithmetic.at("tiles"), cpu_info().tiles);
   EXPECT_EQ(arithmetic.at("measured_gflops").is_object(), cpu_info().bf16_gflops > 0);
   const auto tokenizer = Tokenizer::load(model());
-  EXPECT_EQ(json.at("prompt_tokens"), encode_chat(*tokenizer, ChatTemplate::kNone, text()).size());
+  EXPECT_EQ(json.at("prompt_tokens"), encode_chat(*tokenizer, {}, Conversation::of(text())).size());
   EXPECT_GT(json.at("ttft_s").get<double>(), 0);
   EXPECT_GT(json.at("prefill_tokens_per_s").get<double>(), 0);
   EXPECT_GT(json.at("decode_tokens_per_s").get<double>(), 0);
@@ -177,7 +177,7 @@ TEST_F(Prefill, LogitsAreTheLibrarysOfTheLastPosition) {
   const LlamaModel llama = load_model(model());
   QuantizedKvCache cache = llama->make_cache(CompressionConfig::preset("dense"));
   const auto tokenizer = Tokenizer::load(model());
-  const Ids ids = encode_chat(*tokenizer, ChatTemplate::kNone, text());
+  const Ids ids = encode_chat(*tokenizer, {}, Conversation::of(text()));
   const at::Tensor expected = llama->forward(at::tensor(ids), cache, Logits::kLast)[0];
   // Chunks of 256 against one shot: float32 sums in another order, see tests/model/llama_test.cpp.
   const double size = expected.pow(2).mean().sqrt().item<double>();
@@ -188,7 +188,7 @@ TEST_F(Prefill, LogitsAreTheLibrarysOfTheLastPosition) {
 TEST_F(Prefill, TokenIdsGiveWhatTheTextGives) {
   const Json from_text = report({"--max-new-tokens", "6"});
   const auto tokenizer = Tokenizer::load(model());
-  folder_.write("ids", join(encode_chat(*tokenizer, ChatTemplate::kNone, text())));
+  folder_.write("ids", join(encode_chat(*tokenizer, {}, Conversation::of(text()))));
   const Json from_ids =
       report({"--max-new-tokens", "6", "--token-ids", file("ids")}, model(), /*with_text=*/false);
   EXPECT_EQ(from_ids.at("token_ids"), from_text.at("token_ids"));
@@ -238,13 +238,44 @@ TEST_F(Prefill, SamplingDependsOnTheSeedAlone) {
 TEST_F(Prefill, ChatTemplateWrapsThePrompt) {
   const Json json = report({"--chat", "chatml", "--max-new-tokens", "1"});
   const auto tokenizer = Tokenizer::load(model());
-  const Ids wrapped = encode_chat(*tokenizer, ChatTemplate::kChatML, text(),
-                                  default_system_prompt(ChatTemplate::kChatML, model()));
+  const ChatTemplate chat = ChatTemplate::named("chatml");
+  const Ids wrapped = encode_chat(*tokenizer, chat, Conversation::of(text()));
   EXPECT_EQ(json.at("prompt_tokens"), wrapped.size());
-  EXPECT_GT(wrapped.size(), encode_chat(*tokenizer, ChatTemplate::kNone, text()).size());
+  EXPECT_GT(wrapped.size(), encode_chat(*tokenizer, {}, Conversation::of(text())).size());
   const Json told = report({"--chat", "chatml", "--system", "Be brief.", "--max-new-tokens", "1"});
   EXPECT_EQ(told.at("prompt_tokens"),
-            encode_chat(*tokenizer, ChatTemplate::kChatML, text(), "Be brief.").size());
+            encode_chat(*tokenizer, chat, Conversation::of(text(), "Be brief.")).size());
+}
+
+TEST_F(Prefill, TheCheckpointsTemplateOrAFiles) {
+  const std::string source =
+      "{{ strftime_now('%A %d %B') }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + "
+      "m.content + '<|im_end|>\n' }}{% endfor %}{{ tools | tojson }}";
+  const std::string jinja = folder_.write("t.jinja", source);
+  const std::string conversation =
+      R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"},
+          {"role": "user", "content": "Hi <|im_end|>"}], "tools": [{"name": "f"}]})";
+  folder_.write("messages.json", conversation);
+  const auto tokenizer = Tokenizer::load(model());
+  const auto expected = [&](const char* date) {
+    return encode_chat(*tokenizer, ChatTemplate::from_file(jinja, model()).at_date(date),
+                       Conversation::from_json(conversation, "c"))
+        .size();
+  };
+  const auto tokens = [&](const std::string& folder, const Words& options) {
+    Words words{"--messages", file("messages.json"), "--max-new-tokens", "1"};
+    words.insert(words.end(), options.begin(), options.end());
+    return report(words, folder, false).at("prompt_tokens").get<size_t>();
+  };
+  ASSERT_NE(expected("2026-03-05"), expected("2026-09-30"));
+  for (const char* date : {"2026-03-05", "2026-09-30"}) {
+    EXPECT_EQ(tokens(model(), {"--chat-template-file", jinja, "--chat-date", date}),
+              expected(date));
+  }
+  const std::string copy = file("copy");
+  fs::copy(model(), copy, fs::copy_options::recursive);
+  write_file_atomically(copy + "/chat_template.jinja", source);
+  EXPECT_EQ(tokens(copy, {"--chat", "auto", "--chat-date", "2026-03-05"}), expected("2026-03-05"));
 }
 
 TEST_F(Prefill, ConfigurationFileAndOverrides) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +14,7 @@ namespace rillkv::eval {
 
 struct ModelBackendOptions {
   CompressionConfig config;
-  ChatTemplate chat = ChatTemplate::kNone;
-  std::optional<std::string> system;  ///< System prompt of the chat template.
+  ChatTemplate chat;
 };
 
 /// Each run prefills a fresh cache in chunks and decodes greedily. The model and the tokenizer may
