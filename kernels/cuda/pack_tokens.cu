@@ -1,5 +1,6 @@
 // (a2) Token blocks: values of policy "adaptive" (affine, with the clip search at 2 bits) and sinks
-// (symmetric, or fp16 rows). 16 lanes a token, 16 tokens a CTA; grid (kv_heads, blocks, 16-token slabs).
+// (symmetric, or fp16 rows). 16 lanes a token, 16 tokens a CTA; grid (kv_heads, blocks, 16-token
+// slabs).
 //
 // The clip search compares squared errors, whose fp32 sum has one order in every back end: 16
 // accumulators, element i in number i % 16, then a tree of spans 8, 4, 2, 1. Here an accumulator is

@@ -57,7 +57,8 @@ struct OpenBlock {
 };
 
 /// A layer's attention sinks, packed (16 bits: fp16 rows of keys before RoPE and of values as
-/// `Measured::values` has them, which were rounded to the model's dtype); undefined where the configuration has none.
+/// `Measured::values` has them, rounded to the model's dtype); undefined where the configuration
+/// has none.
 struct PackedSinks {
   at::Tensor keys, values;  // [kv_heads, bytes] u8
 };

@@ -38,8 +38,8 @@ struct ChannelWidths {
   std::vector<uint8_t> stored;  // [kv_heads, head_dim / 2]
   std::vector<size_t> bytes;    // [kv_heads], of the packed channel blocks
 };
-/// outliers: [kv_heads, head_dim] bool on the CPU; they get `outlier_bits`, or 8 where the sinks have
-/// 16: codes end there.
+/// outliers: [kv_heads, head_dim] bool on the CPU; they get `outlier_bits`, but 8 for the 16 that
+/// sinks may have: codes end there.
 ChannelWidths ema_widths(const at::Tensor& outliers, int64_t bits, int64_t outlier_bits,
                          int64_t block_size);
 

@@ -1,4 +1,5 @@
-// Single rows of token blocks: of sinks of 2 to 8 bits, and of values whose shape has no tile kernel.
+// Single rows of token blocks: of sinks of 2 to 8 bits, and of values whose shape has no tile
+// kernel.
 #pragma once
 
 #include <cstddef>
