@@ -34,10 +34,10 @@ struct CompressionConfig {
   int64_t key_bits_normal = 4;    ///< 2..8
   int64_t value_bits_normal = 4;  ///< 2..8
   /// Bits of the sinks and, under "ema", of outlier channels: 2..8, a symmetric scale a token and
-  /// head; or 16, sinks as they are, in fp16 (outlier channels get 8). The adaptive presets say 16:
-  /// one scale of 8 bits cannot hold a key bias of hundreds, as Qwen2 has, beside the rest.
-  int64_t key_bits_sink_outlier = 8;
-  int64_t value_bits_sink_outlier = 8;
+  /// head; or 16, sinks as they are, in fp16 (outlier channels get 8). One scale of 8 bits cannot
+  /// hold a key bias of hundreds, as Qwen2 has, beside the rest.
+  int64_t key_bits_sink_outlier = 16;
+  int64_t value_bits_sink_outlier = 16;
   /// Scales of the values: -1 per channel, 1 per head, n groups a head (n divides head_dim).
   int64_t value_quant_groups = -1;
 
