@@ -34,7 +34,7 @@ PRESETS = ["balanced", "quality", "compact", "extreme", "seed"]
 DEFAULTS = {  # the keys a preset may leave out
     "attention_sink_size": 8, "block_size": 128, "ema_decay": 0.99, "outlier_threshold_abs": 6.0,
     "outlier_threshold_relative": 5.0, "key_bits_normal": 4, "value_bits_normal": 4,
-    "key_bits_sink_outlier": 8, "value_bits_sink_outlier": 8, "value_quant_groups": -1,
+    "key_bits_sink_outlier": 16, "value_bits_sink_outlier": 16, "value_quant_groups": -1,
     "key_bits_mean": 4.25, "value_bits": 4, "bit_classes": list(range(1, 9)),
     "query_energy_decay": 0.9, "value_group_size": 64, "value_rotation": True,
 }
