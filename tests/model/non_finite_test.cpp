@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "rillkv/error.h"
 #include "rillkv/generation.h"
 #include "rillkv/linear.h"
 #include "rillkv/llama.h"
@@ -169,6 +170,27 @@ TEST(BrokenWeight, OfATiedTableIsNamedAsTheTable) {
   }
 }
 
+TEST(BrokenWeight, IsFoundInItsRowsWhereAPanelHoldsThoseOfTwo) {
+  ModelConfig config = small_config();
+  config.hidden_size = 80;  // 20 rows of keys and of values, 50 of each half of the MLP
+  config.num_key_value_heads = 1;
+  config.head_dim = 20;
+  config.intermediate_size = 50;
+  for (const char* broken : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                             "mlp.gate_proj", "mlp.up_proj"}) {
+    for (const int64_t row : {0, -1}) {
+      const LlamaModel model = small_model(
+          config,
+          [&](const std::string& name, at::Tensor& weight) {
+            if (name.find(str_cat("layers.1.", broken)) != name.npos) weight[row][7] = kNan;
+          },
+          at::kBFloat16, /*pack=*/true);
+      EXPECT_EQ(first_broken_weight(*model),
+                str_cat("weight 'model.layers.1.", broken, ".weight' holds NaN"));
+    }
+  }
+}
+
 TEST(BrokenWeight, OneNumberIsEnough) {
   for (const char* broken :
        {"model.norm.weight", "model.layers.2.mlp.up_proj.weight", "lm_head.weight"}) {
@@ -212,16 +234,27 @@ TEST(Overflow, NamesTheLayerInWhoseOutputItIs) {
 }
 
 TEST(Overflow, OfOneTokenIsFoundInItsOwnChunkOfADenseCache) {
-  // Token 60 alone is huge, and after it nothing is: what layer 0 makes of it stays in the caches
-  // of the layers above and would be blamed on them by whoever looks at the last chunk alone.
+  // Token 60 alone has anything in channel 0, and the first MLP reads only that. What comes of it
+  // stays in the caches of the layers above, where the last chunk would find it first.
   const LlamaModel model =
       small_model(small_config(), [](const std::string& name, at::Tensor& weight) {
-        if (name == "model.embed_tokens.weight") weight[60].fill_(3e38);
-        if (name == "model.layers.0.mlp.down_proj.weight") weight.mul_(1e38);
+        if (name == "model.embed_tokens.weight") {
+          weight.select(1, 0).fill_(0);
+          weight[60][0] = 50;
+        }
+        if (name == "model.layers.0.self_attn.o_proj.weight") weight[0].fill_(0);
+        if (name == "model.layers.0.mlp.gate_proj.weight" ||
+            name == "model.layers.0.mlp.up_proj.weight") {
+          weight.fill_(0);
+          weight.select(1, 0).fill_(1);
+        }
+        if (name == "model.layers.0.mlp.down_proj.weight") weight.fill_(3e38);
       });
   QuantizedKvCache cache = model->make_cache(config_of(Policy::kDense));
   Ids ids(40, 3);
   ids[5] = 60;
+  QuantizedKvCache without = model->make_cache(config_of(Policy::kDense));
+  EXPECT_EQ(error_of([&] { generate(model, Ids(40, 3), without, {}); }), "");
   const std::string error = error_of([&] { generate(model, ids, cache, {}); });
   EXPECT_NE(error.find("output of layer 0,"), std::string::npos) << error;
 }
