@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes src/io/nfc_tables.cpp from Python's unicodedata: what Unicode normalisation form C needs.
+"""Writes src/io/tokenizer/nfc_tables.cpp from Python's unicodedata: what Unicode normalisation form C needs.
 Run it again to move to a newer Unicode version. usage: make_nfc_tables.py"""
 
 import pathlib
@@ -46,7 +46,7 @@ def rows(items, per_line):
 def main():
     ranges, entries = classes(), decompositions()
     text = f"""// Made by scripts/make_nfc_tables.py from Unicode {unicodedata.unidata_version}.
-#include "src/io/nfc_tables.h"
+#include "src/io/tokenizer/nfc_tables.h"
 
 namespace rillkv::io {{
 

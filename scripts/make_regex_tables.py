@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes src/io/regex_tables.cpp and regex_case_tables.cpp: the characters that a tokenizer.json's regular expressions mean.
+"""Writes src/io/regex/regex_tables.cpp and regex_case_tables.cpp: the characters that a tokenizer.json's regular expressions mean.
 
 They are asked of the `tokenizers` package itself (its Oniguruma knows a Unicode of its own), one
 class at a time over all code points, so the tables say what that package does and nothing else.
@@ -102,7 +102,7 @@ def points(runs):
 
 def write(name, tables):
     text = f"""// Made by scripts/make_regex_tables.py from tokenizers {tokenizers.__version__}; do not edit.
-#include "src/io/regex_tables.h"
+#include "src/io/regex/regex_tables.h"
 
 namespace rillkv::io {{
 

@@ -103,7 +103,8 @@ class Layers:
         if match[1]:
             return "public:eval"
         for name in ("io", "core", "model"):
-            if match[2] not in COMMON_HEADERS and (self.root / f"src/{name}/{match[2]}.cpp").exists():
+            own = (self.root / "src" / name).rglob(f"{match[2]}.cpp")
+            if match[2] not in COMMON_HEADERS and any(own):
                 return f"public:{name}"
         # Without a .cpp of its own: with those that own the state, and checked as such.
         return "public:common" if match[2] in COMMON_HEADERS else "public:core"

@@ -367,7 +367,8 @@ bool predict_longbench(const LongBenchTask& task, const LongBenchTables& tables,
       request.stop_at_newline = task.stop_at_newline;
       named(str_cat(task.name, ", example ", i), [&] {
         const Generation generation = backend.run(request);
-        log.append(key, {{"pred", generation.text},
+        // As the benchmark's own program does: the new tokens alone, without what stands before.
+        log.append(key, {{"pred", backend.decode(generation.tokens)},
                          {"answers", example.answers},
                          {"all_classes", example.classes.empty() ? Json() : Json(example.classes)},
                          {"length", example.length},

@@ -1,6 +1,6 @@
 // A tokenizer.json's expressions against the package they are written for
 // (scripts/goldens/regex.py), and what is refused.
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "src/io/pcre_unicode.h"
-#include "src/io/regex_classes.h"
-#include "src/io/regex_matches.h"
+#include "src/io/regex/pcre_unicode.h"
+#include "src/io/regex/regex_classes.h"
+#include "src/io/regex/regex_matches.h"
 #include "src/io/utf8.h"
 #include "tests/support/error_of.h"
 #include "tests/support/expect_error.h"

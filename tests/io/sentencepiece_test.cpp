@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "rillkv/tokenizer.h"
-#include "src/io/sentencepiece_proto.h"
+#include "src/io/tokenizer/sentencepiece_proto.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"
 

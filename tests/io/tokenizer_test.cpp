@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "src/io/pre_tokenizer.h"
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
+#include "src/io/tokenizer/pre_tokenizer.h"
 #include "src/io/utf8.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temporary_folder.h"

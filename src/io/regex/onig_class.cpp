@@ -1,10 +1,10 @@
-#include "src/io/onig_class.h"
+#include "src/io/regex/onig_class.h"
 
 #include <string>
 #include <utility>
 
 #include "rillkv/quotes.h"
-#include "src/io/regex_classes.h"
+#include "src/io/regex/regex_classes.h"
 
 namespace rillkv::io {
 namespace {

@@ -1,10 +1,10 @@
-#include "src/io/regex_classes.h"
+#include "src/io/regex/regex_classes.h"
 
 #include <algorithm>
 #include <string>
 #include <unordered_map>
 
-#include "src/io/regex_tables.h"
+#include "src/io/regex/regex_tables.h"
 
 namespace rillkv::io {
 namespace {

@@ -7,7 +7,7 @@
 #include "rillkv/files.h"
 #include "rillkv/quotes.h"
 #include "src/io/json_reader.h"
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizer/tokenizers.h"
 
 namespace rillkv::io {
 namespace {

@@ -7,11 +7,11 @@
 #include "rillkv/files.h"
 #include "rillkv/log.h"
 #include "rillkv/quotes.h"
-#include "src/io/added_vocabulary.h"
-#include "src/io/decoder.h"
-#include "src/io/normalizer.h"
-#include "src/io/sentencepiece_proto.h"
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizer/added_vocabulary.h"
+#include "src/io/tokenizer/decoder.h"
+#include "src/io/tokenizer/normalizer.h"
+#include "src/io/tokenizer/sentencepiece_proto.h"
+#include "src/io/tokenizer/tokenizers.h"
 #include "src/io/utf8.h"
 
 namespace rillkv::io {

@@ -2,15 +2,15 @@
 #include <unordered_map>
 #include <utility>
 
-#include "src/io/added_vocabulary.h"
-#include "src/io/bpe_model.h"
-#include "src/io/decoder.h"
 #include "src/io/json_reader.h"
-#include "src/io/llama_tokenizer.h"
-#include "src/io/normalizer.h"
-#include "src/io/post_processor.h"
-#include "src/io/pre_tokenizer.h"
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizer/added_vocabulary.h"
+#include "src/io/tokenizer/bpe_model.h"
+#include "src/io/tokenizer/decoder.h"
+#include "src/io/tokenizer/llama_tokenizer.h"
+#include "src/io/tokenizer/normalizer.h"
+#include "src/io/tokenizer/post_processor.h"
+#include "src/io/tokenizer/pre_tokenizer.h"
+#include "src/io/tokenizer/tokenizers.h"
 
 namespace rillkv::io {
 namespace {

@@ -1,4 +1,4 @@
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -7,8 +7,8 @@
 
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
-#include "src/io/onig_syntax.h"
-#include "src/io/pcre_unicode.h"
+#include "src/io/regex/onig_syntax.h"
+#include "src/io/regex/pcre_unicode.h"
 
 namespace rillkv::io {
 namespace {

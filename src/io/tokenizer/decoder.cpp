@@ -1,4 +1,4 @@
-#include "src/io/decoder.h"
+#include "src/io/tokenizer/decoder.h"
 
 #include "rillkv/error.h"
 #include "src/io/json_reader.h"

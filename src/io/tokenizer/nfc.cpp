@@ -1,11 +1,11 @@
-#include "src/io/nfc.h"
+#include "src/io/tokenizer/nfc.h"
 
 #include <algorithm>
 #include <cstdint>
 #include <unordered_map>
 #include <vector>
 
-#include "src/io/nfc_tables.h"
+#include "src/io/tokenizer/nfc_tables.h"
 #include "src/io/utf8.h"
 
 namespace rillkv::io {

@@ -1,4 +1,4 @@
-#include "src/io/bpe_model.h"
+#include "src/io/tokenizer/bpe_model.h"
 
 #include <queue>
 #include <utility>

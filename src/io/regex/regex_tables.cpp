@@ -1,5 +1,5 @@
 // Made by scripts/make_regex_tables.py from tokenizers 0.23.3; do not edit.
-#include "src/io/regex_tables.h"
+#include "src/io/regex/regex_tables.h"
 
 namespace rillkv::io {
 

@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizer/tokenizers.h"
 
 namespace rillkv::io {
 

@@ -1,4 +1,4 @@
-#include "src/io/normalizer.h"
+#include "src/io/tokenizer/normalizer.h"
 
 #include <algorithm>
 #include <string_view>
@@ -6,8 +6,8 @@
 
 #include "src/io/characters.h"
 #include "src/io/json_reader.h"
-#include "src/io/nfc.h"
-#include "src/io/regex_matches.h"
+#include "src/io/regex/regex_matches.h"
+#include "src/io/tokenizer/nfc.h"
 
 namespace rillkv::io {
 namespace {

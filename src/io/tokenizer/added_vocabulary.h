@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "rillkv/tokenizer.h"
-#include "src/io/normalizer.h"
-#include "src/io/regex.h"
-#include "src/io/tokenizers.h"
+#include "src/io/regex/regex.h"
+#include "src/io/tokenizer/normalizer.h"
+#include "src/io/tokenizer/tokenizers.h"
 
 namespace rillkv::io {
 

@@ -1,4 +1,4 @@
-#include "src/io/regex_matches.h"
+#include "src/io/regex/regex_matches.h"
 
 #include <cctype>
 

@@ -1,4 +1,4 @@
-#include "src/io/post_processor.h"
+#include "src/io/tokenizer/post_processor.h"
 
 #include <algorithm>
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "src/io/code_points.h"
-#include "src/io/onig_scanner.h"
+#include "src/io/regex/onig_scanner.h"
 
 namespace rillkv::io {
 

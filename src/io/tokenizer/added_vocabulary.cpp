@@ -1,4 +1,4 @@
-#include "src/io/added_vocabulary.h"
+#include "src/io/tokenizer/added_vocabulary.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "src/io/pcre_unicode.h"
+#include "src/io/regex/pcre_unicode.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
@@ -11,8 +11,8 @@
 
 #include "rillkv/error.h"
 #include "rillkv/log.h"
-#include "src/io/regex_classes.h"
-#include "src/io/regex_tables.h"
+#include "src/io/regex/regex_classes.h"
+#include "src/io/regex/regex_tables.h"
 #include "src/io/utf8.h"
 
 namespace rillkv::io {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "src/io/bpe_model.h"
+#include "src/io/tokenizer/bpe_model.h"
 
 namespace rillkv::io {
 

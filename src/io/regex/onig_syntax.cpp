@@ -1,4 +1,4 @@
-#include "src/io/onig_syntax.h"
+#include "src/io/regex/onig_syntax.h"
 
 #include <cstdlib>
 #include <optional>
@@ -7,9 +7,9 @@
 
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
-#include "src/io/onig_class.h"
-#include "src/io/onig_scanner.h"
-#include "src/io/regex_classes.h"
+#include "src/io/regex/onig_class.h"
+#include "src/io/regex/onig_scanner.h"
+#include "src/io/regex/regex_classes.h"
 
 namespace rillkv::io {
 namespace {

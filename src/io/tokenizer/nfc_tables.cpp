@@ -1,5 +1,5 @@
 // Made by scripts/make_nfc_tables.py from Unicode 14.0.0.
-#include "src/io/nfc_tables.h"
+#include "src/io/tokenizer/nfc_tables.h"
 
 namespace rillkv::io {
 

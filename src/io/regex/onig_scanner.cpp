@@ -1,4 +1,4 @@
-#include "src/io/onig_scanner.h"
+#include "src/io/regex/onig_scanner.h"
 
 #include <cstdio>
 

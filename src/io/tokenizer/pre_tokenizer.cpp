@@ -1,11 +1,11 @@
-#include "src/io/pre_tokenizer.h"
+#include "src/io/tokenizer/pre_tokenizer.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "rillkv/error.h"
 #include "src/io/json_reader.h"
-#include "src/io/regex_matches.h"
+#include "src/io/regex/regex_matches.h"
 #include "src/io/utf8.h"
 
 namespace rillkv::io {

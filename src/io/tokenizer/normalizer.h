@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
 
 namespace rillkv::io {
 

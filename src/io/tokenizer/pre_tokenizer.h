@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
 
 namespace rillkv::io {
 

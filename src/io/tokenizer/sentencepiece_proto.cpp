@@ -1,4 +1,4 @@
-#include "src/io/sentencepiece_proto.h"
+#include "src/io/tokenizer/sentencepiece_proto.h"
 
 #include <cstdint>
 #include <optional>

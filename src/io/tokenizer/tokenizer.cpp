@@ -6,7 +6,7 @@
 #include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "src/io/json_reader.h"
-#include "src/io/tokenizers.h"
+#include "src/io/tokenizer/tokenizers.h"
 #include "src/io/utf8.h"
 
 namespace rillkv {

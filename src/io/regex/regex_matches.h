@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "src/io/json_reader.h"
-#include "src/io/regex.h"
+#include "src/io/regex/regex.h"
 
 namespace rillkv::io {
 

@@ -1,4 +1,4 @@
-#include "src/io/llama_tokenizer.h"
+#include "src/io/tokenizer/llama_tokenizer.h"
 
 #include <algorithm>
 #include <string>
