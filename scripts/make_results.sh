@@ -4,7 +4,8 @@
 # usage: scripts/make_results.sh PART... [--text FILE]
 #   PART   quality      all presets, both protocols, on the text
 #          second-text  the same on a text no one tuned on: the Jargon File, a Debian package
-#          models       the same on two models with large key biases, Qwen2.5-Coder-0.5B and 1.5B (bf16)
+#          models       the adaptive presets on two models with large key biases, Qwen2.5-Coder-0.5B and 1.5B,
+#                       with sinks of 8 bits and without any beside them
 #          needle       depth by length up to 8192 tokens, the dense cache beside it
 #          ablation     what each idea buys, on the text, both protocols
 #          memory       cache and process memory against the context
@@ -60,21 +61,23 @@ second_text() {
 
 finished() { [[ -s $1 ]] && ! grep -q '"complete": false' "$1"; }
 
-# presets_on TEXT FOLDER [MODEL]: bits against KL. The default model in float32, larger ones as they are.
+# perplexity MODEL TEXT PRESET PROTOCOL JSON [ARGUMENT...]: one row.
+perplexity() {
+  if finished "$5"; then
+    say "$5 is there"
+  else
+    show "$bin/evaluate" perplexity --model "$1" --text "$2" --dtype float32 --config "$3" \
+      --protocol "$4" --json "$5" "${@:6}"
+  fi
+}
+
+# presets_on TEXT FOLDER: bits against KL.
 presets_on() {
-  local model=${3:-$RILLKV_MODEL_DIR} dtype=float32
-  [[ $model == "$RILLKV_MODEL_DIR" ]] || dtype=auto
   mkdir -p "$2"
   local protocol preset
   for protocol in stress prefill; do
     for preset in $presets; do
-      local json=$2/$preset-$protocol.json
-      if finished "$json"; then
-        say "$json is there"
-      else
-        show "$bin/evaluate" perplexity --model "$model" --text "$1" --dtype "$dtype" \
-          --config "$preset" --protocol "$protocol" --json "$json"
-      fi
+      perplexity "$RILLKV_MODEL_DIR" "$1" "$preset" "$protocol" "$2/$preset-$protocol.json"
     done
   done
   show python3 scripts/result_tables.py "$2"/*-stress.json "$2"/*-prefill.json
@@ -118,7 +121,21 @@ for part in "${parts[@]}"; do
       need_text models
       for name in qwen2.5-coder-0.5b qwen2.5-coder-1.5b; do
         scripts/make_default_model.sh --model "$name"
-        presets_on "$text" "$results/$name" "models/$name"
+        folder=$results/$name
+        mkdir -p "$folder"
+        for preset in balanced quality; do
+          row=("models/$name" "$text" "$preset" stress)
+          perplexity "${row[@]}" "$folder/$preset-stress.json"
+          perplexity "${row[@]}" "$folder/$preset-without-sinks-stress.json" \
+            --set attention_sink_size=0
+          perplexity "${row[@]}" "$folder/$preset-sinks-of-8-bits-stress.json" \
+            --set key_bits_sink_outlier=8 --set value_bits_sink_outlier=8
+          perplexity "models/$name" "$text" "$preset" prefill "$folder/$preset-prefill.json"
+        done
+        for preset in compact extreme; do
+          perplexity "models/$name" "$text" "$preset" stress "$folder/$preset-stress.json"
+        done
+        show python3 scripts/result_tables.py "$folder"/*-stress.json "$folder"/*-prefill.json
       done
       ;;
     needle)
