@@ -48,8 +48,8 @@ CompressionConfig make_config(const ModelOptions& options);
 /// The local date, as --chat-date takes it.
 std::string today();
 
-/// The chat template that the options choose. A date that the template asks for is today's from here
-/// on, also past midnight. Throws UsageError, Error.
+/// The chat template that the options choose. A date that the template asks for is today's from
+/// here on, also past midnight. Throws UsageError, Error.
 ChatTemplate open_chat(const ModelOptions& options);
 
 /// Sets log level and threads, checks the device, loads the weights.

@@ -44,7 +44,8 @@ class Tokenizer {
 
   /// What a model generated behind `prompt`, as text: decode() of both less decode() of the prompt.
   /// A space that decode() drops where a text begins is kept in a text that goes on ("The capital
-  /// of France is" + " Paris"). A padded model may choose ids past the vocabulary: they are no text.
+  /// of France is" + " Paris"). A padded model may choose ids past the vocabulary: they are no
+  /// text.
   std::string decode_generated(const std::vector<int64_t>& ids,
                                const std::vector<int64_t>& prompt = {}) const;
 
@@ -72,8 +73,8 @@ class Tokenizer {
 /// return, joined, is decode() of all ids, less the prompt's text. The tokenizer must outlive it.
 class TextStream {
  public:
-  /// With a `prompt` the text goes on behind it, whose own text is not repeated. A prompt of nothing
-  /// but special tokens is the beginning of a text; ids past the vocabulary are no text.
+  /// With a `prompt` the text goes on behind it, whose own text is not repeated. A prompt of
+  /// nothing but special tokens is the beginning of a text; ids past the vocabulary are no text.
   explicit TextStream(const Tokenizer& tokenizer, bool skip_special = true,
                       const std::vector<int64_t>& prompt = {});
 

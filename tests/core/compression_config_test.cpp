@@ -51,7 +51,7 @@ TEST(CompressionConfig, AdaptivePresetsKeepSinksAsTheyAre) {
   int adaptive = 0;
   for (const std::string& name : CompressionConfig::preset_names()) {
     const auto preset = CompressionConfig::preset(name);
-    const int64_t bits = preset.policy == Policy::kAdaptive ? 16 : 8;
+    const int64_t bits = preset.policy == Policy::kEma ? 8 : 16;
     EXPECT_EQ(preset.key_bits_sink_outlier, bits) << name;
     EXPECT_EQ(preset.value_bits_sink_outlier, bits) << name;
     adaptive += preset.policy == Policy::kAdaptive;

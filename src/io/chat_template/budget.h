@@ -33,8 +33,8 @@ constexpr int kMaxValueDepth = 100;
 constexpr size_t kMaxTextBytes = size_t{64} << 20;
 /// Of any one list.
 constexpr size_t kMaxItems = 1'000'000;
-/// A unit is a node of syntax visited, a quarter of a list element or 16 bytes of text made or looked
-/// through: a few seconds and a few hundred megabytes in all.
+/// A unit is a node of syntax visited, a quarter of a list element or 16 bytes of text made or
+/// looked through: a few seconds and a few hundred megabytes in all.
 constexpr int64_t kMaxSteps = 20'000'000;
 
 /// Counts down what a template may still do.

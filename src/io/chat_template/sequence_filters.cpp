@@ -12,8 +12,8 @@ namespace {
 using Filter = Value(Evaluator&, const Value&, const Arguments&);
 using Getter = std::function<Value(const Value&)>;
 
-/// value.a.b for "a.b"; parts that are numbers are indices. `fallback` stands in for what is missing
-/// on the way, unless it is null.
+/// value.a.b for "a.b"; parts that are numbers are indices. `fallback` stands in for what is
+/// missing on the way, unless it is null.
 Getter attribute_getter(Evaluator& evaluator, const Value& path, const Value* fallback = nullptr) {
   std::vector<Value> keys;
   if (path.is_string()) {
