@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <map>
 #include <string_view>
@@ -141,10 +141,13 @@ ChatTemplate ChatTemplate::at_date(const std::string& date) const {
     const bool dash = i == 4 || i == 7;
     digits = dash ? date[i] == '-' : std::isdigit(static_cast<unsigned char>(date[i])) != 0;
   }
-  if (digits && std::sscanf(date.c_str(), "%4d-%2d-%2d", &parsed.tm_year, &parsed.tm_mon,
-                            &parsed.tm_mday) == 3) {
-    parsed.tm_year -= 1900;
-    parsed.tm_mon -= 1;
+  if (digits) {
+    const auto number = [&](size_t begin, size_t count) {
+      return static_cast<int>(std::strtol(date.substr(begin, count).c_str(), nullptr, 10));
+    };
+    parsed.tm_year = number(0, 4) - 1900;
+    parsed.tm_mon = number(5, 2) - 1;
+    parsed.tm_mday = number(8, 2);
     std::tm normal = parsed;
     const std::time_t seconds = timegm(&normal);  // 30 February becomes a day of March
     if (normal.tm_mday == parsed.tm_mday && normal.tm_mon == parsed.tm_mon) {

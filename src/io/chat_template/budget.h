@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <string>
 #include <utility>
 
@@ -12,7 +13,9 @@
 namespace rillkv::io::jinja {
 
 /// What goes wrong in a template. Template puts file and line in front and makes it an Error.
-struct Failure {
+struct Failure : std::exception {
+  explicit Failure(std::string text) : message(std::move(text)) {}
+  const char* what() const noexcept override { return message.c_str(); }
   std::string message;
 };
 

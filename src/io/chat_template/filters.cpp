@@ -107,7 +107,7 @@ std::optional<int64_t> parse_integer(std::string_view text, int64_t base) {
 
 Value int_filter(Evaluator&, const Value& value, const Arguments& arguments) {
   const Parameters p("int", arguments, {"default", "base"}, 0);
-  const Value fallback = p[0] != nullptr ? *p[0] : Value(int64_t{0});
+  Value fallback = p[0] != nullptr ? *p[0] : Value(int64_t{0});
   need_defined(value);
   std::optional<double> number;
   if (value.is_integral()) return Value(value.integer());

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/io/chat_template/budget.h"
@@ -34,7 +36,9 @@ struct Token {
 };
 
 /// A Failure of syntax, with its line.
-struct SyntaxFailure {
+struct SyntaxFailure : std::exception {
+  SyntaxFailure(int where, std::string text) : line(where), message(std::move(text)) {}
+  const char* what() const noexcept override { return message.c_str(); }
   int line;
   std::string message;
 };

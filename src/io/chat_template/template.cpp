@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "rillkv/error.h"
-#include "rillkv/quotes.h"
 #include "src/io/chat_template/evaluator.h"
 #include "src/io/chat_template/lexer.h"
 #include "src/io/utf8.h"

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "src/io/chat_template/characters.h"
-#include "src/io/utf8.h"
 
 namespace rillkv::io::jinja {
 

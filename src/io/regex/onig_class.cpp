@@ -3,7 +3,6 @@
 #include <string>
 #include <utility>
 
-#include "rillkv/quotes.h"
 #include "src/io/regex/regex_classes.h"
 
 namespace rillkv::io {
@@ -24,16 +23,16 @@ Member read_escape(OnigScanner& scan) {
   switch (c) {
     case 'w':
     case 'W':
-      return {0, with_sign(*regex_property("word"), c == 'W')};
+      return {0, with_sign(regex_known_property("word"), c == 'W')};
     case 'd':
     case 'D':
-      return {0, with_sign(*regex_property("digit"), c == 'D')};
+      return {0, with_sign(regex_known_property("digit"), c == 'D')};
     case 's':
     case 'S':
-      return {0, with_sign(*regex_property("space"), c == 'S')};
+      return {0, with_sign(regex_known_property("space"), c == 'S')};
     case 'h':
     case 'H':
-      return {0, with_sign(*regex_property("xdigit"), c == 'H')};
+      return {0, with_sign(regex_known_property("xdigit"), c == 'H')};
     case 'p':
     case 'P': {
       bool is_word = false;
@@ -93,7 +92,7 @@ OnigClass parse_onig_class(OnigScanner& scan, int depth) {
   result.negated = scan.skip("^");
   std::optional<CodePointSet> left;  // of the last &&
   CodePointSet current;
-  const auto add = [&](CodePointSet set) { current = current | set; };
+  const auto add = [&](const CodePointSet& set) { current = current | set; };
   for (bool first = true;; first = false) {
     if (scan.done()) scan.fail_syntax(kUnended);
     if (!first && scan.skip("]")) break;

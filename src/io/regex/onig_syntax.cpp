@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "rillkv/error.h"
-#include "rillkv/quotes.h"
 #include "src/io/regex/onig_class.h"
 #include "src/io/regex/onig_scanner.h"
 #include "src/io/regex/regex_classes.h"
@@ -178,13 +177,13 @@ class Translator {
         return set(regex_bare_word(), upper);
       case 'd':
       case 'D':
-        return set(*regex_property("digit"), upper);
+        return set(regex_known_property("digit"), upper);
       case 's':
       case 'S':
-        return set(*regex_property("space"), upper);
+        return set(regex_known_property("space"), upper);
       case 'h':
       case 'H':
-        return set(*regex_property("xdigit"), upper);
+        return set(regex_known_property("xdigit"), upper);
       case 'N':
         return set(CodePointSet({{'\n', '\n'}}), true);
       case 'O':
@@ -286,7 +285,7 @@ class Translator {
       return std::nullopt;
     }
     const auto value = [](const std::string& digits) {
-      return digits.size() > 6 ? 1000000 : std::atoi(digits.c_str());
+      return digits.size() > 6 ? 1000000L : std::strtol(digits.c_str(), nullptr, 10);
     };
     constexpr int kMost = 65535;  // PCRE2's bound
     if (value(low) > kMost || value(high) > kMost) scan_.fail("a repeat of more than 65535");
@@ -320,9 +319,9 @@ class Translator {
         break;
       }
       if (!repeats) scan_.fail_syntax("an anchor or a look-around cannot be repeated");
-      if (again) atom = "(?:" + atom + ")";
+      if (again) atom = str_cat("(?:", atom, ")");
       atom += repeat.text;
-      if (repeat.optional_too) atom = "(?:" + atom + ")?";
+      if (repeat.optional_too) atom = str_cat("(?:", atom, ")?");
     }
     return atom;
   }

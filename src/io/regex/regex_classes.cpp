@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
+#include "rillkv/error.h"
 #include "src/io/regex/regex_tables.h"
 
 namespace rillkv::io {
@@ -105,8 +107,8 @@ std::optional<CodePointSet> property(const std::string& name) {
       return categories(category.substr(0, 1));
   }
   const auto is = [&](const char* a, const char* b) { return name == a || name == b; };
-  if (is("cn", "unassigned")) return property("assigned")->complement();
-  if (is("c", "other")) return categories("Cc Cf Co") | property("cn").value();
+  if (is("cn", "unassigned")) return regex_known_property("assigned").complement();
+  if (is("c", "other")) return categories("Cc Cf Co") | regex_known_property("cn");
   if (name == "any") return CodePointSet::all();
   if (name == "ascii") return CodePointSet({{0, 0x7f}});
   if (is("alpha", "alphabetic")) return alphabetic();
@@ -157,6 +159,12 @@ const std::vector<CodePointSet>& regex_categories() {
 
 std::optional<CodePointSet> regex_property(std::string_view name) { return property(plain(name)); }
 
+CodePointSet regex_known_property(std::string_view name) {
+  std::optional<CodePointSet> found = regex_property(name);
+  if (!found) throw Error(str_cat("expected a property that is known, got ", name));
+  return *std::move(found);
+}
+
 bool regex_names_word(std::string_view name) { return plain(name) == "word"; }
 
 std::optional<CodePointSet> regex_posix_bracket(std::string_view name) {
@@ -171,7 +179,7 @@ std::optional<CodePointSet> regex_posix_bracket(std::string_view name) {
 
 const CodePointSet& regex_bare_word() {
   static const CodePointSet result =
-      *regex_property("word") | CodePointSet({{0xb2, 0xb3}, {0xb9, 0xb9}, {0xbc, 0xbe}});
+      regex_known_property("word") | CodePointSet({{0xb2, 0xb3}, {0xb9, 0xb9}, {0xbc, 0xbe}});
   return result;
 }
 

@@ -17,6 +17,8 @@ const std::vector<CodePointSet>& regex_categories();
 /// "Alpha" or "Word", "Any", "Assigned", or one of the scripts in regex_tables.cpp. Case, spaces,
 /// '_' and '-' in names do not count. nullopt for other names.
 std::optional<CodePointSet> regex_property(std::string_view name);
+/// The same of a property that is there; throws Error otherwise.
+CodePointSet regex_known_property(std::string_view name);
 
 /// True for the spellings of "Word".
 bool regex_names_word(std::string_view name);

@@ -78,6 +78,7 @@ void Normalizer::add(const json& section, const std::string& where) {
 }
 
 bool Normalizer::replace(const Step& step, std::string& text, std::vector<size_t>& marks) {
+  if (!step.regex) return false;
   Regex::Matcher matcher(*step.regex);
   MatchIterator matches(matcher, text);
   size_t searched = 0;

@@ -40,7 +40,7 @@ std::vector<int64_t> template_prefix(const JsonReader& processor, const std::str
     RILLKV_CHECK(kind == "SpecialToken" || kind == "Sequence", where,
                  ": key \"single\": ", "expected SpecialToken or Sequence, found ",
                  in_quotes(kind));
-    const JsonReader reader(*item.begin(), where + ": " + kind);
+    const JsonReader reader(*item.begin(), str_cat(where, ": ", kind));
     const std::string name = reader.string("id").value_or("");
     if (kind == "Sequence") {
       if (name != "A") reader.fail("id", "\"A\"");

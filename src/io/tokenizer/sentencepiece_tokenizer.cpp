@@ -1,6 +1,5 @@
 #include <sentencepiece_processor.h>
 
-#include <unordered_map>
 #include <utility>
 
 #include "rillkv/error.h"
@@ -12,7 +11,6 @@
 #include "src/io/tokenizer/normalizer.h"
 #include "src/io/tokenizer/sentencepiece_proto.h"
 #include "src/io/tokenizer/tokenizers.h"
-#include "src/io/utf8.h"
 
 namespace rillkv::io {
 namespace {
