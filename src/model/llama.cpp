@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "core/check_tensor.h"
-#include "core/cpu_kernels.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"

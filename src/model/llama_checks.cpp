@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <string>
 
-#include "model/llama_layer.h"
+#include "model/llama_layer.h"  // IWYU pragma: keep
 #include "model/non_finite.h"
-#include "model/weight.h"
+#include "model/weight.h"  // IWYU pragma: keep
 #include "rillkv/error.h"
 #include "rillkv/llama.h"
 
@@ -42,7 +42,7 @@ void LlamaModelImpl::check_hidden(const at::Tensor& hidden,
 
 std::string LlamaModelImpl::origin(const at::Tensor& hidden,
                                    const std::vector<SequenceChunk>* batch) const {
-  const std::string weight = first_broken_weight(*this);
+  std::string weight = first_broken_weight(*this);
   if (!weight.empty()) return weight;
   if (all_finite(hidden)) return str_cat(kFirstIn, "lm_head, whose weights are finite");
   return batch != nullptr ? first_broken_layer(*batch) : str_cat(kFirstIn, "the hidden states");
