@@ -5,18 +5,7 @@
 namespace rillkv::io {
 
 char32_t first_character(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<char32_t>(text[i] & 0xff); };
-  switch (utf8_step(text).length) {
-    case 1:
-      return byte(0);
-    case 2:
-      return (byte(0) & 0x1f) << 6 | (byte(1) & 0x3f);
-    case 3:
-      return (byte(0) & 0x0f) << 12 | (byte(1) & 0x3f) << 6 | (byte(2) & 0x3f);
-    default:
-      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3f) << 12 | (byte(2) & 0x3f) << 6 |
-             (byte(3) & 0x3f);
-  }
+  return decode_utf8(text.substr(0, utf8_step(text).length));
 }
 
 size_t last_character_begin(std::string_view text) {
