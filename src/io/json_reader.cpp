@@ -81,6 +81,14 @@ void name_non_finite(json& value) {
 
 }  // namespace
 
+void fail_json(const std::string& where, const std::exception& error) {
+  // "[json.exception.parse_error.101] parse error at line ...": drop the internal identifier.
+  std::string_view what = error.what();
+  if (const size_t end = what.find("] "); end != what.npos) what.remove_prefix(end + 2);
+  const std::string clean = in_quotes(what);
+  throw Error(str_cat(where, ": bad JSON: ", clean.substr(1, clean.size() - 2)));
+}
+
 json parse_json(std::string_view text, const std::string& where, int deepest) {
   try {
     try {
@@ -92,11 +100,7 @@ json parse_json(std::string_view text, const std::string& where, int deepest) {
       return parse_checked(rewritten, where, deepest, true);
     }
   } catch (const json::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line ...": drop the internal identifier.
-    std::string_view what = error.what();
-    if (const size_t end = what.find("] "); end != what.npos) what.remove_prefix(end + 2);
-    const std::string clean = in_quotes(what);
-    throw Error(str_cat(where, ": bad JSON: ", clean.substr(1, clean.size() - 2)));
+    fail_json(where, error);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -14,6 +15,9 @@ namespace rillkv::io {
 /// writes beyond JSON is read, too: NaN, Infinity and -Infinity are numbers, and a surrogate
 /// without its other half is U+FFFD (see standard_json).
 nlohmann::json parse_json(std::string_view text, const std::string& where, int deepest = 64);
+
+/// Throws the Error for bad syntax in `where` that `error`, of nlohmann's parser, tells of.
+[[noreturn]] void fail_json(const std::string& where, const std::exception& error);
 
 /// Reads and parses a file whose top level must be an object.
 nlohmann::json read_json_object(const std::string& path);

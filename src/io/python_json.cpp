@@ -1,6 +1,7 @@
 #include "src/io/python_json.h"
 
 #include "rillkv/python_json.h"
+#include "src/io/characters.h"
 
 namespace rillkv::io {
 namespace {
@@ -14,10 +15,7 @@ int escaped_unit(std::string_view text) {
   if (text.size() < 6 || !starts_with(text, "\\u")) return -1;
   int unit = 0;
   for (const char c : text.substr(2, 4)) {
-    const int digit = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                             : -1;
+    const int digit = digit_value(c, 16);
     if (digit < 0) return -1;
     unit = unit * 16 + digit;
   }

@@ -6,6 +6,7 @@
 
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
+#include "src/io/json_reader.h"
 
 namespace rillkv::io::jinja {
 namespace {
@@ -52,11 +53,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool parse_error(size_t /*position*/, const std::string& /*token*/,
                    const nlohmann::detail::exception& error) override {
-    // "[json.exception.parse_error.101] parse error at ...": without the internal identifier.
-    std::string_view what = error.what();
-    if (const size_t end = what.find("] "); end != what.npos) what.remove_prefix(end + 2);
-    const std::string clean = in_quotes(what);
-    throw Error(str_cat(where_, ": bad JSON: ", clean.substr(1, clean.size() - 2)));
+    fail_json(where_, error);
   }
 
   Value root;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/io/characters.h"
 #include "src/io/chat_template/characters.h"
 
 namespace rillkv::io::jinja {
@@ -81,9 +82,7 @@ size_t byte_of_character(std::string_view text, size_t index) {
 }
 
 bool is_space(char32_t c) {
-  return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
+  return is_white_space(c) || (c >= 0x1c && c <= 0x1f);  // Python counts the separators, too
 }
 
 namespace {

@@ -4,18 +4,11 @@
 
 #include "rillkv/error.h"
 #include "rillkv/quotes.h"
+#include "src/io/characters.h"
 #include "src/io/utf8.h"
 
 namespace rillkv::io {
 namespace {
-
-int digit_value(char c, int base) {
-  int value = base;
-  if (c >= '0' && c <= '9') value = c - '0';
-  if (c >= 'a' && c <= 'f') value = c - 'a' + 10;
-  if (c >= 'A' && c <= 'F') value = c - 'A' + 10;
-  return value < base ? value : -1;
-}
 
 // At most `most` digits; the number of those read is in `count`.
 char32_t number(OnigScanner& scan, int base, size_t most, size_t& count) {

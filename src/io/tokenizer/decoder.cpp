@@ -1,6 +1,7 @@
 #include "src/io/tokenizer/decoder.h"
 
 #include "rillkv/error.h"
+#include "src/io/characters.h"
 #include "src/io/json_reader.h"
 
 namespace rillkv::io {
@@ -25,10 +26,7 @@ int fallback_byte(std::string_view token) {
   if (token.size() != 6 || token.substr(0, 3) != "<0x" || token[5] != '>') return -1;
   int value = 0;
   for (const char c : token.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9'   ? c - '0'
-                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                             : -1;
+    const int digit = digit_value(c, 16);
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
