@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/attention_params.h"
+#include "kernels/cuda/ingest_params.h"
+#include "kernels/cuda/model_params.h"
 #include "kernels/params.h"
 
 namespace rillkv::kernels::cuda {
@@ -85,29 +88,6 @@ struct DequantiseParams {
   const float* sin = nullptr;
   float* out = nullptr;  // [kv_heads, tokens, head_dim]
 };
-
-struct AttentionParams : kernels::AttentionParams {
-  /// Blocks of 128: R(j) in fp16 (tile_order.h).
-  const uint16_t* in_block_half = nullptr;
-  /// Bytes of the largest key block, 0 if nobody knows: a hint. Where keys are not symmetric
-  /// (policy "adaptive") every block has exactly this size.
-  int32_t key_block_bytes = 0;
-};
-
-inline constexpr int kMaxSequencesPerLaunch = 6;
-
-/// rillkv_attention_*: grid (row tiles * splits, kv_heads, sequences), rows r = t * G + g. With
-/// splits > 1 a split writes an unnormalised part and rillkv_attention_merge combines them.
-struct AttentionLaunchParams {
-  AttentionParams sequences[kMaxSequencesPerLaunch];
-  int32_t row_tiles = 1;  // of the longest sequence
-  int32_t splits = 1;
-  int32_t row_stride = 0;     // rows of the longest sequence: stride of the parts
-  float* part_out = nullptr;  // [sequences, kv_heads, splits, row_stride, head_dim]
-  float* part_max_sum =
-      nullptr;  // [sequences, kv_heads, splits, row_stride, 2]: max * log2(e), sum
-};
-static_assert(sizeof(AttentionLaunchParams) <= 4096, "the limit of a kernel's parameters");
 
 /// Dynamic shared memory of the kernels, bytes from its start; the launch plan and the kernels use
 /// the same formulas.

@@ -7,48 +7,11 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <memory>
-#include <string>
 
 #include "kernels/cuda/entry_params.h"
-
-struct CUstream_st;  // cudaStream_t is CUstream_st*
+#include "kernels/cuda/queue.h"
 
 namespace rillkv::kernels::cuda {
-
-using Stream = CUstream_st*;
-
-/// One launch of an entry: an `extern "C" __global__` function taking a struct by value.
-struct Launch {
-  const char* entry = nullptr;
-  uint32_t grid[3] = {1, 1, 1};
-  uint32_t threads = 1;
-  size_t shared_bytes = 0;  // dynamic
-  const void* params = nullptr;
-  size_t params_bytes = 0;
-  std::string what;  // the shapes, for error messages
-};
-
-/// Where launches go, in order.
-class Queue {
- public:
-  virtual ~Queue() = default;
-  virtual void launch(const Launch& launch) = 0;
-  /// Streaming multiprocessors to fill.
-  virtual int multiprocessors() const = 0;
-  /// Bytes of shared memory that a block may have, by opting in.
-  virtual int shared_memory_limit() const = 0;
-};
-
-/// True if the library was built with CUDA and a device answers.
-bool cuda_available();
-/// 0 without a device or without CUDA.
-int device_count();
-/// A queue over a stream of the device that is current when it is made; launches go to that device.
-/// Every launch is checked at once: failures throw std::runtime_error naming the entry, its shapes
-/// and CUDA's message. Throws "built without CUDA" in a build without it.
-std::unique_ptr<Queue> make_stream_queue(Stream stream);
 
 // ---- statistics ----
 /// absmax [heads, head_dim] (NaN if any is NaN) and squares [heads, head_dim] += x^2, either may be
@@ -81,6 +44,14 @@ size_t attention_workspace_bytes(const Queue& queue, const AttentionParams* sequ
 /// Throws std::invalid_argument for shapes that no kernel takes (head_dim odd or above 256).
 void attend(Queue& queue, const AttentionParams* sequences, int count, void* workspace,
             size_t workspace_bytes);
+/// Decode attention of one new token of each of `count` sequences, whose counts and pointers are in
+/// device memory: see AttentionLaunchParams::steps. `shape` stands for every sequence; its prefix's
+/// block_count and tail's count are what to plan for (the largest now, say): any others are
+/// computed rightly with the same launches. Fast shapes only (attend_steps_takes).
+bool attend_steps_takes(const Queue& queue, const AttentionParams& shape);
+size_t attend_steps_workspace_bytes(const Queue& queue, const AttentionParams& shape, int count);
+void attend_steps(Queue& queue, const AttentionParams& shape, const SequenceStep* steps, int count,
+                  int layer, void* workspace, size_t workspace_bytes);
 /// The entry that attend would use for these sequences, for tests and benchmarks.
 const char* attention_entry(const Queue& queue, const AttentionParams* sequences, int count);
 
