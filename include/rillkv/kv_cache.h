@@ -81,7 +81,17 @@ class QuantizedKvCache {
   ///
   /// A call that throws where other layers have already taken the same tokens leaves the cache
   /// half way: it then refuses every further call with Error until `reset`.
+  ///
+  /// On a CUDA device the call puts its work on LibTorch's current stream and returns. Under policy
+  /// "adaptive" nothing there waits for the device, so numbers that cannot be represented are noted
+  /// there and said by `check`, at the latest by the next call for layer 0, by `report` or `blocks`;
+  /// the cache is half way then. A call on another stream than the one before makes that stream wait
+  /// for it; q, k and v must be the current stream's.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+  /// Waits for a CUDA device and throws Error if keys, values or queries given since the last check
+  /// could not be represented; returns at once elsewhere. LlamaModel calls it once a pass.
+  void check() const;
 
   /// Tokens appended to a layer so far. Throws Error for a layer that is none.
   int64_t length(int64_t layer = 0) const;

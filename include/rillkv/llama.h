@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -26,8 +27,11 @@ struct SequenceChunk {
   QuantizedKvCache* cache = nullptr;
 };
 
+class CudaBackend;
+class DeviceDecoder;
 class LlamaLayerImpl;
 class WeightImpl;
+struct ModelAccess;
 
 /// A LLaMA, Mistral (without sliding window) or Qwen2 decoder for inference. Submodules and
 /// parameters are named as in Hugging Face checkpoints without the "model." prefix: embed_tokens,
@@ -59,6 +63,11 @@ class LlamaModelImpl : public InferenceModule {
   at::Tensor forward(const at::Tensor& tokens, QuantizedKvCache& cache, Logits logits) const;
   /// A batch of sequences of any lengths, each with its own cache; one result each. Equals separate
   /// calls up to rounding of the matrix multiplications.
+  ///
+  /// On a CUDA device, batches of one token a sequence under policy "adaptive" are one launch a
+  /// kernel, wait for the device once, and are captured as a CUDA graph the second time
+  /// (RILLKV_CUDA_GRAPHS=0: never); their caches must have one configuration. Threads then take
+  /// turns.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
   /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on
@@ -102,11 +111,25 @@ class LlamaModelImpl : public InferenceModule {
   /// Where the first number that is none came from, for a message; see llama_checks.cpp.
   std::string origin(const at::Tensor& hidden, const std::vector<SequenceChunk>* batch) const;
   std::string first_broken_layer(const std::vector<SequenceChunk>& batch) const;
+  std::string last_layers_output() const;
   /// Throws Error unless hidden states, of whatever layer, are finite. Not off the CPU, where
   /// looking would wait for the device.
   void check_hidden(const at::Tensor& hidden, const std::vector<SequenceChunk>& batch) const;
   /// Throws what `what` says of layer `layer`, whose input is `hidden`, and where that came from.
   [[noreturn]] void refuse_layer(size_t layer, const at::Tensor& hidden, const char* what) const;
+  /// On a CUDA device: hidden states of token ids, [rows, hidden_size].
+  at::Tensor embed_ids(const at::Tensor& ids) const;
+  /// The same: the batch's caches note what they cannot represent; throws it. `logits` (undefined:
+  /// none) are brought to the CPU, in f32, with the same wait.
+  at::Tensor await(const at::Tensor& logits, const std::vector<SequenceChunk>* batch) const;
+  void raise_errors(const std::vector<SequenceChunk>& batch,
+                    const std::vector<uint64_t>& errors) const;
+  at::Tensor head(const at::Tensor& hidden) const;
+  /// A batch of one token a sequence on a CUDA device, f32 logits [sequences, vocab]; undefined where
+  /// the caches need the common way.
+  at::Tensor decode(const std::vector<SequenceChunk>& batch) const;
+
+  friend struct ModelAccess;
 
   ModelConfig config_;
   at::ScalarType dtype_;
@@ -115,6 +138,9 @@ class LlamaModelImpl : public InferenceModule {
   std::shared_ptr<WeightImpl> norm_;          // [hidden]
   Linear lm_head_{nullptr};
   std::vector<std::shared_ptr<LlamaLayerImpl>> layers_;
+  std::shared_ptr<CudaBackend> backend_;            // null on the CPU
+  mutable std::mutex decoding_;                     // of decoder_
+  mutable std::shared_ptr<DeviceDecoder> decoder_;  // made by the first decode
 };
 TORCH_MODULE(LlamaModel);
 

@@ -1,5 +1,6 @@
 #include "core/cuda_backend.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -7,10 +8,13 @@
 #include <dlfcn.h>
 #include <link.h>
 
+#include <cstring>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 
+#include "core/stream_graph.h"
+#include "kernels/cuda/launch.h"
 #include "rillkv/device.h"
 #include "rillkv/error.h"
 
@@ -74,8 +78,71 @@ class StreamBackend final : public CudaBackend {
     return *queue_;
   }
 
+  void upload(const void* from, const at::Tensor& to) override {
+    const auto bytes = static_cast<int64_t>(to.nbytes());
+    if (bytes == 0) return;
+    // LibTorch keeps pinned memory that a copy reads until the copy is done.
+    const at::Tensor staged =
+        at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+    std::memcpy(staged.mutable_data_ptr(), from, static_cast<size_t>(bytes));
+    at::Tensor target = to.view({-1}).view(at::kByte);
+    target.copy_(staged, /*non_blocking=*/true);
+  }
+
+  void download(const std::vector<Download>& copies) override {
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream(index_).stream();
+    int64_t bytes = 0;
+    for (const Download& copy : copies) bytes += aligned(copy.from.nbytes());
+    if (!staged_.defined() || staged_.numel() < bytes) {
+      staged_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+    }
+    auto* staged = static_cast<uint8_t*>(staged_.mutable_data_ptr());
+    int64_t offset = 0;
+    for (const Download& copy : copies) {
+      C10_CUDA_CHECK(cudaMemcpyAsync(staged + offset, copy.from.const_data_ptr(),
+                                     copy.from.nbytes(), cudaMemcpyDeviceToHost, stream));
+      offset += aligned(copy.from.nbytes());
+    }
+    C10_CUDA_CHECK(cudaStreamSynchronize(stream));
+    offset = 0;
+    for (const Download& copy : copies) {
+      std::memcpy(copy.to, staged + offset, copy.from.nbytes());
+      offset += aligned(copy.from.nbytes());
+    }
+  }
+
+  at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
+                    const at::Tensor& bias) override {
+    return at::linear(x, weight, bias);
+  }
+
+  std::unique_ptr<CudaGraph> capture(const std::function<void()>& work) override {
+    return capture_graph(index_, work);
+  }
+  void prepare(const std::function<void()>& work) override {
+    run_where_graphs_are_captured(index_, work);
+  }
+
+  uint64_t stream() const override {
+    return static_cast<uint64_t>(c10::cuda::getCurrentCUDAStream(index_).id());
+  }
+  void follow(uint64_t before, const std::vector<at::Tensor>& used) override {
+    const c10::cuda::CUDAStream now = c10::cuda::getCurrentCUDAStream(index_);
+    const c10::cuda::CUDAStream then(
+        c10::Stream(c10::Stream::UNSAFE, device(), static_cast<c10::StreamId>(before)));
+    wait_for_stream(now.stream(), then.stream());
+    for (const at::Tensor& x : used) {
+      if (x.defined() && x.numel() > 0) {
+        c10::cuda::CUDACachingAllocator::recordStream(x.storage().data_ptr(), now);
+      }
+    }
+  }
+
  private:
+  static int64_t aligned(size_t bytes) { return static_cast<int64_t>((bytes + 63) / 64 * 64); }
+
   c10::DeviceIndex index_;
+  at::Tensor staged_;  // pinned
   kernels::cuda::Stream stream_ = nullptr;
   std::unique_ptr<kernels::cuda::Queue> queue_;
 };

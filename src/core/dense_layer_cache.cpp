@@ -60,6 +60,10 @@ class DenseLayerCache final : public LayerCache {
 
   std::vector<std::shared_ptr<const SealedBlock>> blocks() const override { return {}; }
 
+  std::vector<at::Tensor> tensors() const override {
+    return keys_.defined() ? std::vector<at::Tensor>{keys_, values_} : std::vector<at::Tensor>{};
+  }
+
   void reset() override {
     length_ = 0;
     keys_ = values_ = at::Tensor();

@@ -5,16 +5,19 @@
 
 #include <vector>
 
+#include "core/cuda_backend.h"
 #include "core/rotation_table.h"
 
 namespace rillkv {
 
-/// Computes on the CPU in double, as its base does, and uploads what is new. Uploads and the
-/// kernels that read them are in the order of LibTorch's current stream.
+/// What grows with the context by one rotation a block is computed on the CPU in double, as its base
+/// does, and uploaded when it is new, 64 blocks at a time. Rows are computed on the device, R(t0 + j)
+/// = R(t0) R(j) in fp32 of tables that were computed in double: off by 3 * 2^-24 at most.
 class DeviceRotationTable final : public RotationTable {
  public:
+  /// `backend` must outlive the table.
   DeviceRotationTable(std::vector<double> inverse_frequencies, int64_t sinks, int64_t block_size,
-                      at::Device device);
+                      CudaBackend& backend);
 
   kernels::Rotations in_block() const override;
   /// R(j) in fp16 as the fast kernels read it (kernels/cuda/tile_order.h), for blocks of 128;
@@ -23,12 +26,18 @@ class DeviceRotationTable final : public RotationTable {
   const float* sink_cos() const override { return sink_cos_.const_data_ptr<float>(); }
   const float* sink_sin() const override { return sink_sin_.const_data_ptr<float>(); }
   const float* const* blocks(int64_t count) override;
+  /// One launch where the range is another one than the last.
   Rows rows(int64_t first, int64_t count) override;
+  /// The same into memory of the caller's, [count, D/2] each: always a launch.
+  void compute_rows(int64_t first, int64_t count, float* cos, float* sin);
+  /// All that kernels may read.
+  std::vector<at::Tensor> tensors() const;
 
  private:
-  at::Tensor upload(const float* data, int64_t rows, int64_t columns) const;
+  at::Tensor upload(const void* data, at::IntArrayRef sizes, at::ScalarType dtype) const;
 
-  at::Device device_;
+  CudaBackend& backend_;
+  int64_t sinks_, block_size_;
   at::Tensor in_block_cos_, in_block_sin_;  // [D/2, block_size]
   at::Tensor in_block_half_;                // i16 [D * block_size], or undefined
   at::Tensor sink_cos_, sink_sin_;          // [sinks, D/2]

@@ -9,13 +9,17 @@
 #include <utility>
 #include <vector>
 
+#include "core/cuda_backend.h"
+
 namespace rillkv {
 
 /// A table of 64-bit words on the device that grows by doubling; new rows are zero.
 class DeviceTable {
  public:
-  DeviceTable(int64_t columns, at::Device device)
-      : rows_(at::zeros({8, columns}, at::TensorOptions().dtype(at::kLong).device(device))) {}
+  DeviceTable(int64_t columns, CudaBackend& backend)
+      : backend_(&backend),
+        rows_(at::zeros({8, columns},
+                        at::TensorOptions().dtype(at::kLong).device(backend.device()))) {}
   void ensure(int64_t rows) {
     if (rows <= rows_.size(0)) return;
     // Made under a model's inference mode it could not be written to outside of it.
@@ -32,15 +36,12 @@ class DeviceTable {
   }
   void set_pointers(int64_t index, const std::vector<const uint8_t*>& pointers) {
     ensure(index + 1);
-    const at::Tensor host = at::empty({rows_.size(1)}, at::kLong);
-    for (size_t i = 0; i < pointers.size(); ++i) {
-      host.mutable_data_ptr<int64_t>()[i] = reinterpret_cast<int64_t>(pointers[i]);
-    }
-    rows_[index].copy_(host, /*non_blocking=*/true);
+    backend_->upload(pointers.data(), rows_[index]);
   }
   const at::Tensor& rows() const { return rows_; }
 
  private:
+  CudaBackend* backend_;
   at::Tensor rows_;  // [capacity, columns] i64
 };
 

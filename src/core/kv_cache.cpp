@@ -15,6 +15,7 @@
 #include "core/check_tensor.h"
 #include "core/cpu_rotation_table.h"
 #include "core/cuda_backend.h"
+#include "core/cuda_sequence.h"
 #include "core/dense_layer_cache.h"
 #include "core/device_rotation_table.h"
 #include "core/huge_page_arena.h"
@@ -47,6 +48,13 @@ struct QuantizedKvCache::State {
   State(const CacheGeometry& geometry, const CompressionConfig& config, at::ScalarType dtype,
         CacheProtocol protocol, std::shared_ptr<CudaBackend> backend);
   void check_layer(int64_t layer, const char* function) const;
+  /// Of every call that gives a CUDA device work: LibTorch's current stream may be another one.
+  void follow_stream();
+  /// Throws where the device has noted what cannot be quantised: waits for it.
+  void check();
+  void raise(uint64_t error);
+  /// Everything of a CUDA cache that kernels may read or write.
+  std::vector<at::Tensor> tensors() const;
   void check_input(const at::Tensor& x, const char* name, int64_t tokens, int64_t heads) const;
 
   const CacheGeometry geometry;
@@ -54,10 +62,13 @@ struct QuantizedKvCache::State {
   const at::ScalarType dtype;
   const CacheProtocol protocol;
   const at::Device device;
-  std::shared_ptr<CudaBackend> backend;  // null on the CPU
-  std::unique_ptr<RotationTable> rotations;
-  std::unique_ptr<HugePageArena> memory;  // of sealed blocks; null on other devices than the CPU
+  std::shared_ptr<CudaBackend> backend;      // null on the CPU
+  std::unique_ptr<RotationTable> rotations;  // null where `cuda` has its own
+  std::unique_ptr<HugePageArena> memory;     // of sealed blocks; null on other devices than the CPU
+  std::unique_ptr<CudaSequence> cuda;        // policy "adaptive" on a CUDA device; null otherwise
   std::vector<std::unique_ptr<LayerCache>> layers;
+  int64_t checked = 0;    // cuda: so many tokens are known to be without an error
+  uint64_t stream = 0;    // of the last call
   bool half_way = false;  // a call threw when layers disagreed
 };
 
@@ -87,6 +98,7 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   kernel_dtype(dtype);  // rejects what the kernels do not read
   config.validate_for(geometry.head_dim);
   const bool dense = config.policy == Policy::kDense;
+  if (backend != nullptr) stream = backend->stream();
   const int64_t sinks = dense ? 0 : config.attention_sink_size;
   Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config});
   std::function<std::unique_ptr<BlockDevice>()> make_device;
@@ -98,9 +110,11 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
       return make_cpu_block_device(quantizer, shared, *memory);
     };
     rotations = std::move(table);
+  } else if (config.policy == Policy::kAdaptive) {
+    cuda = std::make_unique<CudaSequence>(geometry, quantizer, dtype, protocol, *backend);
   } else {
     auto table = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,
-                                                       config.block_size, device);
+                                                       config.block_size, *backend);
     make_device = [&, &shared = *table] {
       return make_cuda_block_device(quantizer, shared, *backend);
     };
@@ -111,6 +125,10 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
     log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
                                   " bits in the mean (", config.key_bits_mean, " asked for), ",
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));
+  }
+  if (cuda != nullptr) {
+    layers = cuda->take_layers();
+    return;
   }
   const auto mask = std::make_shared<ChunkMask>();
   for (int64_t i = 0; i < geometry.layers; ++i) {
@@ -142,6 +160,38 @@ void QuantizedKvCache::State::check_input(const at::Tensor& x, const char* name,
                " with contiguous channels, got strides ", x.strides());
 }
 
+void QuantizedKvCache::State::follow_stream() {
+  if (backend == nullptr) return;
+  if (const uint64_t now = backend->stream(); now != stream) {
+    backend->follow(stream, tensors());
+    stream = now;
+  }
+}
+
+void QuantizedKvCache::State::check() {
+  if (cuda == nullptr || checked == cuda->layer(0).length()) return;
+  uint64_t error = 0;
+  backend->download({{cuda->state().error(), &error}});
+  raise(error);
+}
+
+void QuantizedKvCache::State::raise(uint64_t error) {
+  checked = cuda->layer(0).length();
+  if (error == 0) return;
+  half_way = true;
+  throw Error(CudaCacheState::describe_error(error));
+}
+
+std::vector<at::Tensor> QuantizedKvCache::State::tensors() const {
+  std::vector<at::Tensor> all;
+  if (cuda != nullptr) all = cuda->tensors();
+  for (const auto& layer : layers) {
+    const std::vector<at::Tensor> own = layer->tensors();
+    all.insert(all.end(), own.begin(), own.end());
+  }
+  return all;
+}
+
 QuantizedKvCache::QuantizedKvCache(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 QuantizedKvCache::QuantizedKvCache(const CacheGeometry& geometry, const CompressionConfig& config,
@@ -155,6 +205,12 @@ QuantizedKvCache CacheAccess::over(std::shared_ptr<CudaBackend> backend,
   return QuantizedKvCache(std::make_unique<QuantizedKvCache::State>(geometry, config, dtype,
                                                                     protocol, std::move(backend)));
 }
+
+CudaSequence* CacheAccess::cuda(QuantizedKvCache& cache) { return cache.state_->cuda.get(); }
+
+void CacheAccess::follow_stream(QuantizedKvCache& cache) { cache.state_->follow_stream(); }
+
+void CacheAccess::raise(QuantizedKvCache& cache, uint64_t error) { cache.state_->raise(error); }
 
 QuantizedKvCache::~QuantizedKvCache() = default;
 QuantizedKvCache::QuantizedKvCache(QuantizedKvCache&&) noexcept = default;
@@ -179,6 +235,9 @@ at::Tensor QuantizedKvCache::attend(int64_t layer, const at::Tensor& q, const at
                "QuantizedKvCache::attend: expected a cache whose layers hold the same tokens, got "
                "one that an earlier error left half way: reset() it");
   if (q.size(0) == 0) return at::empty_like(q);
+  // A pass begins: what the device noted in the one before is said now at the latest.
+  if (layer == 0) state_->check();
+  state_->follow_stream();
   at::Tensor out;
   try {
     // Torch refuses to write outside inference mode to what was made in it, so all state is written
@@ -207,13 +266,25 @@ int64_t QuantizedKvCache::length(int64_t layer) const {
 
 std::vector<std::shared_ptr<const SealedBlock>> QuantizedKvCache::blocks(int64_t layer) const {
   state_->check_layer(layer, "blocks");
+  if (!state_->half_way) state_->check();
   return state_->layers[layer]->blocks();
+}
+
+void QuantizedKvCache::check() const {
+  RILLKV_CHECK(
+      !state_->half_way,
+      "QuantizedKvCache::check: expected a cache whose layers hold the same tokens, got one "
+      "that an earlier error left half way: reset() it");
+  state_->check();
 }
 
 void QuantizedKvCache::reset() {
   const c10::InferenceMode inference;
+  state_->follow_stream();
   for (auto& layer : state_->layers) layer->reset();
   if (state_->memory != nullptr) state_->memory->clear();
+  if (state_->cuda != nullptr) state_->cuda->reset();
+  state_->checked = 0;
   state_->half_way = false;
 }
 
@@ -237,6 +308,7 @@ double weighted(const std::array<int64_t, 9>& widths) {
 }  // namespace
 
 CacheReport QuantizedKvCache::report() const {
+  if (!state_->half_way) state_->check();
   const CacheGeometry& geometry = state_->geometry;
   CacheReport report;
   LayerUsage all;

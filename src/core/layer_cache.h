@@ -33,6 +33,8 @@ class LayerCache {
   virtual LayerUsage usage() const = 0;
   virtual std::vector<std::shared_ptr<const SealedBlock>> blocks() const = 0;
   virtual void reset() = 0;
+  /// Memory that kernels may read or write.
+  virtual std::vector<at::Tensor> tensors() const = 0;
 };
 
 }  // namespace rillkv

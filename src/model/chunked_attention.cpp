@@ -6,6 +6,7 @@
 
 #include "core/check_tensor.h"
 #include "model/pack_access.h"
+#include "model/pass.h"
 #include "rillkv/error.h"
 
 namespace rillkv {
@@ -69,19 +70,39 @@ at::Tensor ChunkedLlamaAttentionImpl::forward(const at::Tensor& hidden,
   RILLKV_CHECK(next == tokens && !sequences.empty(),
                "ChunkedLlamaAttention: expected sequences of ", tokens, " rows together, got ",
                next, " rows of ", sequences.size(), " sequences");
-  const at::Tensor qkv = PackAccess::forward(*qkv_, hidden, folded_ ? qkv_bias_ : qkv_->bias)
-                             .view({tokens, heads_ + 2 * kv_heads_, head_dim_});
-  const at::Tensor q = qkv.narrow(1, 0, heads_);
-  const at::Tensor k = qkv.narrow(1, heads_, kv_heads_);
-  const at::Tensor v = qkv.narrow(1, heads_ + kv_heads_, kv_heads_);
-  std::vector<at::Tensor> outputs;
-  for (const SequenceRows& s : sequences) {
-    outputs.push_back(s.cache->attend(layer_, q.slice(0, s.begin, s.end),
-                                      k.slice(0, s.begin, s.end), v.slice(0, s.begin, s.end)));
-  }
-  const at::Tensor out = outputs.size() == 1 ? outputs[0] : at::cat(outputs);
-  return PackAccess::forward(*o_proj, out.reshape({tokens, heads_ * head_dim_}),
-                             folded_ ? o_bias_ : o_proj->bias);
+  return PackAccess::forward(*this, hidden, pass_over(sequences, nullptr));
+}
+
+Pass pass_over(const std::vector<SequenceRows>& sequences, CudaBackend* backend) {
+  const auto attend = [&sequences](int64_t layer, const at::Tensor& q, const at::Tensor& k,
+                                   const at::Tensor& v) {
+    std::vector<at::Tensor> outputs;
+    for (const SequenceRows& s : sequences) {
+      outputs.push_back(s.cache->attend(layer, q.slice(0, s.begin, s.end),
+                                        k.slice(0, s.begin, s.end), v.slice(0, s.begin, s.end)));
+    }
+    return outputs.size() == 1 ? outputs[0] : at::cat(outputs);
+  };
+  return {backend, attend};
+}
+
+at::Tensor PackAccess::forward(const LinearImpl& linear, const at::Tensor& x,
+                               const at::Tensor& bias, CudaBackend* backend) {
+  if (backend == nullptr) return linear.run(x, bias, /*out_float32=*/false);
+  return backend->linear(x, linear.weight, bias);
+}
+
+at::Tensor PackAccess::forward(const ChunkedLlamaAttentionImpl& a, const at::Tensor& hidden,
+                               const Pass& pass) {
+  const int64_t tokens = hidden.size(0);
+  const at::Tensor qkv =
+      forward(*a.qkv_, hidden, a.folded_ ? a.qkv_bias_ : a.qkv_->bias, pass.backend)
+          .view({tokens, a.heads_ + 2 * a.kv_heads_, a.head_dim_});
+  const at::Tensor out =
+      pass.attend(a.layer_, qkv.narrow(1, 0, a.heads_), qkv.narrow(1, a.heads_, a.kv_heads_),
+                  qkv.narrow(1, a.heads_ + a.kv_heads_, a.kv_heads_));
+  return forward(*a.o_proj, out.reshape({tokens, a.heads_ * a.head_dim_}),
+                 a.folded_ ? a.o_bias_ : a.o_proj->bias, pass.backend);
 }
 
 void PackAccess::fold_value_bias(ChunkedLlamaAttentionImpl& a) {

@@ -59,11 +59,6 @@ at::Tensor LinearImpl::run(const at::Tensor& x, const at::Tensor& added, bool ou
   return run_linear(cpu_kernels(), x.contiguous(), packed_, added, out_features_, out_float32);
 }
 
-at::Tensor PackAccess::forward(const LinearImpl& linear, const at::Tensor& x,
-                               const at::Tensor& bias) {
-  return linear.run(x, bias, /*out_float32=*/false);
-}
-
 bool LinearImpl::pack() { return PackAccess::pack(*this, nullptr); }
 
 bool PackAccess::pack(LinearImpl& linear, HugePageArena* arena) {

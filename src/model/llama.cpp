@@ -7,14 +7,20 @@
 #include <set>
 #include <utility>
 
+#include "core/cache_access.h"
 #include "core/check_tensor.h"
+#include "core/cuda_backend.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/model_ops.h"
 #include "model/checkpoint_weights.h"
+#include "model/device_decoder.h"
 #include "model/llama_layer.h"
 #include "model/non_finite.h"
 #include "model/pack_access.h"
+#include "model/pass.h"
 #include "rillkv/error.h"
 #include "rillkv/memory.h"
 
@@ -61,6 +67,30 @@ at::Tensor embed(const at::Tensor& table, const at::Tensor& ids) {
   return out;
 }
 
+/// Rows `ids` [rows] of a table, on a device.
+at::Tensor embed_rows(const at::Tensor& table, const int32_t* ids, int64_t rows,
+                      CudaBackend& backend) {
+  at::Tensor out = at::empty({rows, table.size(1)}, table.options());
+  kernels::cuda::EmbedParams p;
+  p.table = table.const_data_ptr();
+  p.ids = ids;
+  p.out = out.mutable_data_ptr();
+  p.rows = static_cast<int32_t>(rows);
+  p.columns = static_cast<int32_t>(table.size(1));
+  p.element_bytes = static_cast<int32_t>(table.element_size());
+  kernels::cuda::embed(backend.queue(), p);
+  return out;
+}
+
+/// Whether decode attention of this shape can be captured.
+bool steps_are_taken(CudaSequence& sequence, at::ScalarType dtype, CudaBackend& backend) {
+  const CacheGeometry& g = sequence.geometry();
+  const auto options = at::TensorOptions().dtype(dtype).device(backend.device());
+  const at::Tensor q = at::empty({1, g.heads, g.head_dim}, options);
+  at::Tensor out = at::empty_like(q);
+  return kernels::cuda::attend_steps_takes(backend.queue(), sequence.layer(0).step_params(q, out));
+}
+
 /// x += delta, both [rows, columns].
 void add(at::Tensor& x, const at::Tensor& delta) {
   constexpr int64_t kSerial = 32768;  // at::internal::GRAIN_SIZE: no more opens no region
@@ -74,7 +104,10 @@ void add(at::Tensor& x, const at::Tensor& delta) {
 }  // namespace
 
 LlamaModelImpl::LlamaModelImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
-    : config_(config), dtype_(dtype), device_(device) {
+    : config_(config),
+      dtype_(dtype),
+      device_(device),
+      backend_(device.is_cpu() ? nullptr : cuda_backend(device)) {
   kernel_dtype(dtype);  // rejects what the kernels do not read
   RILLKV_CHECK(config.vocab_size >= 1 && config.hidden_size >= 1 && config.num_hidden_layers >= 1,
                "LlamaModel: expected a vocabulary, a hidden size and layers, got ",
@@ -100,6 +133,7 @@ void LlamaModelImpl::load_weights(const std::function<at::Tensor(const std::stri
                                   const std::function<void(const std::string&)>& done) {
   RILLKV_CHECK(!packed(), "LlamaModel: expected to be loaded before pack, got a packed model");
   copy_weights(source, done);
+  decoder_ = nullptr;
   for (const auto& layer : layers_) layer->refold();
 }
 
@@ -149,14 +183,14 @@ at::Tensor LlamaModelImpl::logits_of(const at::Tensor& hidden,
                                      const std::vector<SequenceChunk>* batch) const {
   at::InferenceMode inference;
   const LoopThreads threads(last_on_own_threads);
-  const at::Tensor out = lm_head_->forward(rms_norm(hidden, norm_->weight, config_.rms_norm_eps),
-                                           /*out_float32=*/true);
-  // Off the CPU the largest of a row stands for it: it is NaN if one is, and -inf only if all are.
-  const int64_t bad =
-      first_unusable_row(out.is_cpu() || out.size(0) == 0 ? out : out.amax(1, true).cpu());
+  const at::Tensor out =
+      backend_ != nullptr ? await(head(hidden), batch)
+                          : lm_head_->forward(rms_norm(hidden, norm_->weight, config_.rms_norm_eps),
+                                              /*out_float32=*/true);
+  const int64_t bad = first_unusable_row(out);
   RILLKV_CHECK(bad < 0,
                "LlamaModel: expected finite logits, got NaN or infinity: ", origin(hidden, batch));
-  return out.cpu();
+  return out;
 }
 
 namespace {
@@ -207,10 +241,11 @@ Batch checked_batch(const std::vector<SequenceChunk>& batch, const ModelConfig& 
 
 at::Tensor LlamaModelImpl::run_layers(size_t count, at::Tensor& hidden,
                                       const std::vector<SequenceRows>& sequences) const {
+  const Pass pass = pass_over(sequences, backend_.get());
   at::Tensor delta;
   for (size_t i = 0; i < count; ++i) {
     try {
-      delta = layers_[i]->forward(hidden, delta, sequences);
+      delta = layers_[i]->forward(hidden, delta, pass);
     } catch (const Error& error) {
       refuse_layer(i, hidden, error.what());
     }
@@ -222,7 +257,8 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   at::InferenceMode inference;
   const Batch input = checked_batch(batch, config_);
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
-  at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
+  at::Tensor hidden = backend_ != nullptr ? embed_ids(input.ids)
+                                          : embed(embed_tokens_->weight, input.ids).to(dtype_);
   add(hidden, run_layers(layers_.size(), hidden, input.sequences));
   check_hidden(hidden, batch);
   return hidden;
@@ -239,8 +275,17 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   const auto decodes = [](const SequenceChunk& chunk) {
     return chunk.tokens.defined() && chunk.tokens.numel() == 1;
   };
-  if (which == Logits::kAll ||
-      (which == Logits::kLast && std::all_of(batch.begin(), batch.end(), decodes))) {
+  const bool one_each = std::all_of(batch.begin(), batch.end(), decodes);
+  if (backend_ != nullptr && one_each && which != Logits::kNone) {
+    if (const at::Tensor logits = decode(batch); logits.defined()) {
+      for (size_t i = 0; i < batch.size(); ++i) {
+        const auto row = static_cast<int64_t>(i);
+        results[i] = logits.slice(0, row, row + 1);
+      }
+      return results;
+    }
+  }
+  if (which == Logits::kAll || (which == Logits::kLast && one_each)) {
     const at::Tensor hidden = hidden_states(batch);
     int64_t begin = 0;
     for (size_t i = 0; i < batch.size(); ++i) {
@@ -258,13 +303,18 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
     for (const SequenceRows& rows : input.sequences) last.push_back(rows.end - 1);
   }
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
-  at::Tensor hidden = embed(embed_tokens_->weight, input.ids.to(device_)).to(dtype_);
+  at::Tensor hidden = backend_ != nullptr ? embed_ids(input.ids)
+                                          : embed(embed_tokens_->weight, input.ids).to(dtype_);
   const size_t before_last = layers_.size() - 1;
   const at::Tensor delta = run_layers(before_last, hidden, input.sequences);
-  at::Tensor rows;
+  at::Tensor rows, wanted = at::tensor(last, at::kLong);
+  if (backend_ != nullptr) {
+    wanted = at::empty(wanted.sizes(), wanted.options().device(device_));
+    backend_->upload(last.data(), wanted);
+  }
   try {
-    rows = layers_[before_last]->forward_rows(hidden, delta, input.sequences,
-                                              at::tensor(last, at::kLong).to(device_));
+    rows = layers_[before_last]->forward_rows(hidden, delta,
+                                              pass_over(input.sequences, backend_.get()), wanted);
   } catch (const Error& error) {
     refuse_layer(before_last, hidden, error.what());
   }
@@ -273,7 +323,75 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
     const auto row = static_cast<int64_t>(i);
     results[i] = logits_of(rows.slice(0, row, row + 1), &batch);
   }
+  if (backend_ != nullptr && last.empty()) await(at::Tensor(), &batch);
   return results;
+}
+
+at::Tensor LlamaModelImpl::embed_ids(const at::Tensor& ids) const {
+  const int64_t rows = ids.size(0);
+  const at::Tensor narrow = ids.to(at::kInt);
+  at::Tensor on_device = at::empty({rows}, narrow.options().device(device_));
+  kernels::cuda::set_ids(backend_->queue(), narrow.const_data_ptr<int32_t>(),
+                         static_cast<int>(rows), on_device.mutable_data_ptr<int32_t>());
+  return embed_rows(embed_tokens_->weight, on_device.const_data_ptr<int32_t>(), rows, *backend_);
+}
+
+at::Tensor LlamaModelImpl::head(const at::Tensor& hidden) const {
+  return PackAccess::forward(*lm_head_,
+                             rms_norm(hidden, norm_->weight, config_.rms_norm_eps, backend_.get()),
+                             lm_head_->bias, backend_.get());
+}
+
+at::Tensor LlamaModelImpl::await(const at::Tensor& logits,
+                                 const std::vector<SequenceChunk>* batch) const {
+  at::Tensor host;
+  std::vector<Download> copies;
+  if (logits.defined()) {
+    host = at::empty(logits.sizes(), logits.options().device(at::kCPU));
+    copies.push_back({logits, host.mutable_data_ptr()});
+  }
+  std::vector<uint64_t> errors(batch != nullptr ? batch->size() : 0);
+  for (size_t i = 0; i < errors.size(); ++i) {
+    CudaSequence* sequence = CacheAccess::cuda(*(*batch)[i].cache);
+    if (sequence != nullptr) copies.push_back({sequence->state().error(), &errors[i]});
+  }
+  if (!copies.empty()) backend_->download(copies);
+  if (batch != nullptr) raise_errors(*batch, errors);
+  return host.defined() ? host.to(at::kFloat) : host;
+}
+
+at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const {
+  at::InferenceMode inference;
+  std::vector<QuantizedKvCache*> caches;
+  for (const SequenceChunk& chunk : batch) caches.push_back(chunk.cache);
+  if (std::find(caches.begin(), caches.end(), nullptr) != caches.end()) return {};
+  const std::vector<CudaSequence*> sequences = DeviceDecoder::sequences_of(caches);
+  if (sequences.empty() || !steps_are_taken(*sequences.front(), dtype_, *backend_)) return {};
+  const Batch input = checked_batch(batch, config_);
+  for (QuantizedKvCache* cache : caches) CacheAccess::follow_stream(*cache);
+  const at::Tensor narrow = input.ids.to(at::kInt);
+  const int32_t* first = narrow.const_data_ptr<int32_t>();
+  at::Tensor hidden;
+  const auto layers = [&](const int32_t* ids, int64_t rows, const Pass& pass) {
+    hidden = embed_rows(embed_tokens_->weight, ids, rows, *backend_);
+    at::Tensor delta;
+    for (const auto& layer : layers_) delta = layer->forward(hidden, delta, pass);
+    const at::Tensor normed =
+        add_rms_norm(hidden, delta, norm_->weight, config_.rms_norm_eps, backend_.get());
+    return PackAccess::forward(*lm_head_, normed, lm_head_->bias, backend_.get());
+  };
+  const std::lock_guard<std::mutex> lock(decoding_);
+  if (decoder_ == nullptr) decoder_ = std::make_shared<DeviceDecoder>(backend_);
+  const DeviceDecoder::Result result =
+      decoder_->run(sequences, std::vector<int32_t>(first, first + narrow.numel()), layers);
+  raise_errors(batch, result.errors);
+  at::Tensor logits = result.logits.to(at::kFloat);
+  if (first_unusable_row(logits) >= 0) {
+    const std::string weight = first_broken_weight(*this);
+    throw Error(str_cat("LlamaModel: expected finite logits, got NaN or infinity: ",
+                        weight.empty() ? last_layers_output() : weight));
+  }
+  return logits;
 }
 
 QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
@@ -288,6 +406,7 @@ QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
 }
 
 void LlamaModelImpl::pack() {
+  decoder_ = nullptr;   // its graphs hold the biases' places
   HugePageArena arena;  // its regions live on in the layers' tensors
   for (auto& layer : layers_) {
     layer->pack(&arena);

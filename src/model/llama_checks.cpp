@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <string>
 
+#include "core/cache_access.h"
+#include "core/cuda_sequence.h"
 #include "model/llama_layer.h"  // IWYU pragma: keep
 #include "model/non_finite.h"
 #include "model/weight.h"  // IWYU pragma: keep
@@ -33,9 +35,28 @@ void LlamaModelImpl::refuse_layer(size_t layer, const at::Tensor& hidden, const 
   throw Error(message);
 }
 
+void LlamaModelImpl::raise_errors(const std::vector<SequenceChunk>& batch,
+                                  const std::vector<uint64_t>& errors) const {
+  for (size_t i = 0; i < errors.size(); ++i) {
+    try {
+      if (CacheAccess::cuda(*batch[i].cache) != nullptr) {
+        CacheAccess::raise(*batch[i].cache, errors[i]);
+      }
+    } catch (const Error& error) {
+      std::string message =
+          str_cat("layer ", CudaCacheState::layer_of_error(errors[i]), ": ", error.what());
+      const std::string weight = first_broken_weight(*this);
+      if (!weight.empty()) message += ": " + weight;
+      throw Error(message);
+    }
+  }
+}
+
+std::string LlamaModelImpl::last_layers_output() const { return output_of(layers_.size() - 1); }
+
 void LlamaModelImpl::check_hidden(const at::Tensor& hidden,
                                   const std::vector<SequenceChunk>& batch) const {
-  if (!device_.is_cpu() || all_finite(hidden)) return;
+  if (backend_ != nullptr || all_finite(hidden)) return;
   throw Error(str_cat("LlamaModel: expected finite hidden states, got NaN or infinity: ",
                       origin(hidden, &batch)));
 }
@@ -58,12 +79,14 @@ std::string LlamaModelImpl::first_broken_layer(const std::vector<SequenceChunk>&
   if (std::none_of(batch.begin(), batch.end(), dense)) return output_of(layers_.size() - 1);
   for (const SequenceChunk& chunk : batch) {
     const SequenceRows rows{0, chunk.tokens.size(0), chunk.cache};
+    const std::vector<SequenceRows> sequence = {rows};
+    const Pass pass = pass_over(sequence, backend_.get());
     at::Tensor delta, hidden = at::embedding(embed_tokens_->weight, chunk.tokens.to(device_));
     hidden = hidden.to(dtype_);
     if (!all_finite(hidden)) return str_cat(kFirstIn, "the embedding");
     for (size_t i = 0; i < layers_.size(); ++i) {
       try {
-        delta = layers_[i]->forward(hidden, delta, {rows});
+        delta = layers_[i]->forward(hidden, delta, pass);
       } catch (const Error&) {  // a layer whose cache refuses what it is given
         return output_of(i);
       }

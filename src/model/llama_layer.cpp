@@ -7,6 +7,7 @@
 #include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "kernels/cuda/model_ops.h"
 #include "model/pack_access.h"
 
 namespace rillkv {
@@ -15,8 +16,25 @@ namespace {
 /// Rows a thread takes at least: about 16k numbers, a few microseconds.
 int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 16384 / columns); }
 
-at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps) {
-  if (!x.is_cpu()) return composed_rms_norm(x, delta, weight, eps);
+at::Tensor device_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps,
+                       CudaBackend& backend) {
+  at::Tensor out = at::empty_like(x);
+  kernels::cuda::NormParams params;
+  params.x = x.mutable_data_ptr();
+  if (delta.defined()) params.delta = delta.const_data_ptr();
+  params.weight = weight.const_data_ptr();
+  params.out = out.mutable_data_ptr();
+  params.rows = static_cast<int32_t>(x.size(0));
+  params.columns = static_cast<int32_t>(x.size(1));
+  params.epsilon = static_cast<float>(eps);
+  params.dtype = kernel_dtype(x.scalar_type());
+  kernels::cuda::rms_norm(backend.queue(), params);
+  return out;
+}
+
+at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps,
+                CudaBackend* backend) {
+  if (backend != nullptr) return device_norm(x, delta, weight, eps, *backend);
   at::Tensor out = at::empty_like(x);
   kernels::cpu::NormParams params;
   params.x = x.data_ptr();
@@ -33,24 +51,20 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
 
 }  // namespace
 
-at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
-                             double eps) {
-  if (delta.defined()) x.add_(delta);
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scale = wide.square().mean(1, /*keepdim=*/true).add_(eps).rsqrt_();
-  return (wide * scale * weight.to(at::kFloat)).to(x.scalar_type());
-}
-
-at::Tensor composed_gate(const at::Tensor& gate_up) {
-  const auto halves = gate_up.to(at::kFloat).chunk(2, 1);
-  return (at::silu(halves[0]) * halves[1]).to(gate_up.scalar_type());
-}
-
-at::Tensor gate(const at::Tensor& gate_up) {
-  if (!gate_up.is_cpu()) return composed_gate(gate_up);
+at::Tensor gate(const at::Tensor& gate_up, CudaBackend* backend) {
   const int64_t columns = gate_up.size(1) / 2;
   const at::Tensor both = gate_up.contiguous();
   at::Tensor gated = at::empty({both.size(0), columns}, both.options());
+  if (backend != nullptr) {
+    kernels::cuda::GateParams params;
+    params.gate_up = both.const_data_ptr();
+    params.out = gated.mutable_data_ptr();
+    params.rows = static_cast<int32_t>(both.size(0));
+    params.columns = static_cast<int32_t>(columns);
+    params.dtype = kernel_dtype(both.scalar_type());
+    kernels::cuda::gate(backend->queue(), params);
+    return gated;
+  }
   kernels::cpu::GateParams params;
   params.gate_up = both.const_data_ptr();
   params.out = gated.data_ptr();
@@ -61,14 +75,15 @@ at::Tensor gate(const at::Tensor& gate_up) {
   return gated;
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                    CudaBackend* backend) {
   at::Tensor rows = x.contiguous();
-  return norm(rows, {}, weight, eps);
+  return norm(rows, {}, weight, eps, backend);
 }
 
 at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
-                        double eps) {
-  return norm(x, delta, weight, eps);
+                        double eps, CudaBackend* backend) {
+  return norm(x, delta, weight, eps, backend);
 }
 
 LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device)
@@ -86,8 +101,9 @@ LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::
       "down_proj", Linear(intermediate_, config.hidden_size, config.mlp_bias, dtype, device));
 }
 
-at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) const {
-  return down_proj_->forward(gate(gate_up_->forward(x)));
+at::Tensor LlamaMlpImpl::forward(const at::Tensor& x, CudaBackend* backend) const {
+  const at::Tensor both = PackAccess::forward(*gate_up_, x, gate_up_->bias, backend);
+  return PackAccess::forward(*down_proj_, gate(both, backend), down_proj_->bias, backend);
 }
 
 const at::Tensor& LlamaMlpImpl::packed_gate_up() const { return PackAccess::packed(*gate_up_); }
@@ -113,22 +129,23 @@ LlamaLayerImpl::LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::Sca
 }
 
 at::Tensor LlamaLayerImpl::forward(at::Tensor& hidden, const at::Tensor& delta,
-                                   const std::vector<SequenceRows>& sequences) const {
-  const at::Tensor attended =
-      attention_->forward(add_rms_norm(hidden, delta, input_norm_->weight, eps_), sequences);
-  return mlp_->forward(add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_));
+                                   const Pass& pass) const {
+  const at::Tensor normed = add_rms_norm(hidden, delta, input_norm_->weight, eps_, pass.backend);
+  const at::Tensor attended = PackAccess::forward(*attention_, normed, pass);
+  return mlp_->forward(
+      add_rms_norm(hidden, attended, post_attention_norm_->weight, eps_, pass.backend),
+      pass.backend);
 }
 
 at::Tensor LlamaLayerImpl::forward_rows(at::Tensor& hidden, const at::Tensor& delta,
-                                        const std::vector<SequenceRows>& sequences,
-                                        const at::Tensor& rows) const {
-  const at::Tensor attended =
-      attention_->forward(add_rms_norm(hidden, delta, input_norm_->weight, eps_), sequences);
+                                        const Pass& pass, const at::Tensor& rows) const {
+  const at::Tensor normed = add_rms_norm(hidden, delta, input_norm_->weight, eps_, pass.backend);
+  const at::Tensor attended = PackAccess::forward(*attention_, normed, pass);
   at::Tensor some = hidden.index_select(0, rows);
   if (some.size(0) == 0) return some;
-  const at::Tensor normed =
-      add_rms_norm(some, attended.index_select(0, rows), post_attention_norm_->weight, eps_);
-  return some.add_(mlp_->forward(normed));
+  const at::Tensor last = add_rms_norm(some, attended.index_select(0, rows),
+                                       post_attention_norm_->weight, eps_, pass.backend);
+  return some.add_(mlp_->forward(last, pass.backend));
 }
 
 void LlamaLayerImpl::pack(HugePageArena* arena) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/huge_page_arena.h"
+#include "model/pass.h"
 #include "model/weight.h"
 #include "rillkv/chunked_attention.h"
 #include "rillkv/inference_module.h"
@@ -14,26 +15,23 @@
 
 namespace rillkv {
 
+// Where `backend` is given, kernels of ours on its device; otherwise the CPU's.
+
 /// x * rsqrt(mean(x^2) + eps) * weight, in f32 and rounded once; x: [rows, columns].
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
-/// The same of x + delta, which replaces x.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                    CudaBackend* backend = nullptr);
+/// The same of x + delta, which replaces x; delta: undefined for none.
 at::Tensor add_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
-                        double eps);
+                        double eps, CudaBackend* backend = nullptr);
 
 /// gate_up: [rows, 2 * columns] -> silu(gate) * up, [rows, columns], in f32 and rounded once.
-at::Tensor gate(const at::Tensor& gate_up);
-
-/// What the above compute off the CPU: compositions of LibTorch's operations that round where the
-/// CPU's kernels round.
-at::Tensor composed_rms_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight,
-                             double eps);
-at::Tensor composed_gate(const at::Tensor& gate_up);
+at::Tensor gate(const at::Tensor& gate_up, CudaBackend* backend = nullptr);
 
 /// down(silu(gate(x)) * up(x)); gate and up are one fused weight.
 class LlamaMlpImpl : public InferenceModule {
  public:
   LlamaMlpImpl(const ModelConfig& config, at::ScalarType dtype, at::Device device);
-  at::Tensor forward(const at::Tensor& x) const;
+  at::Tensor forward(const at::Tensor& x, CudaBackend* backend) const;
   void pack(HugePageArena* arena);
   /// See PackAccess::packed; whose rows are whose in the fused weight.
   const at::Tensor& packed_gate_up() const;
@@ -55,13 +53,12 @@ class LlamaLayerImpl : public InferenceModule {
   LlamaLayerImpl(const ModelConfig& config, int64_t layer, at::ScalarType dtype, at::Device device);
   /// hidden: [tokens, hidden_size], updated in place; delta: what is still to be added to it (may
   /// be undefined). Returns the new delta.
-  at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta,
-                     const std::vector<SequenceRows>& sequences) const;
+  at::Tensor forward(at::Tensor& hidden, const at::Tensor& delta, const Pass& pass) const;
   /// The last layer, of which only some rows are asked for: the caches take all tokens, the MLP
   /// sees `rows` alone. rows: [n] int64 on hidden's device. Returns hidden states without anything
   /// pending, [n, hidden_size].
-  at::Tensor forward_rows(at::Tensor& hidden, const at::Tensor& delta,
-                          const std::vector<SequenceRows>& sequences, const at::Tensor& rows) const;
+  at::Tensor forward_rows(at::Tensor& hidden, const at::Tensor& delta, const Pass& pass,
+                          const at::Tensor& rows) const;
   void pack(HugePageArena* arena);
   /// To be called where parameters have been written after `pack`.
   void refold();

@@ -11,6 +11,9 @@
 
 namespace rillkv {
 
+class CudaBackend;
+struct Pass;
+
 struct PackAccess {
   /// See LinearImpl::pack; the panels go to `arena`, to the allocator's memory if null.
   static bool pack(LinearImpl& linear, HugePageArena* arena);
@@ -19,8 +22,13 @@ struct PackAccess {
   static void fold_value_bias(ChunkedLlamaAttentionImpl& attention);
   /// Follows parameters that have been loaded anew since `pack`; nothing before it.
   static void refold(ChunkedLlamaAttentionImpl& attention);
-  /// linear.forward with `bias` in the place of its own; undefined: none.
-  static at::Tensor forward(const LinearImpl& linear, const at::Tensor& x, const at::Tensor& bias);
+  /// linear.forward with `bias` in the place of its own (undefined: none), on the CPU or, of a
+  /// weight that is not packed, through a CUDA back end.
+  static at::Tensor forward(const LinearImpl& linear, const at::Tensor& x, const at::Tensor& bias,
+                            CudaBackend* backend);
+  /// attention.forward of rows that have been checked.
+  static at::Tensor forward(const ChunkedLlamaAttentionImpl& attention, const at::Tensor& hidden,
+                            const Pass& pass);
   /// Forgets the plain weight of a view whose fused weight has been packed.
   static void drop_weight(LinearImpl& linear);
   /// The panels, [panels, in_features / 2, outputs of a panel, 2]; undefined where not packed.

@@ -1,23 +1,35 @@
 #include "tests/cuda_core/cuda_fixture.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <mutex>
+#include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "tests/support/ptx/device.h"
 
 namespace rillkv::testing {
 namespace {
 
-/// Every tensor is a registered buffer of the executor's.
+/// Every tensor is a registered buffer of the executor's. What is freed of a capture's memory stays
+/// until its graph is gone, as in a private pool of LibTorch's.
 class ExecutorAllocator final : public at::Allocator {
  public:
+  using Pool = std::vector<void*>;
+
   at::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release, at::kCPU};
     const std::lock_guard<std::mutex> lock(mutex());
     void* data = ptx::allocate_device_memory(bytes);
+    if (pool() != nullptr) pooled()[data] = false;
     return {data, data, &release, at::kCPU};
   }
   at::DeleterFnPtr raw_deleter() const override { return &release; }
@@ -25,14 +37,52 @@ class ExecutorAllocator final : public at::Allocator {
     std::memcpy(to, from, bytes);
   }
 
+  /// Allocations from here on, until `end`, belong to `pool`.
+  static void begin(Pool* to) {
+    const std::lock_guard<std::mutex> lock(mutex());
+    pool() = to;
+  }
+  static void end() {
+    const std::lock_guard<std::mutex> lock(mutex());
+    for (const auto& [data, freed] : pooled()) {
+      if (std::find(pool()->begin(), pool()->end(), data) == pool()->end()) {
+        pool()->push_back(data);
+      }
+    }
+    pool() = nullptr;
+  }
+  /// The graph is gone: what was freed is free.
+  static void free(const Pool& all) {
+    const std::lock_guard<std::mutex> lock(mutex());
+    for (void* data : all) {
+      const auto found = pooled().find(data);
+      if (found == pooled().end()) continue;
+      if (found->second) ptx::free_device_memory(data);
+      pooled().erase(found);
+    }
+  }
+
  private:
   static std::mutex& mutex() {
     static std::mutex instance;
     return instance;
   }
+  static Pool*& pool() {
+    static Pool* instance = nullptr;
+    return instance;
+  }
+  /// Memory of pools, and whether its tensor has freed it.
+  static std::map<void*, bool>& pooled() {
+    static std::map<void*, bool> instance;
+    return instance;
+  }
   static void release(void* data) {
     if (data == nullptr) return;
     const std::lock_guard<std::mutex> lock(mutex());
+    if (const auto found = pooled().find(data); found != pooled().end()) {
+      found->second = true;
+      return;
+    }
     ptx::free_device_memory(data);
   }
 };
@@ -41,15 +91,31 @@ class ExecutorAllocator final : public at::Allocator {
 /// calls are split in parts now and then.
 class ExecutorQueue final : public kernels::cuda::Queue {
  public:
+  /// Work of a capture: run when it is replayed.
+  using Record = std::vector<std::function<void()>>;
+
   explicit ExecutorQueue(ptx::ExecutorDevice& device) : device_(device) {}
   void launch(const kernels::cuda::Launch& launch) override {
-    device_.launch({launch.entry,
-                    {launch.grid[0], launch.grid[1], launch.grid[2]},
-                    {launch.threads, 1, 1},
-                    launch.shared_bytes,
-                    launch.params,
-                    launch.params_bytes});
+    const auto* bytes = static_cast<const uint8_t*>(launch.params);
+    const std::vector<uint8_t> params(bytes, bytes + launch.params_bytes);
+    run([this, params, entry = std::string(launch.entry), x = launch.grid[0], y = launch.grid[1],
+         z = launch.grid[2], threads = launch.threads, shared = launch.shared_bytes] {
+      device_.launch({entry, {x, y, z}, {threads, 1, 1}, shared, params.data(), params.size()});
+    });
   }
+  /// A launch of ours or of LibTorch's: now, or recorded.
+  void run(std::function<void()> work) {
+    if (record != nullptr) {
+      record->push_back(std::move(work));
+      return;
+    }
+    ++traffic.launches;
+    work();
+  }
+
+  Record* record = nullptr;
+  DeviceTraffic traffic;
+
   int multiprocessors() const override { return 3; }
   int shared_memory_limit() const override { return device_.shared_memory_limit(); }
 
@@ -65,15 +131,75 @@ std::vector<ptx::Module> load_kernels() {
   return modules;
 }
 
+class ExecutorGraph final : public CudaGraph {
+ public:
+  ExecutorGraph(ExecutorQueue::Record record, ExecutorAllocator::Pool pool, DeviceTraffic& traffic)
+      : record_(std::move(record)), pool_(std::move(pool)), traffic_(traffic) {}
+  ~ExecutorGraph() override {
+    record_.clear();
+    ExecutorAllocator::free(pool_);
+  }
+  ExecutorGraph(const ExecutorGraph&) = delete;
+  ExecutorGraph& operator=(const ExecutorGraph&) = delete;
+  void replay() override {
+    ++traffic_.replays;
+    for (const auto& work : record_) work();
+  }
+
+ private:
+  ExecutorQueue::Record record_;
+  ExecutorAllocator::Pool pool_;
+  DeviceTraffic& traffic_;
+};
+
 class ExecutorBackend final : public CudaBackend {
  public:
   explicit ExecutorBackend(uint64_t seed) : executor_(load_kernels(), seed) {}
   at::Device device() const override { return at::kCPU; }
   kernels::cuda::Queue& queue() override { return queue_; }
+  void upload(const void* from, const at::Tensor& to) override {
+    if (queue_.record != nullptr) throw std::logic_error("a copy from the host in a capture");
+    ++queue_.traffic.uploads;
+    if (to.nbytes() > 0) std::memcpy(to.mutable_data_ptr(), from, to.nbytes());
+  }
+  void download(const std::vector<Download>& copies) override {
+    if (queue_.record != nullptr) throw std::logic_error("a copy to the host in a capture");
+    ++queue_.traffic.waits;
+    for (const Download& copy : copies) {
+      ++queue_.traffic.downloads;
+      std::memcpy(copy.to, copy.from.const_data_ptr(), copy.from.nbytes());
+    }
+  }
+  at::Tensor linear(const at::Tensor& x, const at::Tensor& weight,
+                    const at::Tensor& bias) override {
+    at::Tensor out = at::empty({x.size(0), weight.size(0)}, x.options());
+    queue_.run([x, weight, bias, out] {
+      const c10::InferenceMode inference;
+      at::Tensor(out).copy_(at::linear(x, weight, bias));
+    });
+    return out;
+  }
+  std::unique_ptr<CudaGraph> capture(const std::function<void()>& work) override {
+    ++queue_.traffic.captures;
+    ExecutorQueue::Record record;
+    ExecutorAllocator::Pool pool;
+    ExecutorAllocator::begin(&pool);
+    queue_.record = &record;
+    work();
+    queue_.record = nullptr;
+    ExecutorAllocator::end();
+    return std::make_unique<ExecutorGraph>(std::move(record), std::move(pool), queue_.traffic);
+  }
+  void prepare(const std::function<void()>& work) override { work(); }
+  uint64_t stream() const override { return stream_; }
+  void follow(uint64_t, const std::vector<at::Tensor>&) override {}
+
+  DeviceTraffic& traffic() { return queue_.traffic; }
 
  private:
   ptx::ExecutorDevice executor_;
   ExecutorQueue queue_{executor_};
+  uint64_t stream_ = 0;
 };
 
 }  // namespace
@@ -87,6 +213,10 @@ std::shared_ptr<CudaBackend> make_executor_backend(uint64_t seed) {
   }();
   static_cast<void>(once);
   return std::make_shared<ExecutorBackend>(seed);
+}
+
+DeviceTraffic& traffic(CudaBackend& executor) {
+  return dynamic_cast<ExecutorBackend&>(executor).traffic();
 }
 
 void EveryBackend::SetUp() {

@@ -21,6 +21,13 @@ namespace rillkv::testing {
 /// stopped.
 std::shared_ptr<CudaBackend> make_executor_backend(uint64_t seed);
 
+/// What an executor's back end was asked to do, in launches, copies and waits.
+struct DeviceTraffic {
+  int64_t launches = 0;  // of kernels of ours and of `linear`, outside of graphs
+  int64_t uploads = 0, downloads = 0, waits = 0, captures = 0, replays = 0;
+};
+DeviceTraffic& traffic(CudaBackend& executor);
+
 /// Parameter "executor" or "gpu"; the latter is skipped where there is none.
 class EveryBackend : public ::testing::TestWithParam<const char*> {
  protected:
@@ -31,6 +38,7 @@ class EveryBackend : public ::testing::TestWithParam<const char*> {
   }
   bool on_executor() const { return std::strcmp(GetParam(), "gpu") != 0; }
   at::Device device() const { return backend_->device(); }
+  const std::shared_ptr<CudaBackend>& backend() const { return backend_; }
   QuantizedKvCache make_cache(const CacheGeometry& geometry, const CompressionConfig& config,
                               at::ScalarType dtype,
                               CacheProtocol protocol = CacheProtocol::kPrefill) const {

@@ -1,0 +1,66 @@
+// Decoding on a CUDA device without the host between the layers.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/cuda_backend.h"
+#include "core/cuda_sequence.h"
+#include "core/device_rotation_table.h"
+#include "model/pass.h"
+#include "rillkv/kv_cache.h"
+
+namespace rillkv {
+
+/// One token of each of several sequences: one launch tells the device where every sequence is, then
+/// come launches that are the same for every token, whichever caches they are for, and one wait for
+/// the logits. The second pass of a number of sequences is captured as a CUDA graph, later ones
+/// replay it. Not thread-safe.
+class DeviceDecoder {
+ public:
+  explicit DeviceDecoder(std::shared_ptr<CudaBackend> backend) : backend_(std::move(backend)) {}
+
+  /// The caches' CUDA sides if all of them can take a step together; empty otherwise.
+  static std::vector<CudaSequence*> sequences_of(const std::vector<QuantizedKvCache*>& caches);
+
+  /// The model's part: [rows] token ids on the device -> logits [rows, vocab].
+  using Layers = std::function<at::Tensor(const int32_t* ids, int64_t rows, const Pass& pass)>;
+  struct Result {
+    at::Tensor logits;             // [sequences, vocab], the model's dtype, on the CPU
+    std::vector<uint64_t> errors;  // [sequences], error words
+  };
+  /// ids: a token of each. `layers` may be called now or never again; it must do the same work each
+  /// time.
+  Result run(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids,
+             const Layers& layers);
+
+ private:
+  /// What was seen, or captured, of a number of sequences and a size of context.
+  struct Shape {
+    std::unique_ptr<CudaGraph> graph;
+    at::Tensor logits;
+  };
+
+  void begin(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids);
+  void accept(const std::vector<CudaSequence*>& sequences);
+  Pass make_pass(CudaSequence& first, int64_t count, int64_t planned_blocks);
+
+  std::shared_ptr<CudaBackend> backend_;
+  std::optional<uint64_t> stream_;  // of the last pass
+  // Of one geometry and configuration: the shapes and tables that launches hold.
+  std::string kind_;
+  std::vector<uint64_t> known_;  // sequences of the last pass: they are of that kind
+  std::unique_ptr<DeviceRotationTable> rotations_;
+  at::Tensor steps_;                                     // [capacity] SequenceStep, as bytes
+  at::Tensor ids_;                                       // [capacity] i32
+  std::map<std::pair<int64_t, int64_t>, Shape> shapes_;  // of (sequences, blocks planned for)
+};
+
+}  // namespace rillkv
