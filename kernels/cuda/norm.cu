@@ -14,15 +14,17 @@ namespace {
 __shared__ float warp_sums[kNormThreads / 32];
 
 /// The factor of the row: the sums of all threads, added in one order whatever the warps' order.
-__device__ float row_scale(float sum, float reciprocal_columns, float epsilon) {
+__device__ float row_scale(float sum, const NormParams& p) {
+  sum *= __fdividef(1.0f, static_cast<float>(p.columns));  // before the barrier: it costs nothing
   for (int distance = 16; distance > 0; distance /= 2) {
     sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   }
   if (lane_id() == 0) warp_sums[warp_id()] = sum;
   __syncthreads();
   sum = 0;
-  for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) sum += warp_sums[warp];
-  return rsqrtf(sum * reciprocal_columns + epsilon);
+#pragma unroll
+  for (int warp = 0; warp < kNormThreads / 32; ++warp) sum += warp_sums[warp];
+  return rsqrtf(sum + p.epsilon);
 }
 
 template <typename T>
@@ -30,7 +32,6 @@ __device__ void norm_in_registers(const NormParams& p, T* x, const T* delta, T* 
   constexpr int kElements = kVectorElements<T>;
   constexpr int kVectors = kNormRegisterColumns / kElements / kNormThreads;
   const int vectors = p.columns / kElements;
-  const float reciprocal_columns = 1.0f / static_cast<float>(p.columns);
   const auto at = [](int i) { return static_cast<int>(threadIdx.x + i * blockDim.x); };
   uint4 row[kVectors] = {}, added[kVectors] = {}, weight[kVectors] = {};
 #pragma unroll
@@ -64,7 +65,7 @@ __device__ void norm_in_registers(const NormParams& p, T* x, const T* delta, T* 
 #pragma unroll
     for (int e = 0; e < kElements; ++e) sum += values[e] * values[e];
   }
-  const float scale = row_scale(sum, reciprocal_columns, p.epsilon);
+  const float scale = row_scale(sum, p);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     float values[kElements], factors[kElements];
@@ -89,7 +90,7 @@ __device__ void norm_in_memory(const NormParams& p, T* x, const T* delta, T* out
     }
     sum += value * value;
   }
-  const float scale = row_scale(sum, 1.0f / static_cast<float>(p.columns), p.epsilon);
+  const float scale = row_scale(sum, p);
   for (int c = first; c < p.columns; c += step) {
     out[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
   }
