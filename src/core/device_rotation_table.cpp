@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/entry_params.h"
 #include "kernels/cuda/model_ops.h"
 #include "kernels/cuda/tile_order.h"
 

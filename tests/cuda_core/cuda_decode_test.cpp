@@ -1,0 +1,283 @@
+// Decoding on a device: steps whose launches are the same for every token, replayed from a captured
+// graph, against the same model over CPU caches and against itself without graphs; and what a token
+// costs in launches, copies and waits.
+#include <ATen/record_function.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/model_access.h"
+#include "rillkv/error.h"
+#include "rillkv/llama.h"
+#include "tests/cuda_core/cuda_fixture.h"
+#include "tests/support/error_of.h"
+#include "tests/support/random_llama.h"
+
+namespace rillkv::testing {
+namespace {
+
+class Setting {
+ public:
+  explicit Setting(const char* graphs) { setenv("RILLKV_CUDA_GRAPHS", graphs, 1); }
+  ~Setting() { unsetenv("RILLKV_CUDA_GRAPHS"); }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+};
+
+ModelConfig model_config(const char* name) {
+  std::ifstream file(std::string(RILLKV_TEST_DATA_DIR "/random_llama/") + name + ".json");
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  return ModelConfig::from_json(text, name);
+}
+
+class CudaDecode : public EveryBackend {
+ protected:
+  LlamaModel make_model(const ModelConfig& config, at::ScalarType dtype) const {
+    LlamaModel model(config, dtype, device());
+    if (on_executor()) ModelAccess::use(*model, backend());
+    return model;
+  }
+  QuantizedKvCache cache_of(const LlamaModel& model, const CompressionConfig& config) const {
+    const QuantizedKvCache like = LlamaModel(model->config(), at::kFloat)->make_cache(config);
+    return make_cache(like.geometry(), config, model->dtype());
+  }
+};
+
+/// Prefills tokens[0, begin) in one chunk, then feeds the others one by one: their logits.
+at::Tensor decode(const LlamaModel& model, QuantizedKvCache& cache, const at::Tensor& tokens,
+                  int64_t begin) {
+  model->forward(tokens.slice(0, 0, begin), cache, Logits::kNone);
+  std::vector<at::Tensor> logits;
+  for (int64_t i = begin; i < tokens.size(0); ++i) {
+    logits.push_back(model->forward(tokens.slice(0, i, i + 1), cache, Logits::kLast));
+  }
+  return at::cat(logits);
+}
+
+void expect_same_bytes(const QuantizedKvCache& a, const QuantizedKvCache& b, int64_t layer) {
+  const auto found = a.blocks(layer), expected = b.blocks(layer);
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t n = 0; n < found.size(); ++n) {
+    EXPECT_TRUE(at::equal(found[n]->storage.cpu(), expected[n]->storage.cpu())) << n;
+  }
+}
+
+// Across the end of a block. Outputs: as in CudaModel, a tenth of what compression costs; here in
+// bf16, whose roundings both sides make in every layer, so what bf16 costs against float32 is
+// allowed as well, twice, since both sides are off by it.
+TEST_P(CudaDecode, StepsEqualCpuCaches) {
+  for (const char* name : {"gqa_d64", "mha_d128"}) {
+    for (const char* preset : {"balanced", "extreme"}) {
+      SCOPED_TRACE(str_cat(name, " ", preset));
+      const ModelConfig config = model_config(name);
+      const CompressionConfig compressed = CompressionConfig::preset(preset);
+      at::manual_seed(3);
+      const at::Tensor tokens = at::randint(config.vocab_size, {142}, at::kLong);
+      LlamaModel exact(config, at::kFloat), cpu_model(config, at::kBFloat16);
+      LlamaModel model = make_model(config, at::kBFloat16);
+      for (LlamaModel* m : {&exact, &cpu_model, &model}) {
+        (*m)->load_weights(random_llama(name, config));
+      }
+      const auto cpu = [&](const LlamaModel& m, const CompressionConfig& c) {
+        QuantizedKvCache cache = m->make_cache(c);
+        return decode(m, cache, tokens, 132);
+      };
+      const at::Tensor wide = cpu(exact, compressed);
+      const double cost =
+          (wide - cpu(exact, CompressionConfig::preset("dense"))).abs().max().item<double>();
+      const at::Tensor expected = cpu(cpu_model, compressed);
+      const double rounding = (expected - wide).abs().max().item<double>();
+      QuantizedKvCache cuda = cache_of(model, compressed);
+      const at::Tensor found = decode(model, cuda, tokens, 132);
+      EXPECT_EQ(cuda.blocks(0).size(), 1u);
+      const double difference = (found - expected).abs().max().item<double>();
+      EXPECT_TRUE(difference <= 0.1 * cost + 2 * rounding)
+          << difference << ", compression costs " << cost << ", bf16 " << rounding;
+    }
+  }
+}
+
+// A replayed graph does what its launches did, to the bit; so does a step for what one chunk of one
+// token would have stored.
+TEST_P(CudaDecode, GraphsEqualLaunches) {
+  const ModelConfig config = model_config("gqa_d64");
+  const CompressionConfig compressed = CompressionConfig::preset("balanced");
+  at::manual_seed(4);
+  const at::Tensor tokens = at::randint(config.vocab_size, {142}, at::kLong);
+  LlamaModel model = make_model(config, at::kHalf);
+  model->load_weights(random_llama("gqa_d64", config));
+  QuantizedKvCache with = cache_of(model, compressed), without = cache_of(model, compressed);
+  const at::Tensor found = decode(model, with, tokens, 130);
+  if (on_executor()) {
+    EXPECT_EQ(traffic(*backend()).captures, 1);
+    EXPECT_EQ(traffic(*backend()).replays, 11);
+  }
+  const Setting setting("0");
+  const at::Tensor expected = decode(model, without, tokens, 130);
+  EXPECT_TRUE(at::equal(found, expected));
+  for (int64_t layer = 0; layer < 2; ++layer) expect_same_bytes(with, without, layer);
+  // Another cache of the same shape: the graph is not the first one's.
+  const at::Tensor again = [&] {
+    const Setting on("1");
+    QuantizedKvCache other = cache_of(model, compressed);
+    return decode(model, other, tokens.flip(0), 130);
+  }();
+  const Setting off("0");
+  QuantizedKvCache other = cache_of(model, compressed);
+  EXPECT_TRUE(at::equal(again, decode(model, other, tokens.flip(0), 130)));
+}
+
+// Sequences of different lengths in one launch: the batch's matrix products may round otherwise than
+// a row alone, on the executor they do not.
+TEST_P(CudaDecode, ABatchEqualsItsSequences) {
+  if (!on_executor()) GTEST_SKIP() << "on a GPU a batch's matrix products round otherwise";
+  const ModelConfig config = model_config("gqa_d64");
+  const CompressionConfig compressed = CompressionConfig::preset("balanced");
+  LlamaModel model = make_model(config, at::kBFloat16);
+  model->load_weights(random_llama("gqa_d64", config));
+  at::manual_seed(5);
+  const std::vector<int64_t> lengths = {20, 134, 70};
+  std::vector<at::Tensor> tokens;
+  std::vector<QuantizedKvCache> alone, together;
+  for (int64_t length : lengths) {
+    tokens.push_back(at::randint(config.vocab_size, {length + 4}, at::kLong));
+    alone.push_back(cache_of(model, compressed));
+    together.push_back(cache_of(model, compressed));
+    model->forward(tokens.back().slice(0, 0, length), together.back(), Logits::kNone);
+  }
+  std::vector<at::Tensor> expected;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    expected.push_back(decode(model, alone[i], tokens[i], lengths[i]));
+  }
+  for (int64_t step = 0; step < 4; ++step) {
+    std::vector<SequenceChunk> batch;
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      batch.push_back({tokens[i].slice(0, lengths[i] + step, lengths[i] + step + 1), &together[i]});
+    }
+    const std::vector<at::Tensor> found = model->forward(batch, Logits::kLast);
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const double difference =
+          (found[i] - expected[i].slice(0, step, step + 1)).abs().max().item<double>();
+      // A product's sum in another order: bf16's unit in the last place of the largest logit, a few.
+      const double unit = expected[i].abs().max().item<double>() * 0x1.0p-7;
+      EXPECT_TRUE(difference <= 4 * unit) << i << " at " << step << ": " << difference;
+    }
+  }
+}
+
+TEST_P(CudaDecode, BadNumbersAreSaidWithLayerAndWeight) {
+  const ModelConfig config = model_config("gqa_d64");
+  LlamaModel model = make_model(config, at::kBFloat16);
+  model->load_weights(random_llama("gqa_d64", config));
+  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
+  at::manual_seed(6);
+  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  decode(model, cache, tokens, 18);
+  {
+    at::NoGradGuard no_grad;
+    auto parameters = model->named_parameters();
+    parameters["layers.1.self_attn.k_proj.weight"].fill_(std::nan(""));
+  }
+  const std::string error =
+      error_of([&] { model->forward(tokens.slice(0, 0, 1), cache, Logits::kLast); });
+  EXPECT_NE(error.find("layer 1: expected finite keys"), std::string::npos) << error;
+  EXPECT_NE(error.find("'model.layers.1.self_attn.k_proj.weight' holds NaN"), std::string::npos)
+      << error;
+  EXPECT_FALSE(cache.in_step());
+}
+
+/// Operations of LibTorch that were dispatched, but for those that give a device nothing to do and for
+/// the executor's own.
+class Operations {
+ public:
+  Operations() {
+    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(&begin));
+    current() = this;
+  }
+  ~Operations() {
+    current() = nullptr;
+    at::removeCallback(handle_);
+  }
+  Operations(const Operations&) = delete;
+  Operations& operator=(const Operations&) = delete;
+  int64_t count = 0;
+  std::string names;
+
+ private:
+  static Operations*& current() {
+    static Operations* instance = nullptr;
+    return instance;
+  }
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
+    static const std::set<std::string> kFree = {
+        "aten::empty",         "aten::empty_like", "aten::empty_strided", "aten::view",
+        "aten::slice",         "aten::narrow",     "aten::select",        "aten::as_strided",
+        "aten::reshape",       "aten::detach",     "aten::unsqueeze",     "aten::squeeze",
+        "aten::_reshape_alias"};
+    if (current() != nullptr && kFree.count(function.name()) == 0) {
+      ++current()->count;
+      current()->names += str_cat(function.name(), " ");
+    }
+    return nullptr;
+  }
+  at::CallbackHandle handle_ = 0;
+};
+
+// SmolLM2-135M's layers (narrower in what does not count launches).
+TEST_P(CudaDecode, ATokenOfThirtyLayersTakesFewLaunchesAndOneWait) {
+  if (!on_executor()) GTEST_SKIP() << "the executor's back end counts";
+  ModelConfig config = model_config("gqa_d64");
+  config.num_hidden_layers = 30;
+  config.num_attention_heads = 9;
+  config.num_key_value_heads = 3;
+  config.head_dim = 64;
+  config.hidden_size = 64;
+  config.tie_word_embeddings = true;
+  LlamaModel model = make_model(config, at::kBFloat16);
+  model->load_weights(random_llama("thirty", config));
+  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
+  at::manual_seed(7);
+  const at::Tensor tokens = at::randint(config.vocab_size, {16}, at::kLong);
+  const Setting off("0");
+  decode(model, cache, tokens, 12);
+  const DeviceTraffic before = traffic(*backend());
+  model->forward(tokens.slice(0, 0, 1), cache, Logits::kLast);
+  const DeviceTraffic after = traffic(*backend());
+  EXPECT_LE(after.launches - before.launches, 350);
+  EXPECT_LE(after.waits - before.waits, 1);
+  EXPECT_EQ(after.uploads - before.uploads, 0);
+  RecordProperty("launches_a_token", static_cast<int>(after.launches - before.launches));
+  RecordProperty("copies_to_the_host", static_cast<int>(after.downloads - before.downloads));
+
+  // Nothing of LibTorch's besides: what is left is the CPU's work on ids and logits, once a token.
+  // One operation a layer would be thirty.
+  {
+    Operations operations;
+    model->forward(tokens.slice(0, 1, 2), cache, Logits::kLast);
+    EXPECT_LT(operations.count, 30) << operations.names;
+    EXPECT_GT(operations.count, 0);  // it sees some
+  }
+
+  // With graphs: the launch that says where the sequences are, and one graph.
+  const Setting on("1");
+  for (int64_t i = 2; i < 4; ++i) model->forward(tokens.slice(0, i, i + 1), cache, Logits::kLast);
+  const DeviceTraffic captured = traffic(*backend());
+  model->forward(tokens.slice(0, 4, 5), cache, Logits::kLast);
+  const DeviceTraffic replayed = traffic(*backend());
+  EXPECT_EQ(replayed.launches - captured.launches, 1);
+  EXPECT_EQ(replayed.replays - captured.replays, 1);
+  EXPECT_EQ(replayed.captures, captured.captures);
+  EXPECT_EQ(replayed.waits - captured.waits, 1);
+  EXPECT_EQ(replayed.uploads - captured.uploads, 0);
+}
+
+RILLKV_INSTANTIATE_FOR_EVERY_BACKEND(CudaDecode);
+
+}  // namespace
+}  // namespace rillkv::testing
