@@ -22,14 +22,15 @@ __device__ void load_row(const T* from, bool wide, int head_dim, int lane, float
     for (int c = lane; c < head_dim; c += kLanes) to[c] = to_float(from[c]);
     return;
   }
-  constexpr int kElements = Chunk<T>::kElements;
-  for (int i = lane; i < head_dim / kElements; i += kLanes) {
-    const Chunk<T> x = {reinterpret_cast<const uint4*>(from)[i]};
-#pragma unroll
-    for (int k = 0; k < kElements; k += 4) {
-      *reinterpret_cast<float4*>(to + i * kElements + k) = {x.element(k), x.element(k + 1),
-                                                            x.element(k + 2), x.element(k + 3)};
-    }
+  // Four elements a lane: as fp32 they are 16 bytes, which lanes store without bank conflicts.
+  struct alignas(4 * sizeof(T)) Four {
+    T x[4];
+  };
+#pragma unroll 4
+  for (int i = lane; i < head_dim / 4; i += kLanes) {
+    const Four four = reinterpret_cast<const Four*>(from)[i];
+    *reinterpret_cast<float4*>(to + 4 * i) = {to_float(four.x[0]), to_float(four.x[1]),
+                                              to_float(four.x[2]), to_float(four.x[3])};
   }
 }
 
