@@ -5,8 +5,8 @@
 //            The order of its sum is part of the format's byte identity (it decides widths), so
 //            tokens are not split over threads: kAhead loads are under way instead.
 //   keys     a kv head and kIngestRows tokens, 16 bytes a thread where alignment allows
-//   values   the same; rotated, a warp has kRowsAtOnce rows, element lane + 32 k in lane `lane`: the
-//            butterflies' spans 1 to 16 are shuffles, and loads need no alignment
+//   values   the same; rotated, a warp has kRowsAtOnce rows, element lane + 32 k in lane `lane`:
+//            the butterflies' spans 1 to 16 are shuffles, and loads need no alignment
 //
 // blockIdx.z is the sequence of params.steps.
 #include "kernels/cuda/element.cuh"
