@@ -1,6 +1,7 @@
 // Bank conflicts and sectors of the fast attention kernels, as the executor counts them: what the
 // layouts in tile_fill.cuh, fill_channels.cuh and fill_tokens.cuh promise.
 #include "benchmarks/attention_model.h"
+#include "kernels/cuda/ingest.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
 
@@ -151,6 +152,57 @@ TEST(CudaProfileTest, PackersHaveNoBankConflictsAndWasteNoSectors) {
   for (Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
     for (int head_dim : {64, 128}) {
       const Profile profile = profile_of_packers(head_dim, dtype);
+      EXPECT_EQ(profile.conflicts, 0u) << profile.worst;
+      EXPECT_EQ(profile.excess, 0u) << profile.worst;
+      EXPECT_GT(profile.sectors, 0u);
+    }
+  }
+}
+
+/// One launch packs two blocks of one kv head, from an empty tail; `instructions`: of its warps.
+Profile profile_of_pack(int head_dim, Dtype dtype, uint64_t& instructions) {
+  const int tokens = 256, block_size = 128, count = 2;
+  const auto device = make_executor(0, true);
+  DeviceQueue queue(*device, 1);
+  ActivationBuffer x(dtype, tokens, 1, head_dim);
+  x.fill_normal(3);
+  const auto input = DeviceActivation::copy_of(*device, x.activation(), dtype, tokens, 1, head_dim);
+  const int groups = format::value_groups(head_dim, 64), increments = head_dim / 2 * 13 / 4;
+  const ptx::DeviceArray<float> energy(
+      *device, std::vector<float>(static_cast<size_t>(count * head_dim), 1.0f));
+  kernels::cuda::PackParams p;
+  p.keys = p.values = input.activation();
+  p.dtype = dtype;
+  p.kv_heads = 1;
+  p.head_dim = head_dim;
+  p.block_size = block_size;
+  p.tokens = tokens;
+  p.blocks = count;
+  p.key_bytes = static_cast<int32_t>(
+      format::channel_block_bytes(head_dim, block_size, false, head_dim + 2 * increments));
+  p.value_bytes =
+      static_cast<int32_t>(format::token_block_bytes(block_size, head_dim, groups, false, 4));
+  std::vector<ptx::DeviceArray<uint8_t>> storage;
+  for (int i = 0; i < count; ++i) {
+    storage.emplace_back(*device, static_cast<size_t>(p.key_bytes + p.value_bytes));
+    p.storage[i] = storage.back().data();
+  }
+  p.energies = energy.data();
+  p.class_count = 8;
+  for (int i = 0; i < 8; ++i) p.classes[i] = i + 1;
+  p.increments = increments;
+  p.value_groups = groups;
+  kernels::cuda::pack(queue, p);
+  instructions = device->reports().at(0).warp_instructions;
+  return sum_of(device->reports());
+}
+
+TEST(CudaProfileTest, PackHasNoBankConflictsAndWastesNoSectors) {
+  for (Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
+    for (int head_dim : {64, 128}) {
+      uint64_t instructions = 0;
+      const Profile profile = profile_of_pack(head_dim, dtype, instructions);
+      RecordProperty("warp_instructions_" + std::to_string(head_dim), std::to_string(instructions));
       EXPECT_EQ(profile.conflicts, 0u) << profile.worst;
       EXPECT_EQ(profile.excess, 0u) << profile.worst;
       EXPECT_GT(profile.sectors, 0u);
