@@ -4,15 +4,17 @@
 //   memory  bytes of the packed cache / bandwidth (each byte once; row tiles meet in the L2 cache)
 //   mma     products of both matrix multiplications, padded to the tiles / rate of mma.sync
 //   issue   warp instructions / 4 an SM and clock: what unpacking, rotation and softmax cost
+//   merge   parts of splits written and read, and one more launch (kernels/cuda/attention_costs.h)
 //
 // A CTA fills a tile, then multiplies it, with a barrier between: with one CTA an SM the two do not
-// overlap, with two they may. Lower bound: the largest of the three. Expected: memory, or the sum
-// of the other two.
+// overlap, with two they may. Lower bound: the largest of the first three, and the merge. Expected:
+// memory, or the sum of mma and issue, and the merge.
 #pragma once
 
 #include <algorithm>
 #include <string>
 
+#include "kernels/cuda/attention_costs.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/packed_format.h"
 
@@ -35,21 +37,15 @@ struct Gpu {
 inline Gpu a100() { return {"A100", 108, 1.41e9, 2.039e12, 2048, 312e12, 163 * 1024}; }
 inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 227 * 1024}; }
 
-/// Warp instructions a CTA issues for a packed tile of 128 tokens, as the executor counts them
-/// (CudaProfileTest checks it); decode's for up to 8 query rows, as one query has.
-inline int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 10941 : 15297;
-  return head_dim == 64 ? 5407 : 8107;
-}
-
 struct Prediction {
   std::string entry;
   int ctas = 0;
   int splits = 1;
   int ctas_an_sm = 1;
   double memory_s = 0, mma_s = 0, issue_s = 0;
-  double bound_s() const { return std::max({memory_s, mma_s, issue_s}); }
-  double expected_s() const { return std::max(memory_s, mma_s + issue_s); }
+  double merge_s = 0;  // of the parts, with its launch; 0 where there are none
+  double bound_s() const { return std::max({memory_s, mma_s, issue_s}) + merge_s; }
+  double expected_s() const { return std::max(memory_s, mma_s + issue_s) + merge_s; }
 };
 
 /// Records the launch of the attention kernel instead of running it.
@@ -57,7 +53,10 @@ class PlanningQueue final : public kernels::cuda::Queue {
  public:
   explicit PlanningQueue(const Gpu& gpu) : gpu_(gpu) {}
   void launch(const kernels::cuda::Launch& launch) override {
-    if (!entry.empty()) return;  // the merge
+    if (!entry.empty()) {
+      merges = true;
+      return;
+    }
     entry = launch.entry;
     ctas = static_cast<int>(launch.grid[0] * launch.grid[1] * launch.grid[2]);
     shared_bytes = static_cast<int>(launch.shared_bytes);
@@ -68,6 +67,7 @@ class PlanningQueue final : public kernels::cuda::Queue {
 
   std::string entry;
   int ctas = 0, splits = 1, shared_bytes = 0;
+  bool merges = false;
 
  private:
   const Gpu& gpu_;
@@ -101,8 +101,13 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   const double rows = prefill ? kernels::cuda::kPrefillRows : kernels::cuda::kDecodeRows;
   const double work = ctas_of_sm * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
-  result.issue_s = work * instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
+  result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
   result.memory_s = cache_bytes / gpu.bandwidth;
+  if (queue.merges) {
+    result.merge_s = kernels::cuda::merge_cycles(p.head_dim, p.query_count * p.heads, queue.splits,
+                                                 gpu.multiprocessors) /
+                     gpu.clock;
+  }
   return result;
 }
 

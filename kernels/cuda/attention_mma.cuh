@@ -204,10 +204,11 @@ __device__ inline void load_queries(uint8_t* tile, const AttentionParams& p, int
     const int row = i / kItems, item = i % kItems;
     if (row0 + row < rows) {
       const int t = (row0 + row) / group, g = (row0 + row) % group;
-      const T* q = static_cast<const T*>(p.queries.data) + t * p.queries.token_stride +
+      const T* q = static_cast<const T*>(in_global(p.queries.data)) + t * p.queries.token_stride +
                    (kv_head * group + g) * p.queries.head_stride;
       const int64_t at = static_cast<int64_t>(t) * (D / 2);
-      store_rotated<D, T>(tile, row, item, q, p.query_cos + at, p.query_sin + at, 1.0f);
+      store_rotated<D, T>(tile, row, item, q, in_global(p.query_cos) + at,
+                          in_global(p.query_sin) + at, 1.0f);
     } else {
       store_halves<D>(tile, row, item, {0, 0}, {0, 0});
     }

@@ -101,6 +101,13 @@ __device__ inline X opaque(X x) {
   }
   return x;
 }
+/// The pointer, known to be of global memory. nvcc knows that of a kernel's parameters, but not of
+/// what it reads from shared memory, and loads by generic addresses take longer.
+template <typename T>
+__device__ inline const T* in_global(const T* pointer) {
+  __builtin_assume(__isGlobal(pointer));
+  return pointer;
+}
 __device__ inline int lane_id() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_id() { return static_cast<int>(threadIdx.x) / 32; }
 

@@ -154,14 +154,15 @@ template <int D, typename T>
 __device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int kv_head, int first,
                                 int length) {
   constexpr int kItems = D / 8;  // of four channels in half a row
-  const T* keys = static_cast<const T*>(segment.keys.data) + kv_head * segment.keys.head_stride;
+  const T* keys =
+      static_cast<const T*>(in_global(segment.keys.data)) + kv_head * segment.keys.head_stride;
   for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
        i += kFastThreads) {
     const int token = i / kItems, q = i % kItems;
     if (token < length) {
       const int64_t row = first + token, at = row * (D / 2);
-      store_rotated<D, T>(tile, token, q, keys + row * segment.keys.token_stride, segment.cos + at,
-                          segment.sin + at, kKeyUnit);
+      store_rotated<D, T>(tile, token, q, keys + row * segment.keys.token_stride,
+                          in_global(segment.cos) + at, in_global(segment.sin) + at, kKeyUnit);
     } else {
       store_halves<D>(tile, token, q, {0, 0}, {0, 0});
     }
@@ -174,7 +175,7 @@ __device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, in
                                   int first, int length) {
   constexpr int kItems = D / 8;
   const T* values =
-      static_cast<const T*>(segment.values.data) + kv_head * segment.values.head_stride;
+      static_cast<const T*>(in_global(segment.values.data)) + kv_head * segment.values.head_stride;
   for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
        i += kFastThreads) {
     const int token = i / kItems, chunk = i % kItems;
@@ -202,9 +203,10 @@ __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p
                                 packed + format::channel_codes_offset(D, p.prefix.keys_symmetric),
                                 table, p.in_block_half, thread);
   } else if (t.kind == TileKind::kSinks) {
-    fill_sinks<D, true>(tile, p.prefix.sink_keys + kv_head * p.prefix.sink_key_stride,
-                        p.prefix.sink_capacity, p.prefix.sink_key_bits, p.prefix.sink_cos,
-                        p.prefix.sink_sin, t.number, t.length);
+    fill_sinks<D, true>(tile, in_global(p.prefix.sink_keys) + kv_head * p.prefix.sink_key_stride,
+                        p.prefix.sink_capacity, p.prefix.sink_key_bits,
+                        in_global(p.prefix.sink_cos), in_global(p.prefix.sink_sin), t.number,
+                        t.length);
   } else {
     fill_dense_keys<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
                           t.length);
@@ -223,9 +225,9 @@ __device__ void fill_values(uint8_t* tile, const Tile& t, const AttentionParams&
       fill_token_block<D>(tile, packed, p.prefix.value_groups, p.prefix.value_bits, thread);
     }
   } else if (t.kind == TileKind::kSinks) {
-    fill_sinks<D, false>(tile, p.prefix.sink_values + kv_head * p.prefix.sink_value_stride,
-                         p.prefix.sink_capacity, p.prefix.sink_value_bits, nullptr, nullptr,
-                         t.number, t.length);
+    fill_sinks<D, false>(
+        tile, in_global(p.prefix.sink_values) + kv_head * p.prefix.sink_value_stride,
+        p.prefix.sink_capacity, p.prefix.sink_value_bits, nullptr, nullptr, t.number, t.length);
   } else {
     fill_dense_values<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
                             t.length);

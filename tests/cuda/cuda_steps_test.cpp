@@ -292,11 +292,11 @@ TEST_P(CudaStepsTest, RefusesWhatNoFastPathTakes) {
   EXPECT_TRUE(cuda::attend_steps_takes(graph, p));
   const size_t bytes = cuda::attend_steps_workspace_bytes(graph, p, 3);
   EXPECT_GT(bytes, 0u);
+  alignas(16) uint8_t workspace[16];  // not written
   const auto refuse = [&](auto change, size_t workspace_bytes) {
     cuda::AttentionParams changed = p;
     change(changed);
-    EXPECT_THROW(cuda::attend_steps(graph, changed, nullptr, 3, 0,
-                                    reinterpret_cast<void*>(uintptr_t{256}), workspace_bytes),
+    EXPECT_THROW(cuda::attend_steps(graph, changed, nullptr, 3, 0, workspace, workspace_bytes),
                  std::invalid_argument);
   };
   refuse([](auto&) {}, bytes - 1);
