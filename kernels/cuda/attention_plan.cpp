@@ -197,6 +197,7 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
                                 std::to_string(needed) + " bytes, got " +
                                 std::to_string(workspace_bytes));
   }
+  const auto what = [&] { return describe(first, count, plan); };
   for (int begin = 0; begin < count; begin += kMaxSequencesPerLaunch) {
     const int here = std::min(kMaxSequencesPerLaunch, count - begin);
     AttentionLaunchParams params;
@@ -218,7 +219,7 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
     launch.shared_bytes = plan.shared_bytes;
     launch.params = &params;
     launch.params_bytes = sizeof(params);
-    launch.what = describe(first, count, plan);
+    launch.what = what;
     queue.launch(launch);
     if (writes_parts(plan)) {
       const int rows_per_cta = kMergeThreads / 32;
