@@ -64,10 +64,10 @@ int device_count();
 /// A queue over a stream of the device that is current when it is made; launches go to that device.
 /// A launch that fails throws std::runtime_error naming the entry, its shapes and CUDA's message;
 /// an error that an earlier call of someone else's left behind is not the launch's, and stays. What
-/// a device is and what entries were allowed there is asked for once a device. Throws "built without
-/// CUDA" in a build without it.
+/// a device is and what entries were allowed there is asked for once a device. Throws "built
+/// without CUDA" in a build without it.
 std::unique_ptr<Queue> make_stream_queue(Stream stream);
-/// The same over `device`, whatever is current; each launch goes to the stream that `current` names.
+/// The same over `device`, whatever is current; each launch goes to the stream `current` names.
 std::unique_ptr<Queue> make_stream_queue(int device, Stream (*current)(int device));
 
 }  // namespace rillkv::kernels::cuda

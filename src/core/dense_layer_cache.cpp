@@ -71,8 +71,8 @@ class DenseLayerCache final : public LayerCache {
 
  private:
   /// [tokens, heads, head_dim]: in memory by heads on the CPU, whose attention reads a head at a
-  /// time, and by tokens over a back end: FlashAttention lays out its result as the queries are, and
-  /// the model reads it by tokens.
+  /// time, and by tokens over a back end: FlashAttention lays out its result as the queries are,
+  /// and the model reads it by tokens.
   at::Tensor rotated_queries(int64_t tokens) const {
     if (backend_ != nullptr) {
       return at::empty({tokens, geometry_.heads, geometry_.head_dim}, options_);
