@@ -216,8 +216,8 @@ TEST_P(CudaCache, DecodesTokenByToken) {
 }
 
 // The dense baseline: RoPE by the kernel, and LibTorch's attention, on a GPU by another path than
-// on a CPU. A first chunk, chunks after a past, single tokens, with groups of heads and without; 12 is
-// a head_dim that FlashAttention would pad.
+// on a CPU. A first chunk, chunks after a past, single tokens, with groups of heads and without; 12
+// is a head_dim that FlashAttention would pad.
 TEST_P(CudaCache, DenseIsTheSameUpToRoundings) {
   const CacheGeometry geometries[] = {geometry(4, 2, 64), geometry(3, 3, 80), geometry(6, 2, 12)};
   uint64_t i = 0;
