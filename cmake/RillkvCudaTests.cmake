@@ -15,6 +15,18 @@ target_include_directories(rillkv_cuda_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLU
 target_link_libraries(rillkv_cuda_tests PRIVATE rillkv_ptx rillkv_test_reference
                                                 rillkv::cudart GTest::gtest_main)
 
+# The stream queue alone, over a run-time library that its test plays.
+file(GLOB RILLKV_CUDA_QUEUE_SOURCES CONFIGURE_DEPENDS
+     "${CMAKE_CURRENT_SOURCE_DIR}/cuda_queue/*.cpp")
+add_executable(rillkv_cuda_queue_tests ${RILLKV_CUDA_QUEUE_SOURCES}
+                                       "${PROJECT_SOURCE_DIR}/kernels/cuda/stream_queue.cpp")
+rillkv_compile_settings(rillkv_cuda_queue_tests)
+target_include_directories(rillkv_cuda_queue_tests PRIVATE "${PROJECT_SOURCE_DIR}")
+target_include_directories(rillkv_cuda_queue_tests SYSTEM PRIVATE "${RILLKV_CUDA_INCLUDE}")
+target_link_libraries(rillkv_cuda_queue_tests PRIVATE GTest::gtest_main)
+gtest_discover_tests(rillkv_cuda_queue_tests DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                     PROPERTIES TIMEOUT 60)
+
 # Core and models over CUDA caches: the executor stands in for the device there, too.
 file(GLOB RILLKV_CUDA_CORE_SOURCES CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/cuda_core/*.cpp")
 add_executable(rillkv_cuda_core_tests ${RILLKV_CUDA_CORE_SOURCES})

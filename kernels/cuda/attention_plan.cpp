@@ -230,7 +230,7 @@ void check_workspace(const char* function, size_t needed, const void* workspace,
 
 /// The attention kernel over `here` sequences, whose parameters are in `params`, and the merge.
 void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& params, int here,
-                      int concurrent, void* workspace, std::string what) {
+                      int concurrent, void* workspace, const Description& what) {
   const AttentionParams& first = params.sequences[0];
   params.row_tiles = plan.row_tiles;
   params.splits = plan.splits;
@@ -249,7 +249,7 @@ void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& par
   launch.shared_bytes = plan.shared_bytes;
   launch.params = &params;
   launch.params_bytes = sizeof(params);
-  launch.what = std::move(what);
+  launch.what = what;
   queue.launch(launch);
   if (!writes_parts(plan)) return;
   const int rows_a_cta = kMergeWarps / merge_warps(plan.splits);
@@ -280,12 +280,12 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
   const int concurrent = std::min(count, kMaxSequencesPerLaunch);
   check_workspace("attend", workspace_of(plan, sequences[0], concurrent), workspace,
                   workspace_bytes);
+  const auto what = [&] { return describe(sequences[0], count, plan); };
   for (int begin = 0; begin < count; begin += concurrent) {
     const int here = std::min(concurrent, count - begin);
     AttentionLaunchParams params;
     std::copy(sequences + begin, sequences + begin + here, params.sequences);
-    launch_attention(queue, plan, params, here, concurrent, workspace,
-                     describe(sequences[0], count, plan));
+    launch_attention(queue, plan, params, here, concurrent, workspace, what);
   }
 }
 
@@ -313,7 +313,8 @@ void attend_steps(Queue& queue, const AttentionParams& shape, const SequenceStep
   check_workspace("attend_steps", workspace_of(plan, p, count), workspace, workspace_bytes);
   params.steps = steps;
   params.layer = layer;
-  launch_attention(queue, plan, params, count, count, workspace, describe(p, count, plan));
+  const auto what = [&] { return describe(p, count, plan); };
+  launch_attention(queue, plan, params, count, count, workspace, what);
 }
 
 }  // namespace rillkv::kernels::cuda

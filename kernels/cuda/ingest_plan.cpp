@@ -32,9 +32,12 @@ void ingest(Queue& queue, IngestParams params, int sequences) {
   if (params.steps == nullptr) sequences = 1;
   if (params.tokens <= 0 || sequences <= 0) return;
   const IngestGrid grid(params);
-  std::ostringstream what;
-  what << "queries [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "], "
-       << params.kv_heads << " kv heads";
+  const auto what = [&] {
+    std::ostringstream out;
+    out << "queries [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "], "
+        << params.kv_heads << " kv heads";
+    return out.str();
+  };
   Launch launch;
   launch.entry =
       entry_of(params.dtype, "rillkv_ingest_bf16", "rillkv_ingest_fp16", "rillkv_ingest_fp32");
@@ -44,7 +47,7 @@ void ingest(Queue& queue, IngestParams params, int sequences) {
   launch.shared_bytes = IngestGrid::shared_bytes(params);
   launch.params = &params;
   launch.params_bytes = sizeof params;
-  launch.what = what.str();
+  launch.what = what;
   queue.launch(launch);
 }
 
@@ -61,9 +64,12 @@ void pack(Queue& queue, PackParams params) {
     };
     params.drops[s] = static_cast<float>(unit(params.classes[s]) - unit(params.classes[s + 1]));
   }
-  std::ostringstream what;
-  what << params.blocks << " blocks of [" << params.block_size << ", " << params.kv_heads << ", "
-       << params.head_dim << "]";
+  const auto what = [&] {
+    std::ostringstream out;
+    out << params.blocks << " blocks of [" << params.block_size << ", " << params.kv_heads << ", "
+        << params.head_dim << "]";
+    return out.str();
+  };
   const KeyPackShared keys(nullptr, params.head_dim, params.block_size,
                            params.dtype == Dtype::kFloat32 ? 4 : 2);
   Launch launch;
@@ -77,7 +83,7 @@ void pack(Queue& queue, PackParams params) {
       std::max(keys.bytes, TokenPackShared(params.head_dim).bytes(kPackBlockRows));
   launch.params = &params;
   launch.params_bytes = sizeof params;
-  launch.what = what.str();
+  launch.what = what;
   queue.launch(launch);
 }
 

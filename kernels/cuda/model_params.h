@@ -8,8 +8,9 @@
 
 namespace rillkv::kernels::cuda {
 
-/// rillkv_rms_norm_{bf16,fp16,fp32}, grid (rows): out = round((x + delta) * rsqrt(mean((x + delta)^2) + epsilon) * weight), in
-/// fp32; x + delta is rounded to the dtype and replaces x, as kernels/cpu's rms_norm does.
+/// rillkv_rms_norm_{bf16,fp16,fp32}, grid (rows): out = round((x + delta) * rsqrt(mean((x +
+/// delta)^2) + epsilon) * weight), in fp32; x + delta is rounded to the dtype and replaces x, as
+/// kernels/cpu's rms_norm does.
 struct NormParams {
   void* x = nullptr;             // [rows, columns]
   const void* delta = nullptr;   // [rows, columns], or null: x stays

@@ -13,4 +13,8 @@ std::unique_ptr<Queue> make_stream_queue(Stream) {
   throw std::runtime_error("this library was built without CUDA (RILLKV_CUDA=OFF or no nvcc)");
 }
 
+std::unique_ptr<Queue> make_stream_queue(int, Stream (*)(int)) {
+  return make_stream_queue(nullptr);
+}
+
 }  // namespace rillkv::kernels::cuda

@@ -6,55 +6,30 @@
 
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/shared_layout.h"
+#include "kernels/cuda/submit.h"
 
 namespace rillkv::kernels::cuda {
 namespace {
 
-const char* dtype_name(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::kBFloat16:
-      return "bfloat16";
-    case Dtype::kFloat16:
-      return "float16";
-    default:
-      return "float32";
-  }
-}
-
 int blocks_of(const BlockPackParams& p) { return (p.tokens + p.block_size - 1) / p.block_size; }
 
-template <typename Params>
-void submit(Queue& queue, const char* entry, int x, int y, int z, int threads, size_t shared_bytes,
-            const Params& params, const std::string& what) {
-  if (x <= 0 || y <= 0 || z <= 0) return;  // nothing to do
-  Launch launch;
-  launch.entry = entry;
-  launch.grid[0] = static_cast<uint32_t>(x);
-  launch.grid[1] = static_cast<uint32_t>(y);
-  launch.grid[2] = static_cast<uint32_t>(z);
-  launch.threads = static_cast<uint32_t>(threads);
-  launch.shared_bytes = shared_bytes;
-  launch.params = &params;
-  launch.params_bytes = sizeof(Params);
-  launch.what = what;
-  queue.launch(launch);
+std::string describe_input(int tokens, int heads, int head_dim, Dtype dtype) {
+  std::ostringstream out;
+  out << "input [" << tokens << ", " << heads << ", " << head_dim << "] " << dtype_name(dtype);
+  return out.str();
 }
 
 std::string describe(const BlockPackParams& p, int kv_heads) {
-  std::ostringstream out;
-  out << "input [" << p.tokens << ", " << kv_heads << ", " << p.head_dim << "] "
-      << dtype_name(p.dtype) << ", blocks of " << p.block_size;
-  return out.str();
+  return describe_input(p.tokens, kv_heads, p.head_dim, p.dtype) + ", blocks of " +
+         std::to_string(p.block_size);
 }
 
 }  // namespace
 
 void column_statistics(Queue& queue, const ColumnStatisticsParams& params, int heads) {
-  std::ostringstream what;
-  what << "input [" << params.tokens << ", " << heads << ", " << params.head_dim << "] "
-       << dtype_name(params.dtype);
   const int threads = params.head_dim >= 256 ? 256 : (params.head_dim + 31) / 32 * 32;
-  submit(queue, "rillkv_column_statistics", heads, 1, 1, threads, 0, params, what.str());
+  submit(queue, "rillkv_column_statistics", heads, 1, 1, threads, 0, params,
+         [&] { return describe_input(params.tokens, heads, params.head_dim, params.dtype); });
 }
 
 void pack_channels_affine(Queue& queue, PackChannelsAffineParams params, int kv_heads) {
@@ -67,21 +42,22 @@ void pack_channels_affine(Queue& queue, PackChannelsAffineParams params, int kv_
   }
   const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
   submit(queue, "rillkv_pack_channels_affine", kv_heads, blocks_of(params.block), 1, kPackThreads,
-         shared.bytes, params, describe(params.block, kv_heads));
+         shared.bytes, params, [&] { return describe(params.block, kv_heads); });
 }
 
 void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& params,
                              int kv_heads) {
   const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
   submit(queue, "rillkv_pack_channels_symmetric", kv_heads, blocks_of(params.block), 1,
-         kPackThreads, shared.bytes, params, describe(params.block, kv_heads));
+         kPackThreads, shared.bytes, params, [&] { return describe(params.block, kv_heads); });
 }
 
 void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_heads) {
   const BlockPackParams& block = params.block;
   submit(queue, "rillkv_pack_tokens_affine", kv_heads, blocks_of(block),
          (block.block_size + kPackRows - 1) / kPackRows, kPackThreads,
-         TokenPackShared(block.head_dim).bytes(kPackRows), params, describe(block, kv_heads));
+         TokenPackShared(block.head_dim).bytes(kPackRows), params,
+         [&] { return describe(block, kv_heads); });
 }
 
 void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads) {
@@ -93,17 +69,16 @@ void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads) {
   }
   submit(queue, "rillkv_pack_sinks", kv_heads, 1, (block.tokens + kPackRows - 1) / kPackRows,
          kPackThreads, TokenPackShared(block.head_dim).bytes(kPackRows), params,
-         describe(block, kv_heads));
+         [&] { return describe(block, kv_heads); });
 }
 
 namespace {
 void rotate(Queue& queue, const char* entry, const RotateParams& params, size_t shared_bytes) {
-  std::ostringstream what;
-  what << "input [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "] "
-       << dtype_name(params.dtype);
   const int warps = kRotateThreads / 32;
   submit(queue, entry, (params.tokens * params.heads + warps - 1) / warps, 1, 1, kRotateThreads,
-         shared_bytes, params, what.str());
+         shared_bytes, params, [&] {
+           return describe_input(params.tokens, params.heads, params.head_dim, params.dtype);
+         });
 }
 }  // namespace
 
@@ -121,11 +96,12 @@ void hadamard(Queue& queue, RotateParams params) {
 }
 
 void dequantise(Queue& queue, const DequantiseParams& params, int kv_heads) {
-  std::ostringstream what;
-  what << "block [" << params.tokens << ", " << params.head_dim << "] of " << kv_heads
-       << " kv heads";
   submit(queue, "rillkv_dequantise", kv_heads, 1, 1, kPackThreads,
-         sizeof(uint32_t) * static_cast<size_t>(params.head_dim + 1), params, what.str());
+         sizeof(uint32_t) * static_cast<size_t>(params.head_dim + 1), params, [&] {
+           return "block [" + std::to_string(params.tokens) + ", " +
+                  std::to_string(params.head_dim) + "] of " + std::to_string(kv_heads) +
+                  " kv heads";
+         });
 }
 
 }  // namespace rillkv::kernels::cuda

@@ -2,9 +2,15 @@
 // files, launched by address.
 #include <cuda_runtime_api.h>
 
-#include <cstring>
+#include <array>
+#include <atomic>
+#include <iterator>
 #include <map>
+#include <mutex>
 #include <stdexcept>
+#include <string>
+#include <string_view>
+#include <unordered_map>
 
 #include "kernels/cuda/entries.h"
 #include "kernels/cuda/launch.h"
@@ -12,7 +18,8 @@
 namespace rillkv::kernels::cuda {
 namespace {
 
-void check(cudaError_t error, const char* action, const std::string& what) {
+template <typename What>
+void check(cudaError_t error, const char* action, const What& what) {
   if (error != cudaSuccess) {
     throw std::runtime_error(std::string("CUDA: ") + action + " failed (" + what +
                              "): " + cudaGetErrorString(error));
@@ -22,10 +29,10 @@ void check(cudaError_t error, const char* action, const std::string& what) {
 /// Makes a device current, and the former one again at the end of the scope.
 class DeviceGuard {
  public:
-  DeviceGuard(int device, const std::string& what) {
-    check(cudaGetDevice(&before_), "cudaGetDevice", what);
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_), "cudaGetDevice", "launch");
     if (before_ == device) return;
-    check(cudaSetDevice(device), "cudaSetDevice", what);
+    check(cudaSetDevice(device), "cudaSetDevice", "launch");
     changed_ = true;
   }
   ~DeviceGuard() {
@@ -39,58 +46,94 @@ class DeviceGuard {
   bool changed_ = false;
 };
 
-class StreamQueue final : public Queue {
+/// What holds for a device whoever launches there; asked for once.
+class DeviceState {
  public:
-  explicit StreamQueue(Stream stream) : stream_(stream) {
-    check(cudaGetDevice(&device_), "cudaGetDevice", "no device");
-    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device_),
+  explicit DeviceState(int device) {
+    check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
           "cudaDeviceGetAttribute", "multiprocessors");
-    check(cudaDeviceGetAttribute(&shared_memory_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_),
+    check(cudaDeviceGetAttribute(&shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
           "cudaDeviceGetAttribute", "shared memory");
   }
 
+  int multiprocessors = 1;
+  int shared_memory = 48 * 1024;
+  /// Of kEntries: may have all of shared_memory here.
+  std::array<std::atomic<bool>, std::size(kEntries)> allowed = {};
+};
+
+DeviceState& device_state(int device) {
+  static std::mutex mutex;
+  static std::map<int, std::unique_ptr<DeviceState>> states;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<DeviceState>& state = states[device];
+  if (state == nullptr) state = std::make_unique<DeviceState>(device);
+  return *state;
+}
+
+/// The place of an entry in kEntries, or their number.
+size_t find_entry(const char* name) {
+  static const auto places = [] {
+    std::unordered_map<std::string_view, size_t> all;
+    for (const Entry& entry : kEntries) all.emplace(entry.name, all.size());
+    return all;
+  }();
+  const auto found = places.find(name);
+  return found == places.end() ? std::size(kEntries) : found->second;
+}
+
+class StreamQueue final : public Queue {
+ public:
+  /// `current` null: `stream`, always.
+  StreamQueue(int device, Stream stream, Stream (*current)(int device))
+      : device_(device), stream_(stream), current_(current), state_(device_state(device)) {}
+
   void launch(const Launch& launch) override {
-    const std::string what = std::string(launch.entry) + ": " + launch.what;
-    const void* function = find_entry(launch.entry);
-    if (function == nullptr) throw std::logic_error("no CUDA entry named " + what);
-    const DeviceGuard guard(device_, what);
-    allow_shared_memory(function, launch.shared_bytes, what);
+    const size_t place = find_entry(launch.entry);
+    if (place == std::size(kEntries)) {
+      throw std::logic_error("no CUDA entry named " + describe(launch));
+    }
+    const DeviceGuard guard(device_);
+    const void* function = kEntries[place].function;
+    allow_shared_memory(place, launch);
     void* arguments[] = {const_cast<void*>(launch.params)};
-    const cudaError_t error =
-        cudaLaunchKernel(function, dim3(launch.grid[0], launch.grid[1], launch.grid[2]),
-                         dim3(launch.threads), arguments, launch.shared_bytes, stream_);
-    const cudaError_t pending = cudaGetLastError();
-    check(error != cudaSuccess ? error : pending, "launch", what);
+    const cudaError_t error = cudaLaunchKernel(
+        function, dim3(launch.grid[0], launch.grid[1], launch.grid[2]), dim3(launch.threads),
+        arguments, launch.shared_bytes, current_ == nullptr ? stream_ : current_(device_));
+    // Its value says all about this launch. The thread's last error may be another's, who may still
+    // want to see it; ours, which is thrown here, must not surface once more elsewhere.
+    if (error == cudaSuccess) return;
+    static_cast<void>(cudaGetLastError());
+    check(error, "launch", describe(launch));
   }
 
-  int multiprocessors() const override { return multiprocessors_; }
-  int shared_memory_limit() const override { return shared_memory_; }
+  int multiprocessors() const override { return state_.multiprocessors; }
+  int shared_memory_limit() const override { return state_.shared_memory; }
 
  private:
-  static const void* find_entry(const char* name) {
-    for (const Entry& entry : kEntries) {
-      if (std::strcmp(entry.name, name) == 0) return entry.function;
-    }
-    return nullptr;
+  static std::string describe(const Launch& launch) {
+    return std::string(launch.entry) + ": " + launch.what.text();
   }
 
   /// Opts in to more shared memory than the 48 KB every launch may have, when an entry first asks
-  /// this queue for so much. The attribute is the function's on this device and only ever grows.
-  void allow_shared_memory(const void* function, size_t bytes, const std::string& what) {
-    if (bytes <= 48 * 1024) return;
-    size_t& allowed = allowed_[function];
-    if (bytes <= allowed) return;
-    check(
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory_),
-        "cudaFuncSetAttribute(shared memory)", what);
-    allowed = static_cast<size_t>(shared_memory_);
+  /// for so much on this device. Two threads may both do it: it is the same attribute.
+  void allow_shared_memory(size_t place, const Launch& launch) {
+    std::atomic<bool>& allowed = state_.allowed[place];
+    if (launch.shared_bytes <= 48 * 1024 || allowed.load(std::memory_order_acquire)) return;
+    const cudaError_t error =
+        cudaFuncSetAttribute(kEntries[place].function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             state_.shared_memory);
+    if (error != cudaSuccess) {
+      static_cast<void>(cudaGetLastError());
+      check(error, "cudaFuncSetAttribute(shared memory)", describe(launch));
+    }
+    allowed.store(true, std::memory_order_release);
   }
 
+  int device_;
   Stream stream_;
-  std::map<const void*, size_t> allowed_;
-  int device_ = 0;
-  int multiprocessors_ = 1;
-  int shared_memory_ = 48 * 1024;
+  Stream (*current_)(int);
+  DeviceState& state_;
 };
 
 }  // namespace
@@ -107,7 +150,13 @@ int device_count() {
 bool cuda_available() { return device_count() > 0; }
 
 std::unique_ptr<Queue> make_stream_queue(Stream stream) {
-  return std::make_unique<StreamQueue>(stream);
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice", "no device");
+  return std::make_unique<StreamQueue>(device, stream, nullptr);
+}
+
+std::unique_ptr<Queue> make_stream_queue(int device, Stream (*current)(int device)) {
+  return std::make_unique<StreamQueue>(device, nullptr, current);
 }
 
 }  // namespace rillkv::kernels::cuda

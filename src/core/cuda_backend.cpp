@@ -48,10 +48,15 @@ auto with_errors(const Action& action) {
   }
 }
 
+/// Over LibTorch's current stream at each launch.
 class StreamQueue final : public kernels::cuda::Queue {
  public:
-  explicit StreamQueue(kernels::cuda::Stream stream)
-      : queue_(with_errors([&] { return kernels::cuda::make_stream_queue(stream); })) {}
+  explicit StreamQueue(c10::DeviceIndex index)
+      : queue_(with_errors([&] {
+          return kernels::cuda::make_stream_queue(index, [](int device) {
+            return c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).stream();
+          });
+        })) {}
   void launch(const kernels::cuda::Launch& launch) override {
     with_errors([&] { queue_->launch(launch); });
   }
@@ -64,19 +69,10 @@ class StreamQueue final : public kernels::cuda::Queue {
 
 class StreamBackend final : public CudaBackend {
  public:
-  explicit StreamBackend(c10::DeviceIndex index) : index_(index) {}
+  explicit StreamBackend(c10::DeviceIndex index) : index_(index), queue_(index) {}
 
   at::Device device() const override { return at::Device(at::kCUDA, index_); }
-
-  kernels::cuda::Queue& queue() override {
-    const kernels::cuda::Stream stream = c10::cuda::getCurrentCUDAStream(index_).stream();
-    if (queue_ == nullptr || stream != stream_) {
-      const c10::cuda::CUDAGuard guard(index_);
-      queue_ = std::make_unique<StreamQueue>(stream);
-      stream_ = stream;
-    }
-    return *queue_;
-  }
+  kernels::cuda::Queue& queue() override { return queue_; }
 
   void upload(const void* from, const at::Tensor& to) override {
     const auto bytes = static_cast<int64_t>(to.nbytes());
@@ -143,8 +139,7 @@ class StreamBackend final : public CudaBackend {
 
   c10::DeviceIndex index_;
   at::Tensor staged_;  // pinned
-  kernels::cuda::Stream stream_ = nullptr;
-  std::unique_ptr<kernels::cuda::Queue> queue_;
+  StreamQueue queue_;
 };
 
 }  // namespace

@@ -1,4 +1,6 @@
-// Post-RoPE keys and values in the model's dtype.
+// Post-RoPE keys and values in the model's dtype. On the CPU the arithmetic is kernels/cpu's RoPE
+// and LibTorch's attention; over a CUDA back end RoPE is the CUDA kernel's and attention, where its
+// shapes allow, FlashAttention as LibTorch has it, so that the baseline is as fast as it can be.
 #include "core/dense_layer_cache.h"
 
 #include <ATen/ATen.h>
@@ -8,6 +10,7 @@
 #include <limits>
 
 #include "core/cpu_kernels.h"
+#include "core/cuda_backend.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
 
@@ -17,10 +20,11 @@ namespace {
 class DenseLayerCache final : public LayerCache {
  public:
   DenseLayerCache(const CacheGeometry& geometry, at::ScalarType dtype, RotationTable& rotations,
-                  at::Device device, std::shared_ptr<ChunkMask> mask)
+                  at::Device device, CudaBackend* backend, std::shared_ptr<ChunkMask> mask)
       : geometry_(geometry),
         options_(at::TensorOptions().dtype(dtype).device(device)),
         rotations_(rotations),
+        backend_(backend),
         mask_(std::move(mask)) {}
 
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) override {
@@ -31,19 +35,19 @@ class DenseLayerCache final : public LayerCache {
     rotate(k, rows, keys);
     values_.slice(1, past, end).copy_(v.transpose(0, 1));
     length_ = end;
-    const at::Tensor query = at::empty({q.size(1), tokens, q.size(2)}, options_);
-    at::Tensor by_token = query.transpose(0, 1);
+    at::Tensor by_token = rotated_queries(tokens);
     rotate(q, rows, by_token);
-
-    if (tokens == 1) return attend_one(query, keys_.slice(1, 0, end), values_.slice(1, 0, end));
+    const at::Tensor query = by_token.transpose(0, 1);
+    const at::Tensor all_keys = keys_.slice(1, 0, end), all_values = values_.slice(1, 0, end);
+    if (flash_takes()) return attend_flash(query, all_keys, all_values);
+    if (tokens == 1) return attend_one(query, all_keys, all_values);
 
     std::optional<at::Tensor> mask;
     if (past > 0) mask = additive_mask(past, tokens);
-    const at::Tensor out =
-        at::scaled_dot_product_attention(query.unsqueeze(0), keys_.slice(1, 0, end).unsqueeze(0),
-                                         values_.slice(1, 0, end).unsqueeze(0), mask, 0.0,
-                                         /*is_causal=*/tokens > 1 && past == 0, std::nullopt,
-                                         /*enable_gqa=*/geometry_.heads != geometry_.kv_heads);
+    const at::Tensor out = at::scaled_dot_product_attention(
+        query.unsqueeze(0), all_keys.unsqueeze(0), all_values.unsqueeze(0), mask, 0.0,
+        /*is_causal=*/past == 0, std::nullopt,
+        /*enable_gqa=*/geometry_.heads != geometry_.kv_heads);
     return out.squeeze(0).transpose(0, 1);
   }
 
@@ -70,6 +74,34 @@ class DenseLayerCache final : public LayerCache {
   }
 
  private:
+  /// [tokens, heads, head_dim]: in memory by heads on the CPU, whose attention reads a head at a
+  /// time, and by tokens over a back end: FlashAttention lays out its result as the queries are,
+  /// and the model reads it by tokens.
+  at::Tensor rotated_queries(int64_t tokens) const {
+    if (backend_ != nullptr) {
+      return at::empty({tokens, geometry_.heads, geometry_.head_dim}, options_);
+    }
+    return at::empty({geometry_.heads, tokens, geometry_.head_dim}, options_).transpose(0, 1);
+  }
+
+  /// What FlashAttention computes without padding a head.
+  bool flash_takes() const {
+    return options_.device().is_cuda() && options_.dtype() != at::kFloat &&
+           geometry_.head_dim % 8 == 0 && geometry_.head_dim <= 256;
+  }
+
+  /// query: [heads, tokens, head_dim]; keys, values: [kv_heads, length, head_dim], none of them
+  /// copied or expanded for its group. The causal mask of this operator, unlike that of
+  /// scaled_dot_product_attention, is aligned to the last query and key (torch.nn.attention.bias
+  /// calls it for LOWER_RIGHT), which is what a chunk after a past needs.
+  static at::Tensor attend_flash(const at::Tensor& query, const at::Tensor& keys,
+                                 const at::Tensor& values) {
+    const auto results = at::_scaled_dot_product_flash_attention(
+        query.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), /*dropout_p=*/0.0,
+        /*is_causal=*/true);
+    return std::get<0>(results).squeeze(0).transpose(0, 1);
+  }
+
   /// One query token: two batched products over kv heads, so that each key and value is read once
   /// for its whole group of heads. Several times faster here than scaled_dot_product_attention.
   /// query: [heads, 1, head_dim]; keys, values: [kv_heads, length, head_dim] -> [1, heads,
@@ -98,26 +130,29 @@ class DenseLayerCache final : public LayerCache {
 
   /// RoPE in f32, rounded once: x to `out`, both [tokens, heads, head_dim].
   void rotate(const at::Tensor& x, const RotationTable::Rows& rows, at::Tensor& out) const {
-    const int64_t half = geometry_.head_dim / 2, tokens = x.size(0);
-    if (x.is_cpu() && x.scalar_type() == out.scalar_type()) {
-      kernels::cpu::RopeParams params;
-      params.x = activation(x);
+    if (backend_ != nullptr) {
+      kernels::cuda::RotateParams params;
+      params.input = activation(x);
       params.out = mutable_activation(out);
-      params.cos = rows.cos;
-      params.sin = rows.sin;
+      params.dtype = kernel_dtype(x.scalar_type());
+      params.tokens = static_cast<int32_t>(x.size(0));
       params.heads = static_cast<int32_t>(x.size(1));
       params.head_dim = static_cast<int32_t>(geometry_.head_dim);
-      params.dtype = kernel_dtype(x.scalar_type());
-      parallel_rows(tokens, 16,
-                    [&](int64_t begin, int64_t end) { cpu_kernels().rope(params, begin, end); });
+      params.cos = rows.cos;
+      params.sin = rows.sin;
+      kernels::cuda::rope(backend_->queue(), params);
       return;
     }
-    const auto table = [&](const float* data) {
-      return at::from_blob(const_cast<float*>(data), {tokens, 1, half}, options_.dtype(at::kFloat));
-    };
-    const at::Tensor cos = table(rows.cos), sin = table(rows.sin), wide = x.to(at::kFloat);
-    const at::Tensor low = wide.slice(2, 0, half), high = wide.slice(2, half);
-    out.copy_(at::cat({low * cos - high * sin, high * cos + low * sin}, 2));
+    kernels::cpu::RopeParams params;
+    params.x = activation(x);
+    params.out = mutable_activation(out);
+    params.cos = rows.cos;
+    params.sin = rows.sin;
+    params.heads = static_cast<int32_t>(x.size(1));
+    params.head_dim = static_cast<int32_t>(geometry_.head_dim);
+    params.dtype = kernel_dtype(x.scalar_type());
+    parallel_rows(x.size(0), 16,
+                  [&](int64_t begin, int64_t end) { cpu_kernels().rope(params, begin, end); });
   }
 
   /// 0 where a query of the chunk sees the key, -infinity elsewhere: [tokens, past + tokens].
@@ -133,6 +168,7 @@ class DenseLayerCache final : public LayerCache {
   const CacheGeometry geometry_;
   at::TensorOptions options_;
   RotationTable& rotations_;
+  CudaBackend* backend_;
   std::shared_ptr<ChunkMask> mask_;
   int64_t length_ = 0;
   at::Tensor keys_, values_;  // [kv_heads, capacity, head_dim]
@@ -142,8 +178,10 @@ class DenseLayerCache final : public LayerCache {
 
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
                                              RotationTable& rotations, at::Device device,
+                                             CudaBackend* backend,
                                              std::shared_ptr<ChunkMask> mask) {
-  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations, device, std::move(mask));
+  return std::make_unique<DenseLayerCache>(geometry, dtype, rotations, device, backend,
+                                           std::move(mask));
 }
 
 }  // namespace rillkv

@@ -12,6 +12,8 @@
 
 namespace rillkv {
 
+class CudaBackend;
+
 /// The causal mask of the chunk at hand, made by the first layer that asks for it and shared by the
 /// others.
 struct ChunkMask {
@@ -19,10 +21,10 @@ struct ChunkMask {
   at::Tensor additive;  // [tokens, past + tokens], 0 or -infinity
 };
 
-/// `rotations`, whose pointers are those of `device`, must outlive the layer; layers of one
-/// sequence share it and `mask`.
+/// `rotations`, whose pointers are those of `device`, and `backend`, which is null on the CPU, must
+/// outlive the layer; layers of one sequence share them and `mask`.
 std::unique_ptr<LayerCache> make_dense_layer(const CacheGeometry& geometry, at::ScalarType dtype,
                                              RotationTable& rotations, at::Device device,
-                                             std::shared_ptr<ChunkMask> mask);
+                                             CudaBackend* backend, std::shared_ptr<ChunkMask> mask);
 
 }  // namespace rillkv

@@ -133,7 +133,7 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   const auto mask = std::make_shared<ChunkMask>();
   for (int64_t i = 0; i < geometry.layers; ++i) {
     if (dense) {
-      layers.push_back(make_dense_layer(geometry, dtype, *rotations, device, mask));
+      layers.push_back(make_dense_layer(geometry, dtype, *rotations, device, backend.get(), mask));
       continue;
     }
     layers.push_back(std::make_unique<PackedLayerCache>(geometry, quantizer, dtype, protocol,

@@ -56,8 +56,9 @@ class CudaModelOpsTest : public EveryDevice {
 };
 
 // u = 2^-24. A thread adds columns / 256 + 32 squares at most, with an fma each; then 5 + 8 more
-// additions: (columns / 256 + 46) u of the sum, halved by the root. The reciprocal of columns (2 ulp),
-// its product and epsilon's addition: 6 u, halved. rsqrt.approx: 2^-22.9 = 2.2 u. Two products: 2 u.
+// additions: (columns / 256 + 46) u of the sum, halved by the root. The reciprocal of columns (2
+// ulp), its product and epsilon's addition: 6 u, halved. rsqrt.approx: 2^-22.9 = 2.2 u. Two
+// products: 2 u.
 // Then one rounding to the dtype.
 void CudaModelOpsTest::expect_norms(Dtype dtype, int rows, int columns, bool with_delta,
                                     int shift) {

@@ -44,7 +44,6 @@ class Gpu final : public ptx::Device {
     plan.shared_bytes = launch.shared_bytes;
     plan.params = launch.params;
     plan.params_bytes = launch.params_bytes;
-    plan.what = "test";
     queue_->launch(plan);
     check(cudaDeviceSynchronize());
   }

@@ -216,11 +216,17 @@ TEST_P(CudaCache, DecodesTokenByToken) {
   }
 }
 
-// The dense baseline is LibTorch's code on either device: on a GPU it may differ by roundings.
+// The dense baseline: RoPE by the kernel, and LibTorch's attention, on a GPU by another path than
+// on a CPU. A first chunk, chunks after a past, single tokens, with groups of heads and without; 12
+// is a head_dim that FlashAttention would pad.
 TEST_P(CudaCache, DenseIsTheSameUpToRoundings) {
-  const CacheGeometry g = geometry(4, 2, 64);
-  for (at::ScalarType dtype : {at::kBFloat16, at::kFloat, at::kHalf}) {
-    check("dense", CacheProtocol::kPrefill, g, dtype, {100, 1}, 11);
+  const CacheGeometry geometries[] = {geometry(4, 2, 64), geometry(3, 3, 80), geometry(6, 2, 12)};
+  uint64_t i = 0;
+  for (const CacheGeometry& g : geometries) {
+    for (at::ScalarType dtype : {at::kBFloat16, at::kFloat, at::kHalf}) {
+      check("dense", CacheProtocol::kPrefill, g, dtype, {100, 1}, 11 + i++);
+      check("dense", CacheProtocol::kPrefill, g, dtype, {37, 70, 1, 1, 3}, 11 + i++);
+    }
   }
 }
 
