@@ -131,7 +131,7 @@ inline Work ingest_work(const Shape& s, int tokens, at::Device device) {
     if (tokens >= 128) {  // of the first block, with no EMA before it
       const at::Tensor squares = q.cpu().to(at::kDouble).slice(0, 0, 128).square();
       const at::Tensor mean =
-          squares.view({128, s.kv_heads, s.heads / s.kv_heads, s.head_dim}).mean({0, 2});
+          squares.view({128, s.kv_heads, s.heads / s.kv_heads, s.head_dim}).mean(at::IntArrayRef({0, 2}));
       worst = std::max(worst, difference(energies[0], mean));
     }
     return worst;
@@ -149,7 +149,7 @@ inline Work pack_work(const Shape& s, int tokens, at::Device device) {
   const int D = s.head_dim;
   const at::Tensor k = memory->keep(random_bf16({tokens, s.kv_heads, D}, 5));
   const at::Tensor v = memory->keep(random_bf16({tokens, s.kv_heads, D}, 6));
-  PackParams p;
+  kernels::cuda::PackParams p;
   p.keys = activation_of(k);
   p.values = activation_of(v);
   p.tail_keys = memory->zeros({128, s.kv_heads, D}, at::kBFloat16).mutable_data_ptr();
