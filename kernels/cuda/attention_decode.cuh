@@ -14,6 +14,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/attention_sequence.cuh"
 #include "kernels/cuda/shared_layout.h"
 
 namespace rillkv::kernels::cuda {
@@ -24,7 +25,8 @@ template <int D, typename T>
 __device__ void decode(const AttentionLaunchParams& launch) {
   constexpr int kWarpTokens = kAttentionTile / kFastWarps;
   constexpr int kFragments = D / 8 / kFastWarps;  // this warp's channels, 8 at a time
-  const AttentionParams& p = launch.sequences[blockIdx.z];
+  constexpr AttentionShared layout(D, false);
+  const AttentionParams& p = load_sequence(attention_shared + layout.sequence, launch);
   const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
@@ -35,10 +37,14 @@ __device__ void decode(const AttentionLaunchParams& launch) {
 
   const int last_row = min(row0 + kDecodeRows, rows) - 1;
   const VisibleTiles visible(p, first_query + last_row / group, kAttentionTile);
+  int splits = launch.splits;
+  if (launch.steps != nullptr) {  // those that exist; the merge asks for no others
+    splits = min(splits, step_tiles(p.prefix.sink_capacity, p.prefix.block_count));
+    if (split >= splits) return;
+  }
   int begin, end;
-  split_range(visible.count(), split, launch.splits, begin, end);
+  split_range(visible.count(), split, splits, begin, end);
 
-  constexpr AttentionShared layout(D, false);
   uint8_t* tile_memory = attention_shared;
   uint8_t* packed_keys = attention_shared + layout.packed_keys;
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
@@ -48,23 +54,36 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   uint8_t* weights = attention_shared + layout.weights;  // [16][128] 16-bit, swizzled
   float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
 
+  // Pointers to packed blocks are fetched into shared memory a tile before the blocks, which are
+  // fetched a tile before they are worked on: nobody waits for two loads one after the other.
+  auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
   const auto is_block = [&](int tile) {
     return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
   };
-  const uint8_t* key_block = nullptr;
+  const auto fetch_pointers = [&](int tile) {
+    if (threadIdx.x == 0 && is_block(tile)) {
+      const int64_t block = tile - visible.sinks, at = block * p.kv_heads + kv_head;
+      const uint32_t to = shared_address(next + 3 * (tile & 1));
+      copy_async_8(to, p.prefix.keys + at);
+      copy_async_8(to + 8, p.prefix.rotations + block);
+      copy_async_8(to + 16, p.prefix.values + at);
+    }
+  };
+  const auto pointer = [&](int tile, int which) { return next[3 * (tile & 1) + which]; };
   const auto copy_scales = [&](int tile) {
     if (is_block(tile)) {
-      const int block = tile - visible.sinks;
-      key_block = p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head];
-      copy_key_scales<D>(packed_keys, start, p, key_block, p.prefix.rotations[block]);
+      copy_key_scales<D>(packed_keys, start, p, static_cast<const uint8_t*>(pointer(tile, 0)),
+                         static_cast<const float*>(pointer(tile, 1)));
     }
+    fetch_pointers(tile + 1);
     copy_async_commit();
   };
   const auto copy_keys = [&](int tile) {  // after its scales
-    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block);
+    if (is_block(tile)) {
+      copy_key_codes<D>(packed_keys, p, static_cast<const uint8_t*>(pointer(tile, 0)));
+    }
     copy_async_commit();
   };
-  const int value_bytes = value_block_size<D>(p);
   const auto prepare = [&](int tile) {
     if (is_block(tile) && threadIdx.x < D / 2) {
       prepare_channels<D, true>(table, packed_keys, p.prefix.keys_symmetric, start);
@@ -72,18 +91,20 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   };
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {
-      const int block = tile - visible.sinks;
-      copy_value_block<D>(packed_values,
-                          p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head],
-                          value_bytes);
+      copy_value_block<D>(packed_values, static_cast<const uint8_t*>(pointer(tile, 2)),
+                          value_block_size<D>(p));
     }
     copy_async_commit();
   };
 
+  fetch_pointers(begin);
+  copy_async_commit();
+  if (warp_id() == 0) load_queries<D, T>(queries, p, kv_head, row0, rows);
+  copy_async_wait<0>();
+  __syncthreads();
   copy_scales(begin);
   copy_keys(begin);
   copy_values(begin);
-  if (warp_id() == 0) load_queries<D, T>(queries, p, kv_head, row0, rows);
   int last_index[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kDecodeRowsAtMost = 32;  // beyond, filling tiles per 16 rows costs more than it saves
 constexpr int kMaxPrefillSplits = 8;   // bounds the workspace: rows * splits * head_dim floats
-constexpr int kMaxDecodeSplits = 64;
+constexpr int kMaxDecodeSplits = kMaxSplits;
 constexpr int kDecodeCtasPerSm = 2;  // __launch_bounds__ of the decode kernels
 
 enum class Path { kPrefill, kDecode, kGeneric };
@@ -38,12 +38,12 @@ bool fast_segment(const DenseSegment& s) {
           aligned(s.cos) && aligned(s.sin));
 }
 
-/// What the fast paths assume beyond the parameters' own contract.
-bool fast(const AttentionParams& p) {
+/// What the fast paths assume beyond the parameters' own contract. `blocks`: there are any.
+bool fast(const AttentionParams& p, bool blocks) {
   const PackedPrefix& x = p.prefix;
   const int D = p.head_dim;
   if ((D != 64 && D != 128) || p.dtype == Dtype::kFloat32) return false;
-  if (x.block_count > 0) {
+  if (blocks) {
     if (p.block_size != kAttentionTile) return false;
     if (!aligned(p.in_block_half)) return false;
     if (!x.values_channel_major &&
@@ -107,9 +107,12 @@ void check(const AttentionParams* sequences, int count) {
   }
 }
 
-Plan plan_attention(const AttentionParams* sequences, int count, int multiprocessors,
-                    int shared_memory_limit) {
+/// `concurrent` sequences at a time.
+Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int count, int concurrent,
+                    bool steps) {
   check(sequences, count);
+  const int multiprocessors = queue.multiprocessors();
+  const int shared_memory_limit = queue.shared_memory_limit();
   const AttentionParams& first = sequences[0];
   Plan plan;
   bool all_fast = true, known = true;
@@ -118,8 +121,10 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
     const AttentionParams& p = sequences[i];
     plan.rows = std::max(plan.rows, p.query_count * (p.heads / p.kv_heads));
     tiles = std::max(tiles, tiles_of(p));
-    all_fast = all_fast && fast(p);
-    known = known && (p.prefix.block_count == 0 || p.key_block_bytes > 0);
+    all_fast = all_fast && fast(p, steps || p.prefix.block_count > 0);
+    // Blocks to come may be larger than the largest now, unless all have one size.
+    known = known && (steps ? p.key_block_bytes > 0 && !p.prefix.keys_symmetric
+                            : p.prefix.block_count == 0 || p.key_block_bytes > 0);
     most_key_bytes = std::max(most_key_bytes, p.key_block_bytes);
   }
   const int D = first.head_dim;
@@ -130,7 +135,6 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
         static_cast<size_t>(AttentionShared(D, !decode).bytes(D, known ? most_key_bytes : 0));
     all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
   }
-  const int concurrent = std::min(count, kMaxSequencesPerLaunch);
   if (!all_fast) {
     plan.entry = "rillkv_attention_generic";
     plan.row_tiles = (plan.rows + kGenericRows - 1) / kGenericRows;
@@ -157,7 +161,28 @@ Plan plan_attention(const AttentionParams* sequences, int count, int multiproces
 }
 
 Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int count) {
-  return plan_attention(sequences, count, queue.multiprocessors(), queue.shared_memory_limit());
+  return plan_attention(queue, sequences, count, std::min(count, kMaxSequencesPerLaunch), false);
+}
+
+/// `shape` as every sequence in steps mode sees it: what the steps bring is null or zero.
+AttentionParams stepped(const AttentionParams& shape) {
+  AttentionParams p = shape;
+  p.query_count = 1;
+  p.query_cos = p.query_sin = nullptr;
+  p.prefix.sink_count = p.prefix.sink_capacity;
+  p.prefix.sink_keys = p.prefix.sink_values = nullptr;
+  p.prefix.keys = p.prefix.values = nullptr;
+  p.prefix.rotations = nullptr;
+  p.tail = {};
+  p.tail.keys.token_stride = p.tail.values.token_stride = int64_t{p.kv_heads} * p.head_dim;
+  p.tail.keys.head_stride = p.tail.values.head_stride = p.head_dim;
+  p.tail.count = 1;  // the new token, at least
+  p.chunk = {};
+  return p;
+}
+
+Plan plan_steps(const Queue& queue, const AttentionParams& stepped_shape, int count) {
+  return plan_attention(queue, &stepped_shape, 1, count, true);
 }
 
 /// Decode always writes parts; prefill does when it splits.
@@ -165,10 +190,53 @@ bool writes_parts(const Plan& plan) {
   return plan.path == Path::kDecode || (plan.path == Path::kPrefill && plan.splits > 1);
 }
 
-size_t part_rows(const Plan& plan, const AttentionParams& p, int count) {
-  return static_cast<size_t>(std::min(count, kMaxSequencesPerLaunch)) *
-         static_cast<size_t>(p.kv_heads) * static_cast<size_t>(plan.splits) *
-         static_cast<size_t>(plan.rows);
+/// Rows of all parts; `concurrent` as for plan_attention.
+size_t part_rows(const Plan& plan, const AttentionParams& p, int concurrent) {
+  return static_cast<size_t>(concurrent) * static_cast<size_t>(p.kv_heads) *
+         static_cast<size_t>(plan.splits) * static_cast<size_t>(plan.rows);
+}
+size_t workspace_of(const Plan& plan, const AttentionParams& p, int concurrent) {
+  if (!writes_parts(plan)) return 0;
+  return part_rows(plan, p, concurrent) * sizeof(float) * static_cast<size_t>(p.head_dim + 2);
+}
+void check_workspace(const char* function, size_t needed, const void* workspace, size_t bytes) {
+  if (needed > bytes || (needed > 0 && !aligned(workspace))) {
+    throw std::invalid_argument(std::string(function) +
+                                ": expected a 16-byte aligned workspace of " +
+                                std::to_string(needed) + " bytes, got " + std::to_string(bytes));
+  }
+}
+
+/// The attention kernel over `here` sequences, whose parameters are in `params`, and the merge.
+void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& params, int here,
+                      int concurrent, void* workspace, std::string what) {
+  const AttentionParams& first = params.sequences[0];
+  params.row_tiles = plan.row_tiles;
+  params.splits = plan.splits;
+  params.row_stride = plan.rows;
+  if (writes_parts(plan)) {
+    params.part_out = static_cast<float*>(workspace);
+    params.part_max_sum =
+        params.part_out + part_rows(plan, first, concurrent) * static_cast<size_t>(first.head_dim);
+  }
+  Launch launch;
+  launch.entry = plan.entry;
+  launch.grid[0] = static_cast<uint32_t>(plan.row_tiles * plan.splits);
+  launch.grid[1] = static_cast<uint32_t>(first.kv_heads);
+  launch.grid[2] = static_cast<uint32_t>(here);
+  launch.threads = plan.path == Path::kGeneric ? kGenericThreads : kFastThreads;
+  launch.shared_bytes = plan.shared_bytes;
+  launch.params = &params;
+  launch.params_bytes = sizeof(params);
+  launch.what = std::move(what);
+  queue.launch(launch);
+  if (!writes_parts(plan)) return;
+  const int rows_a_cta = kMergeWarps / merge_warps(plan.splits);
+  launch.entry = first.head_dim == 64 ? "rillkv_merge_d64" : "rillkv_merge_d128";
+  launch.grid[0] = static_cast<uint32_t>((plan.rows + rows_a_cta - 1) / rows_a_cta);
+  launch.threads = kMergeThreads;
+  launch.shared_bytes = merge_shared_bytes(first.head_dim);
+  queue.launch(launch);
 }
 
 }  // namespace
@@ -179,10 +247,8 @@ const char* attention_entry(const Queue& queue, const AttentionParams* sequences
 
 size_t attention_workspace_bytes(const Queue& queue, const AttentionParams* sequences, int count) {
   if (count <= 0) return 0;
-  const Plan plan = plan_attention(queue, sequences, count);
-  if (!writes_parts(plan)) return 0;
-  return part_rows(plan, sequences[0], count) * sizeof(float) *
-         static_cast<size_t>(sequences[0].head_dim + 2);
+  return workspace_of(plan_attention(queue, sequences, count), sequences[0],
+                      std::min(count, kMaxSequencesPerLaunch));
 }
 
 void attend(Queue& queue, const AttentionParams* sequences, int count, void* workspace,
@@ -190,45 +256,43 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
   if (count <= 0) return;
   const Plan plan = plan_attention(queue, sequences, count);
   if (plan.rows == 0) return;
-  const AttentionParams& first = sequences[0];
-  const size_t needed = attention_workspace_bytes(queue, sequences, count);
-  if (needed > workspace_bytes || (needed > 0 && !aligned(workspace))) {
-    throw std::invalid_argument("attend: expected a 16-byte aligned workspace of " +
-                                std::to_string(needed) + " bytes, got " +
-                                std::to_string(workspace_bytes));
-  }
-  for (int begin = 0; begin < count; begin += kMaxSequencesPerLaunch) {
-    const int here = std::min(kMaxSequencesPerLaunch, count - begin);
+  const int concurrent = std::min(count, kMaxSequencesPerLaunch);
+  check_workspace("attend", workspace_of(plan, sequences[0], concurrent), workspace,
+                  workspace_bytes);
+  for (int begin = 0; begin < count; begin += concurrent) {
+    const int here = std::min(concurrent, count - begin);
     AttentionLaunchParams params;
     std::copy(sequences + begin, sequences + begin + here, params.sequences);
-    params.row_tiles = plan.row_tiles;
-    params.splits = plan.splits;
-    params.row_stride = plan.rows;
-    if (writes_parts(plan)) {
-      params.part_out = static_cast<float*>(workspace);
-      params.part_max_sum =
-          params.part_out + part_rows(plan, first, count) * static_cast<size_t>(first.head_dim);
-    }
-    Launch launch;
-    launch.entry = plan.entry;
-    launch.grid[0] = static_cast<uint32_t>(plan.row_tiles * plan.splits);
-    launch.grid[1] = static_cast<uint32_t>(first.kv_heads);
-    launch.grid[2] = static_cast<uint32_t>(here);
-    launch.threads = plan.path == Path::kGeneric ? kGenericThreads : kFastThreads;
-    launch.shared_bytes = plan.shared_bytes;
-    launch.params = &params;
-    launch.params_bytes = sizeof(params);
-    launch.what = describe(first, count, plan);
-    queue.launch(launch);
-    if (writes_parts(plan)) {
-      const int rows_per_cta = kMergeThreads / 32;
-      launch.entry = first.head_dim == 64 ? "rillkv_merge_d64" : "rillkv_merge_d128";
-      launch.grid[0] = static_cast<uint32_t>((plan.rows + rows_per_cta - 1) / rows_per_cta);
-      launch.threads = kMergeThreads;
-      launch.shared_bytes = 0;
-      queue.launch(launch);
-    }
+    launch_attention(queue, plan, params, here, concurrent, workspace,
+                     describe(sequences[0], count, plan));
   }
+}
+
+bool attend_steps_takes(const Queue& queue, const AttentionParams& shape) {
+  return plan_steps(queue, stepped(shape), 1).path == Path::kDecode;
+}
+
+size_t attend_steps_workspace_bytes(const Queue& queue, const AttentionParams& shape, int count) {
+  if (count <= 0) return 0;
+  const AttentionParams p = stepped(shape);
+  return workspace_of(plan_steps(queue, p, count), p, count);
+}
+
+void attend_steps(Queue& queue, const AttentionParams& shape, const SequenceStep* steps, int count,
+                  int layer, void* workspace, size_t workspace_bytes) {
+  if (count <= 0) return;
+  AttentionLaunchParams params;
+  params.sequences[0] = stepped(shape);
+  const AttentionParams& p = params.sequences[0];
+  const Plan plan = plan_steps(queue, p, count);
+  if (plan.path != Path::kDecode) {
+    throw std::invalid_argument("attend_steps: no fast decode path takes " +
+                                describe(p, count, plan));
+  }
+  check_workspace("attend_steps", workspace_of(plan, p, count), workspace, workspace_bytes);
+  params.steps = steps;
+  params.layer = layer;
+  launch_attention(queue, plan, params, count, count, workspace, describe(p, count, plan));
 }
 
 }  // namespace rillkv::kernels::cuda

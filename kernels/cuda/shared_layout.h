@@ -75,6 +75,27 @@ RILLKV_HOST_DEVICE constexpr int channel_table_bytes(int head_dim) {
   return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 42));
 }
 
+/// The sequence that a decode CTA attends (attention_sequence.cuh): an AttentionParams, the
+/// SequenceStep and the LayerState that it may come from; offsets in bytes.
+struct DecodeSequence {
+  static constexpr int kStep = static_cast<int>(format::align_up(sizeof(AttentionParams), 16));
+  static constexpr int kLayer =
+      kStep + static_cast<int>(format::align_up(sizeof(SequenceStep), 16));
+  static constexpr int kBytes = kLayer + static_cast<int>(format::align_up(sizeof(LayerState), 16));
+};
+
+/// Warps that merge a row of `splits` parts, each a sum of at most 8 of them, whose loads are all
+/// under way at once.
+RILLKV_HOST_DEVICE constexpr int merge_warps(int splits) {
+  return splits <= 8 ? 1 : splits <= 16 ? 2 : splits <= 32 ? 4 : 8;
+}
+inline constexpr int kMergeWarps = kMergeThreads / 32;
+inline constexpr int kMaxSplits = 8 * kMergeWarps;
+/// Shared memory of the merge: a row of sums a warp.
+RILLKV_HOST_DEVICE constexpr size_t merge_shared_bytes(int head_dim) {
+  return sizeof(float) * kMergeWarps * static_cast<size_t>(head_dim);
+}
+
 /// Shared memory of the fast attention kernels, offsets in bytes, known when compiling. The tiles
 /// are 128 tokens of 16-bit keys and values; decode has one tile for both. Packed values have room
 /// for 8 bits an element; packed keys come last, and have it too unless the largest is known.
@@ -84,7 +105,8 @@ struct AttentionShared {
   int weights;        // decode: 16 rows of 128 probabilities
   int maxima;         // decode: float[16 rows][kMaximaRow], of 8 warps
   int last_index;     // prefill: int[128 rows], the last index a row sees
-  int next;           // prefill: pointers to keys and rotations of two tiles, values of one
+  int next;           // pointers to two tiles' blocks
+  int sequence;       // decode: DecodeSequence
   int key_table;      // the key block's ChannelTable
   int value_table;    // prefill: the value block's; decode: the same
   int rotation;       // float[D]: cos and sin of R(t0)
@@ -98,7 +120,8 @@ struct AttentionShared {
         maxima(weights + (prefill ? 0 : 16 * 2 * 128)),
         last_index(maxima + (prefill ? 0 : 4 * 16 * kMaximaRow)),
         next(last_index + (prefill ? 4 * 128 : 0)),
-        key_table(next + (prefill ? 64 : 0)),
+        sequence(next + 64),
+        key_table(sequence + (prefill ? 0 : DecodeSequence::kBytes)),
         value_table(key_table + (prefill ? channel_table_bytes(head_dim) : 0)),
         rotation(value_table + channel_table_bytes(head_dim)),
         packed_values(rotation + 4 * head_dim),

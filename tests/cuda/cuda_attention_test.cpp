@@ -6,17 +6,6 @@
 namespace rillkv::test {
 namespace {
 
-/// What a kernel with tiles of this dtype may be off by (the fast paths' are fp16 for bf16 models
-/// too, so those stay well inside). The generic kernel computes in fp32. fp16
-/// tiles round to 11 significant bits where bf16 tiles round to 8, so their roundings are an
-/// eighth; a quarter is allowed.
-double device_tolerance(Scenario& scenario, bool generic) {
-  const Dtype dtype = scenario.shape().dtype;
-  if (dtype == Dtype::kFloat32 || generic) return scenario.float32_tolerance();
-  const double bf16 = scenario.bfloat16_tolerance();
-  return dtype == Dtype::kBFloat16 ? bf16 : bf16 / 4 + scenario.float32_tolerance();
-}
-
 class CudaAttentionTest : public EveryDevice {
  protected:
   /// Runs one shape and expects this entry to have been used.

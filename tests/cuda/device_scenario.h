@@ -38,6 +38,9 @@ class DeviceScenario {
   std::unique_ptr<DeviceActivation> out_;
 };
 
+/// What a kernel with tiles of the scenario's dtype may be off by; see the comment in the source.
+double device_tolerance(Scenario& scenario, bool generic);
+
 /// Runs kernels::cuda::attend on a batch with a workspace of exactly the size asked for, and
 /// brings the outputs back.
 void attend_on_device(ptx::Device& device, DeviceQueue& queue,
