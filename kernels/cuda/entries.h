@@ -20,7 +20,17 @@
   X(rillkv_decode_d128_fp16)        \
   X(rillkv_merge_d64)               \
   X(rillkv_merge_d128)              \
-  X(rillkv_attention_generic)
+  X(rillkv_attention_generic)       \
+  X(rillkv_rms_norm_bf16)           \
+  X(rillkv_rms_norm_fp16)           \
+  X(rillkv_rms_norm_fp32)           \
+  X(rillkv_gate_bf16)               \
+  X(rillkv_gate_fp16)               \
+  X(rillkv_gate_fp32)               \
+  X(rillkv_embed)                   \
+  X(rillkv_set_ids)                 \
+  X(rillkv_begin_pass)              \
+  X(rillkv_rope_rows)
 
 // The host stubs; only their addresses are used, so the argument type does not matter here.
 #define RILLKV_DECLARE_ENTRY(name) extern "C" void name();

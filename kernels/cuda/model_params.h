@@ -8,7 +8,7 @@
 
 namespace rillkv::kernels::cuda {
 
-/// rillkv_rms_norm: out = round((x + delta) * rsqrt(mean((x + delta)^2) + epsilon) * weight), in
+/// rillkv_rms_norm_{bf16,fp16,fp32}, grid (rows): out = round((x + delta) * rsqrt(mean((x + delta)^2) + epsilon) * weight), in
 /// fp32; x + delta is rounded to the dtype and replaces x, as kernels/cpu's rms_norm does.
 struct NormParams {
   void* x = nullptr;             // [rows, columns]
@@ -20,7 +20,7 @@ struct NormParams {
   Dtype dtype = Dtype::kFloat32;
 };
 
-/// rillkv_gate: out = round(silu(gate) * up) in fp32.
+/// rillkv_gate_{bf16,fp16,fp32}: out = round(silu(gate) * up) in fp32.
 struct GateParams {
   const void* gate_up = nullptr;  // [rows, 2 * columns]
   void* out = nullptr;            // [rows, columns]
@@ -53,7 +53,7 @@ inline constexpr int kMaxStepsPerLaunch = 56;
 /// row tail_count of its tail's rotations: R(t0 + j) = R(t0) R(j), t0 of block block_count, j =
 /// tail_count, computed in fp32 from tables that were computed in double.
 struct BeginPassParams {
-  SequenceStep values[kMaxStepsPerLaunch];
+  SequenceStep values[kMaxStepsPerLaunch] = {};
   int32_t ids[kMaxStepsPerLaunch] = {};
   SequenceStep* steps = nullptr;  // [sequences]
   int32_t* ids_out = nullptr;     // [sequences]
@@ -81,5 +81,16 @@ struct RopeRowsParams {
   const float* in_block_cos = nullptr;            // [D/2, block_size]
   const float* in_block_sin = nullptr;
 };
+
+// Threads of a CTA.
+inline constexpr int kNormThreads = 256;
+inline constexpr int kGateThreads = 128;
+inline constexpr int kEmbedThreads = 128;
+inline constexpr int kIdThreads = 128;
+inline constexpr int kBeginThreads = 128;
+inline constexpr int kRopeRowThreads = 128;
+
+/// Columns up to which rillkv_rms_norm_* keep a row in registers.
+inline constexpr int kNormRegisterColumns = 8192;
 
 }  // namespace rillkv::kernels::cuda

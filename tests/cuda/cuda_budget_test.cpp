@@ -7,12 +7,14 @@
 #include <sstream>
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/model_ops.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv::test {
 namespace {
 
 namespace cuda = kernels::cuda;
+using kernels::Dtype;
 
 struct Use {
   uint32_t threads = 0;
@@ -72,6 +74,17 @@ std::map<std::string, Use> launched() {
   cuda::rope(queue, rotation);
   cuda::hadamard(queue, rotation);
   cuda::dequantise(queue, {.tokens = 128, .head_dim = 128}, 1);
+
+  for (Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16, Dtype::kFloat32}) {
+    cuda::rms_norm(queue, {.rows = 1, .columns = 4096, .dtype = dtype});
+    cuda::gate(queue, {.rows = 1, .columns = 4096, .dtype = dtype});
+  }
+  cuda::embed(queue, {.rows = 1, .columns = 4096});
+  const int32_t id = 0;
+  cuda::set_ids(queue, &id, 1, nullptr);
+  const cuda::SequenceStep step;
+  cuda::begin_pass(queue, {.head_dim = 128}, &step, &id, 1);
+  cuda::rope_rows(queue, {.count = 1, .head_dim = 128});
   return queue.uses;
 }
 
