@@ -135,7 +135,7 @@ class DecodeBatch {
     error_ = memory_.zeros({1}, at::kLong);
 
     std::vector<SequenceStep> attending, ingesting;
-    for (const AttentionParams& p : by_value_) {
+    for (const kernels::cuda::AttentionParams& p : by_value_) {
       LayerState layer;
       layer.key_blocks = p.prefix.keys;
       layer.value_blocks = p.prefix.values;
