@@ -5,7 +5,9 @@
 //   bench_attention --predictions    the model's table (scripts/performance_model.py formats it)
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -88,7 +90,7 @@ inline void time_on_cuda(const CudaAttentionOptions& options) {
 inline void print_predictions() {
   std::printf(
       "gpu,heads,kv_heads,head_dim,queries,cached,entry,ctas,splits,ctas_an_sm,cache_bytes,flops,"
-      "memory_s,mma_s,issue_s,bound_s,expected_s\n");
+      "memory_s,mma_s,issue_s,merge_s,bound_s,expected_s\n");
   for (const Gpu& gpu : {a100(), h100()}) {
     for (const Shape& shape : kCudaShapes) {
       for (const int queries : {256, 1}) {
@@ -99,10 +101,10 @@ inline void print_predictions() {
           const Prediction r = predict(gpu, p, bytes);
           const double flops =
               4.0 * shape.heads * shape.head_dim * queries * (depth + (queries + 1) / 2.0);
-          std::printf("%s,%d,%d,%d,%d,%d,%s,%d,%d,%d,%.0f,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g\n",
+          std::printf("%s,%d,%d,%d,%d,%d,%s,%d,%d,%d,%.0f,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g,%.6g\n",
                       gpu.name.c_str(), shape.heads, shape.kv_heads, shape.head_dim, queries, depth,
                       r.entry.c_str(), r.ctas, r.splits, r.ctas_an_sm, bytes, flops, r.memory_s,
-                      r.mma_s, r.issue_s, r.bound_s(), r.expected_s());
+                      r.mma_s, r.issue_s, r.merge_s, r.bound_s(), r.expected_s());
         }
       }
     }

@@ -4,15 +4,17 @@
 //   memory  bytes of the packed cache / bandwidth (each byte once; row tiles meet in the L2 cache)
 //   mma     products of both matrix multiplications, padded to the tiles / rate of mma.sync
 //   issue   warp instructions / 4 an SM and clock: what unpacking, rotation and softmax cost
+//   merge   of the parts of split attention: a second launch, and waiting twice for memory
 //
 // A CTA fills a tile, then multiplies it, with a barrier between: with one CTA an SM the two do not
-// overlap, with two they may. Lower bound: the largest of the three. Expected: memory, or the sum
-// of the other two.
+// overlap, with two they may. Lower bound: the largest of the first three. Expected: memory, or the
+// sum of the other two, issue at kIssueRate of its slots; then the merge.
 #pragma once
 
 #include <algorithm>
 #include <string>
 
+#include "benchmarks/launch_model.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/packed_format.h"
 
@@ -42,14 +44,29 @@ inline int instructions_a_tile(int head_dim, bool prefill) {
   return head_dim == 64 ? 5407 : 8107;
 }
 
+/// Issue slots that are filled where nothing but issuing holds a kernel up. An assumption, not a
+/// measurement of these kernels; benchmarks/performance_model.md says why no more.
+inline constexpr double kIssueRate = 0.65;
+
+/// A merge waits twice, each about as long as memory takes (600 clocks: split maxima and parts,
+/// which were just written, are closer), and its warps meet at a barrier.
+inline constexpr double kMergeClocks = 1000;
+/// What the L2 cache gives all SMs together, bytes a clock: parts are read from it.
+inline constexpr double kL2BytesAClock = 5120;
+
 struct Prediction {
   std::string entry;
   int ctas = 0;
   int splits = 1;
   int ctas_an_sm = 1;
   double memory_s = 0, mma_s = 0, issue_s = 0;
+  double merge_s = 0;  // 0: there is none
   double bound_s() const { return std::max({memory_s, mma_s, issue_s}); }
-  double expected_s() const { return std::max(memory_s, mma_s + issue_s); }
+  double attention_s() const { return std::max(memory_s, mma_s + issue_s / kIssueRate); }
+  /// Both kernels, and the gap between them.
+  double expected_s() const {
+    return attention_s() + (merge_s > 0 ? kKernelGapSeconds + merge_s : 0);
+  }
 };
 
 /// Records the launch of the attention kernel instead of running it.
@@ -57,17 +74,23 @@ class PlanningQueue final : public kernels::cuda::Queue {
  public:
   explicit PlanningQueue(const Gpu& gpu) : gpu_(gpu) {}
   void launch(const kernels::cuda::Launch& launch) override {
-    if (!entry.empty()) return;  // the merge
+    if (!entry.empty()) {
+      merges = true;
+      return;
+    }
     entry = launch.entry;
     ctas = static_cast<int>(launch.grid[0] * launch.grid[1] * launch.grid[2]);
     shared_bytes = static_cast<int>(launch.shared_bytes);
-    splits = static_cast<const kernels::cuda::AttentionLaunchParams*>(launch.params)->splits;
+    const auto* params = static_cast<const kernels::cuda::AttentionLaunchParams*>(launch.params);
+    splits = params->splits;
+    rows = params->row_stride;
   }
   int multiprocessors() const override { return gpu_.multiprocessors; }
   int shared_memory_limit() const override { return gpu_.shared_limit; }
 
   std::string entry;
-  int ctas = 0, splits = 1, shared_bytes = 0;
+  int ctas = 0, splits = 1, rows = 0, shared_bytes = 0;
+  bool merges = false;
 
  private:
   const Gpu& gpu_;
@@ -103,6 +126,10 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
   result.issue_s = work * instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
   result.memory_s = cache_bytes / gpu.bandwidth;
+  if (queue.merges) {
+    const double parts = 4.0 * p.kv_heads * queue.splits * queue.rows * (p.head_dim + 2);
+    result.merge_s = (kMergeClocks + parts / kL2BytesAClock) / gpu.clock;
+  }
   return result;
 }
 

@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
@@ -130,8 +131,8 @@ inline Work ingest_work(const Shape& s, int tokens, at::Device device) {
     double worst = difference(rotated, hadamard_reference(v));
     if (tokens >= 128) {  // of the first block, with no EMA before it
       const at::Tensor squares = q.cpu().to(at::kDouble).slice(0, 0, 128).square();
-      const at::Tensor mean =
-          squares.view({128, s.kv_heads, s.heads / s.kv_heads, s.head_dim}).mean(at::IntArrayRef({0, 2}));
+      const at::Tensor mean = squares.view({128, s.kv_heads, s.heads / s.kv_heads, s.head_dim})
+                                  .mean(at::IntArrayRef({0, 2}));
       worst = std::max(worst, difference(energies[0], mean));
     }
     return worst;
