@@ -2,6 +2,8 @@
 //
 //   bench_cuda --device cuda [--model DIR] [--only GROUP,...] [--json FILE]
 //   bench_cuda --device cuda --once [--only GROUP,...]   each launch once, untimed, for a profiler
+//   bench_cuda --predictions     the model's tables beside attention's, for
+//                                scripts/performance_model.py
 //
 // Groups: ingest, pack, decode (with merge: its launches are timed apart, too), prefill, rms_norm,
 // gate, embed, begin_pass; "model" with --model. Each result is compared with a plain reference
@@ -11,6 +13,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "benchmarks/cuda_model.h"
@@ -18,6 +21,7 @@
 #include "benchmarks/cuda_timing.h"
 #include "benchmarks/cuda_works.h"
 #include "benchmarks/launch_model.h"
+#include "benchmarks/token_model.h"
 #include "rillkv/files.h"
 #include "support/cli.h"
 
@@ -159,9 +163,33 @@ void run(const Options& options) {
   RILLKV_CHECK(wrong == 0, wrong, " results are wrong");
 }
 
+// Launches and synchronisations of a token before there were own kernels for norms, gate and ingest,
+// counted in the sources then: 38 and one a layer, and some for the model.
+constexpr bench::TokenPath kBefore = {"before", 1150, 32, false};
+
+void print_predictions() {
+  std::printf("what,gpu,name,depth,launches,synchronisations,device_s,total_s\n");
+  const bench::TokenShape shape = bench::smollm2();
+  const int launches = bench::launches_a_token(shape);
+  for (const bench::Gpu& gpu : {bench::a100(), bench::h100()}) {
+    for (const bench::TokenPath& path : {kBefore, bench::TokenPath{"launched", launches, 1, false},
+                                         bench::TokenPath{"graph", launches, 1, true}}) {
+      for (const int depth : {4096, 32768}) {
+        const bench::TokenPrediction r = bench::predict_token(gpu, shape, path, depth);
+        std::printf("token,%s,%s,%d,%d,%d,%.6g,%.6g\n", gpu.name.c_str(), path.name.c_str(), depth,
+                    path.launches, path.synchronisations, r.device_s, r.token_s);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--predictions") {
+    print_predictions();
+    return 0;
+  }
   CLI::App app("Every CUDA entry on its own, and a whole model, on a CUDA device");
   Options options;
   app.add_option("--device", options.device, "cuda or cuda:N")->required();

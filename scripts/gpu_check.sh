@@ -117,6 +117,7 @@ step() {
   else
     cat "$file" >>"$out/log.txt"
   fi
+  [[ $name == machine || $name == environment ]] && cat "$file" >>"$work/machine.txt"
   names+=("$name")
   statuses+=("$status")
   notes+=("$note")
@@ -137,7 +138,7 @@ gtest_note() {
     # Without a GPU every one of them skips.
     ((${skipped:-0} == ran))
   else
-    ((${skipped:-0} == 0))
+    ! grep -q '^no GPU$' "$file"
   fi
 }
 
@@ -208,7 +209,7 @@ failed=0
   printf '\n]}\n'
 } >"$out/steps.json"
 {
-  [[ -f $bin/../built.txt ]] && cat "$bin/../built.txt"
+  [[ -f $work/machine.txt ]] && cat "$work/machine.txt"
   for i in "${!names[@]}"; do
     printf '%-22s status %3d  %6s s  %s\n' "${names[i]}" "${statuses[i]}" "${times[i]}" "${notes[i]}"
   done

@@ -3,9 +3,9 @@
 
 usage: scripts/performance_model.py [--check]
 
-The numbers are those of `bench_attention --predictions` (benchmarks/attention_model.h has the
-formulas, and bench_attention --device cuda compares a real GPU with them). --check only says whether
-the page is up to date.
+The numbers are those of `bench_attention --predictions` and `bench_cuda --predictions` (the formulas are
+in benchmarks/*_model.h, and both programs compare a real GPU with them). --check only says whether the
+page is up to date.
 """
 import argparse
 import csv
@@ -17,15 +17,15 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "benchmarks" / "performance_model.md"
-PROGRAM = ROOT / "build" / "release" / "bin" / "bench_attention"
+PROGRAMS = ROOT / "build" / "release" / "bin"
 
-HEAD = """# What the CUDA attention kernels should take
+HEAD = """# What the CUDA kernels should take
 
-Written by `scripts/performance_model.py`; do not edit. **No GPU has run these kernels: nothing here is
-a measurement of ours.** `bench_attention --device cuda` prints, on a GPU, each time beside this
-prediction.
+Written by `scripts/performance_model.py`; do not edit. **No GPU has run these kernels: nothing here is a
+measurement of ours, and no figure here is a claim.** `scripts/gpu_check.sh` measures on a GPU;
+`bench_attention --device cuda` and `bench_cuda` print each time beside its prediction.
 
-## The model
+## The model of attention
 
 `benchmarks/attention_model.h` holds the formulas. Shapes, splits and CTAs are those of the launch plan
 itself, instructions those the PTX executor counts (a test compares them), registers and shared memory
@@ -37,13 +37,19 @@ those of `tests/cuda/resource_budget.txt`.
 - **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
   at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
 - **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
-  One instruction an issue slot, no stalls.
-- **bound** = the largest of the three. **expected** = memory, or mma + issue where that is more: a CTA
-  fills a tile and then multiplies it, with a barrier between. Latency, launches and the merge of splits
-  (microseconds) are left out, so short decodes will be slower.
+- **merge**: the second launch that puts the parts of split attention together: {merge} clocks of latency
+  (it waits for memory twice) and its parts from the L2 cache.
+- **bound** = the largest of memory, mma and issue, with every issue slot filled. No kernel gets there.
+- **expected** = memory, or mma + issue at {rate} % of its slots where that is more (a CTA fills a tile and
+  then multiplies it, with a barrier between), then a gap of {gap:g} us and the merge.
 
-Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others. On A100 and H100
-shifts and logic run at half rate, fp16 arithmetic at the full one; most of unpacking is the latter.
+Why {rate} %: an assumption. What is known of the sm_90 machine code, from its disassembly: 42 to 47 % of the main
+loops' instructions (shifts, logic, integer sums, comparisons, permutations, selections) go to a pipe that takes
+one every second clock, so at a full rate that pipe alone would be 84 to 94 % busy; 9 to 10 % read or write shared
+memory; a scheduler has two warps to choose from in prefill and four in decode, and results can be used after four
+clocks or more. The share that a GPU really reaches is what `scripts/gpu_check.sh` asks ncu for.
+
+Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others.
 
 Not counted: the L2 cache. Besides its block a CTA reads R(j) for every tile, 32 KB at head_dim 128 and 16 KB
 at 64, the same table each time, so it stays in L1 where that has room. It has, but for decode at head_dim
@@ -62,9 +68,20 @@ the warps of an A100). Decode has 128 registers and 72 KB of shared memory at he
 
 The gap: on Hopper only `wgmma` reaches the peak; `mma.sync` is assumed at 62 % of it (Luo et al., arXiv
 2402.13499, benchmark the two). On data-centre Blackwell the peak belongs to `tcgen05`, and `mma.sync` is
-assumed to be no faster than on Ampere, an SM and clock. These kernels use neither `wgmma` nor
-`tcgen05`, so a dense FlashAttention-3 is out of reach in prefill; in decode, which reads memory, the gap
-does not matter.
+assumed to be no faster than on Ampere, an SM and clock. The fused kernels use neither `wgmma` nor
+`tcgen05`, so a dense FlashAttention-3 is out of their reach in prefill.
+"""
+
+LAUNCHES = """
+## Launches, and a whole token
+
+`benchmarks/launch_model.h` and `benchmarks/token_model.h`. Assumed, each with its source there: {LaunchHost:g} us of
+host time a launch (3 to 6 are reported), {KernelGap:g} us from the end of a kernel to the start of the one that needs
+its result (1.5 to 2.5 us, in a graph or not), {Synchronisation:g} us for each time the host waits. Launched one by
+one, host and device work side by side and the slower counts; a graph leaves the host nothing to do. SmolLM2-135M,
+bf16, one sequence: kernels alone are its weights over the bandwidth, and attention with its merge.
+
+{table}
 """
 
 TAIL = """
@@ -79,16 +96,14 @@ Of others, on their machines and shapes; none was run here.
 | FlashAttention-2, prefill | 35 % of an H100's peak | Shah et al., arXiv 2407.08608, abstract |
 | FlashAttention-3, prefill, FP16 | up to 740 TFLOP/s on an H100 (75 %) | the same |
 
-A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
-column "dense, memory". By this model our decode takes {wide} of that time at head_dim 128 and {narrow}
-at 64; packed bytes are 3.5 times fewer, so memory alone would be 0.28. It is unpacking that is left: {tile} warp
-instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` 1.5 times `memory` and more. Prefill is bound by `mma` and
-`issue` about equally; overlapping them, which "expected" does not assume, would gain up to half.
+The column "dense, memory" is a dense 16-bit cache read at the whole bandwidth, which FlashInfer reports to come
+close to. How our decode compares with a dense one is for a GPU to say: packed bytes are 3.5 times fewer, and
+{tile} warp instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` larger than `memory`.
 """
 
 
-def predictions() -> list[dict]:
-    result = subprocess.run([PROGRAM, "--predictions"], capture_output=True, text=True, check=True)
+def predictions(program: str) -> list[dict]:
+    result = subprocess.run([PROGRAMS / program, "--predictions"], capture_output=True, text=True, check=True)
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
@@ -99,9 +114,9 @@ def microseconds(seconds: float) -> str:
 
 def table(rows: list[dict], bandwidth: float) -> str:
     lines = [
-        "| cached | CTAs (splits, an SM) | memory | mma | issue | bound | **expected** | TFLOP/s"
+        "| cached | CTAs (splits, an SM) | memory | mma | issue | merge | bound | **expected** | TFLOP/s"
         " | share of tensor peak | dense, memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     peaks = {"A100": 312e12, "H100": 989e12}
     for r in rows:
@@ -111,18 +126,29 @@ def table(rows: list[dict], bandwidth: float) -> str:
         rate = float(r["flops"]) / expected
         lines.append(
             f"| {cached // 1024}k | {r['ctas']} ({r['splits']}, {r['ctas_an_sm']})"
-            + "".join(f" | {microseconds(float(r[k]))}" for k in ("memory_s", "mma_s", "issue_s", "bound_s"))
+            + "".join(f" | {microseconds(float(r[k]))}" for k in ("memory_s", "mma_s", "issue_s", "merge_s", "bound_s"))
             + f" | **{microseconds(expected)}** | {rate / 1e12:.1f} | {100 * rate / peaks[r['gpu']]:.0f} %"
             f" | {microseconds(dense)} |")
     return "\n".join(lines)
 
 
-def share_of_dense(rows: list[dict], bandwidth: dict, dim: str) -> str:
-    """Of decode's expected time, in the time of reading a dense cache: least and most."""
-    shares = [float(r["expected_s"]) * bandwidth[r["gpu"]]
-              / (4 * int(r["kv_heads"]) * int(dim) * int(r["cached"]))
-              for r in rows if r["queries"] == "1" and r["head_dim"] == dim]
-    return f"{min(shares):.2f} to {max(shares):.2f}"
+def constant(header: str, name: str) -> float:
+    text = (ROOT / "benchmarks" / header).read_text()
+    return float(re.search(rf"constexpr double {name} = ([0-9.e-]+);", text).group(1))
+
+
+def token_table(rows: list[dict]) -> str:
+    """Of a decoded token of SmolLM2, by the way it reaches the device."""
+    names = {"before": "28 launches of ATen's a layer and 10 of the cache, one blocking copy a layer",
+             "launched": "own kernels, launched one by one", "graph": "the same as one captured graph"}
+    lines = ["| | GPU | cached | launches | synchronisations | kernels alone | a token | tok/s |",
+             "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        total = float(r["total_s"])
+        lines.append(f"| {names[r['name']]} | {r['gpu']} | {int(r['depth']) // 1024}k | {r['launches']}"
+                     f" | {r['synchronisations']} | {microseconds(float(r['device_s']))}"
+                     f" | {microseconds(total)} | {1 / total:.0f} |")
+    return "\n".join(lines)
 
 
 def instructions_of_decode() -> str:
@@ -131,10 +157,14 @@ def instructions_of_decode() -> str:
 
 
 def page() -> str:
-    rows = predictions()
+    rows = predictions("bench_attention")
+    others = predictions("bench_cuda")
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
     issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
-    parts = [HEAD.format(issue=issue), "\n## Predictions, microseconds a layer\n\n"
+    parts = [HEAD.format(issue=issue, rate=round(100 * constant("attention_model.h", "kIssueRate")),
+                         merge=round(constant("attention_model.h", "kMergeClocks")),
+                         gap=1e6 * constant("launch_model.h", "kKernelGapSeconds")),
+             "\n## Attention, microseconds a layer\n\n"
              "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
     for gpu in ("A100", "H100"):
         for queries, what in (("256", "Prefill, 256 queries"), ("1", "Decode, 1 query")):
@@ -142,19 +172,21 @@ def page() -> str:
                 mine = [r for r in rows if (r["gpu"], r["queries"], r["heads"]) == (gpu, queries, heads)]
                 parts.append(f"\n**{gpu}, {what}, {heads}/{kv_heads}/{dim}**\n\n"
                              + table(mine, bandwidth[gpu]) + "\n")
-    return "".join(parts) + TAIL.format(
-        wide=share_of_dense(rows, bandwidth, "128"), narrow=share_of_dense(rows, bandwidth, "64"),
-        tile=instructions_of_decode())
+    launches = {name: 1e6 * constant("launch_model.h", f"k{name}Seconds")
+                for name in ("LaunchHost", "KernelGap", "Synchronisation")}
+    parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
+    return "".join(parts) + TAIL.format(tile=instructions_of_decode())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the page")
     arguments = parser.parse_args()
-    if not PROGRAM.exists():
-        print(f"performance_model.py: {PROGRAM} is missing: build with -DRILLKV_BUILD_BENCHMARKS=ON",
-              file=sys.stderr)
-        return 1
+    for program in ("bench_attention", "bench_cuda"):
+        if not (PROGRAMS / program).exists():
+            print(f"performance_model.py: {PROGRAMS / program} is missing: build with "
+                  "-DRILLKV_BUILD_BENCHMARKS=ON", file=sys.stderr)
+            return 1
     text = page()
     if arguments.check:
         same = PAGE.exists() and PAGE.read_text() == text
