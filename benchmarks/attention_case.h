@@ -205,8 +205,8 @@ class Case {
     return at::ones({problem_.queries, total_}, at::kBool).tril(problem_.cached);
   }
 
-  /// What attention over the dequantised cache gives, in fp32 by Torch on `device`: [queries, heads,
-  /// D] on the CPU.
+  /// What attention over the dequantised cache gives, in fp32 by Torch on `device`:
+  /// [queries, heads, D] on the CPU.
   at::Tensor reference(at::Device device = at::kCPU) const {
     const at::Tensor mask = torch_mask();
     return at::scaled_dot_product_attention(

@@ -102,7 +102,8 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
                           double cache_bytes) {
   PlanningQueue queue(gpu);
   const size_t workspace = kernels::cuda::attention_workspace_bytes(queue, &p, 1);
-  kernels::cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), workspace);
+  alignas(16) static char nowhere[16];  // nothing is launched
+  kernels::cuda::attend(queue, &p, 1, nowhere, workspace);
   Prediction result;
   result.entry = queue.entry;
   result.ctas = queue.ctas;
@@ -114,15 +115,14 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   result.ctas_an_sm = prefill ? 1 : std::min(2, by_shared);
   const int tiles = p.prefix.block_count + (p.prefix.sink_count > 0) + (p.tail.count + 127) / 128 +
                     (p.chunk.count + 127) / 128;
-  const double tiles_a_cta = static_cast<double>((tiles + queue.splits - 1) / queue.splits);
+  const int tiles_a_cta = (tiles + queue.splits - 1) / queue.splits;
   // The busiest SM.
   const int slots = gpu.multiprocessors * result.ctas_an_sm;
   const int waves = (queue.ctas + slots - 1) / slots;
-  const double ctas_of_sm =
-      waves > 1 ? static_cast<double>(waves) * result.ctas_an_sm
-                : static_cast<double>((queue.ctas + gpu.multiprocessors - 1) / gpu.multiprocessors);
+  const int ctas_of_sm = waves > 1 ? waves * result.ctas_an_sm
+                                   : (queue.ctas + gpu.multiprocessors - 1) / gpu.multiprocessors;
   const double rows = prefill ? kernels::cuda::kPrefillRows : kernels::cuda::kDecodeRows;
-  const double work = ctas_of_sm * tiles_a_cta;
+  const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
   result.issue_s = work * instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
   result.memory_s = cache_bytes / gpu.bandwidth;

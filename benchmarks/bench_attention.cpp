@@ -171,7 +171,7 @@ void register_all() {
           const std::string base = std::string(queries == 1 ? "decode/" : "prefill/") +
                                    name_of(shape) + "/" + std::to_string(depth) + "/" +
                                    name_of(dtype) + "/";
-          const auto add = [&](const std::string& name, auto function) {
+          const auto add = [&](const std::string& name, const auto& function) {
             benchmark::RegisterBenchmark((base + name).c_str(), function)
                 ->UseManualTime()
                 ->Unit(benchmark::kMillisecond);

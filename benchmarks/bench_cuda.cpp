@@ -163,8 +163,8 @@ void run(const Options& options) {
   RILLKV_CHECK(wrong == 0, wrong, " results are wrong");
 }
 
-// Launches and synchronisations of a token before there were own kernels for norms, gate and ingest,
-// counted in the sources then: 38 and one a layer, and some for the model.
+// Launches and synchronisations of a token before there were own kernels for norms, gate and
+// ingest, counted in the sources then: 38 and one a layer, and some for the model.
 constexpr bench::TokenPath kBefore = {"before", 1150, 32, false};
 
 void print_predictions() {
@@ -176,7 +176,7 @@ void print_predictions() {
                                          bench::TokenPath{"graph", launches, 1, true}}) {
       for (const int depth : {4096, 32768}) {
         const bench::TokenPrediction r = bench::predict_token(gpu, shape, path, depth);
-        std::printf("token,%s,%s,%d,%d,%d,%.6g,%.6g\n", gpu.name.c_str(), path.name.c_str(), depth,
+        std::printf("token,%s,%s,%d,%d,%d,%.6g,%.6g\n", gpu.name.c_str(), path.name, depth,
                     path.launches, path.synchronisations, r.device_s, r.token_s);
       }
     }

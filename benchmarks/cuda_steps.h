@@ -1,7 +1,7 @@
 // Decoded tokens of several sequences for bench_cuda: attention by value (a launch for every six
 // sequences, whose parameters the host writes) and by steps in device memory (one launch whatever
-// the batch), and the ingest of such a batch. Sequences have the same content, each in memory of its
-// own, so that nothing is read twice.
+// the batch), and the ingest of such a batch. Sequences have the same content, each in memory of
+// its own, so that nothing is read twice.
 #pragma once
 
 #include <ATen/ATen.h>

@@ -82,6 +82,7 @@ class RecordingQueue final : public kernels::cuda::Queue {
     to_.launch(launch);
     const auto* bytes = static_cast<const uint8_t*>(launch.params);
     recorded_.push_back({launch, {bytes, bytes + launch.params_bytes}});
+    recorded_.back().launch.what = {};  // may refer to what lives as long as this call
   }
   int multiprocessors() const override { return to_.multiprocessors(); }
   int shared_memory_limit() const override { return to_.shared_memory_limit(); }

@@ -1,5 +1,6 @@
-// What bench_cuda times besides attention: the launches that take a chunk or a decoded token into the
-// cache, and a model's own kernels, each on random inputs, with a plain reference for its result.
+// What bench_cuda times besides attention: the launches that take a chunk or a decoded token into
+// the cache, and a model's own kernels, each on random inputs, with a plain reference for its
+// result.
 //
 // The references are for mistakes in what is launched here (a stride, a pointer, a count): that the
 // kernels' bytes and sums are exactly the CPU's is what the tests of tests/cuda look at.

@@ -1,8 +1,7 @@
-// What a decoded token of a whole model should take on a GPU: the kernels' times of the other models,
-// the weights' bytes, and what launching them costs (launch_model.h).
+// What a decoded token of a whole model should take on a GPU: the kernels' times of the other
+// models, the weights' bytes, and what launching them costs (launch_model.h).
 #pragma once
 
-#include <algorithm>
 #include <string>
 
 #include "benchmarks/attention_model.h"
@@ -26,7 +25,7 @@ inline TokenShape smollm2() { return {"SmolLM2-135M", 30, 576, 1536, 9, 3, 64, 4
 /// How a token reaches the device. Launches a layer: two norms, four matrix products, the gate,
 /// ingest, attention and merge; a token: steps and ids, embedding, last norm, head.
 struct TokenPath {
-  std::string name;
+  const char* name;
   int launches, synchronisations;
   bool graph;
 };

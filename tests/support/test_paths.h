@@ -1,5 +1,5 @@
-// Where tests find the files they read: where the build had them, or where the environment says, for
-// programs that run on another machine than the one that built them (scripts/gpu_check.sh).
+// Where tests find the files they read: where the build had them, or where the environment says,
+// for programs that run on another machine than the one that built them (scripts/gpu_check.sh).
 #pragma once
 
 #include <cstdlib>
