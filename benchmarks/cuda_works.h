@@ -92,6 +92,11 @@ inline at::Tensor hadamard_reference(const at::Tensor& x) {
   return at::matmul(x.cpu().to(at::kDouble), matrix) / std::sqrt(static_cast<double>(x.size(-1)));
 }
 
+/// Queries, keys, and values there and back.
+inline double ingest_bytes(const Shape& s, int tokens) {
+  return 2.0 * tokens * (s.heads + 3 * s.kv_heads) * s.head_dim;
+}
+
 /// A chunk of `tokens` that starts at a block's first token.
 inline Work ingest_work(const Shape& s, int tokens, at::Device device) {
   using namespace kernels::cuda;
@@ -139,7 +144,7 @@ inline Work ingest_work(const Shape& s, int tokens, at::Device device) {
     return worst;
   };
   work.allowed = 4e-3;  // bf16's rounding of rotated values, 2^-9 relative each
-  work.bytes = 2.0 * tokens * (s.heads + 3 * s.kv_heads) * s.head_dim;
+  work.bytes = ingest_bytes(s, tokens);
   return work;
 }
 
@@ -214,8 +219,8 @@ inline Work pack_work(const Shape& s, int tokens, at::Device device) {
   };
   // 4 bits over some 5 standard deviations: steps of a third, errors of a tenth of one.
   work.allowed = 0.15;
-  work.bytes = 4.0 * tokens * s.kv_heads * D +
-               static_cast<double>(p.blocks) * s.kv_heads * (p.key_bytes + p.value_bytes);
+  work.bytes =
+      4.0 * tokens * s.kv_heads * D + 1.0 * p.blocks * s.kv_heads * (p.key_bytes + p.value_bytes);
   return work;
 }
 

@@ -189,8 +189,8 @@ done
 judge=measures
 entries=(--device cuda --once --only 'decode,merge,prefill,ingest,pack')
 if ((!dry)) && have ncu; then
-  step ncu 60 ncu --clock-control none --target-processes application-only --kernel-name 'regex:rillkv_' \
-    --launch-count 12 --section SpeedOfLight --section LaunchStats --section Occupancy \
+  step ncu 75 ncu --clock-control none --target-processes application-only --kernel-name 'regex:rillkv_' \
+    --launch-count 24 --section SpeedOfLight --section LaunchStats --section Occupancy \
     --section SchedulerStats --section WarpStateStats --section MemoryWorkloadAnalysis \
     --metrics gpu__time_duration.sum,smsp__inst_executed.sum,dram__bytes.sum \
     --log-file "$work/ncu.txt" "$bin/bench_cuda" "${entries[@]}"

@@ -72,6 +72,16 @@ assumed to be no faster than on Ampere, an SM and clock. The fused kernels use n
 `tcgen05`, so a dense FlashAttention-3 is out of their reach in prefill.
 """
 
+CHUNKS = """
+## Ingest and packing, a layer and chunk of 256 tokens
+
+One launch each. A floor: bytes over the bandwidth, and the {gap:g} us between launches. What holds these kernels up
+is latency (a query channel's squares are added token by token, a key block's widths are chosen one step at a time),
+which this does not count. The design's aim is at most 15 us for both at 32/8/128 on an H100.
+
+{table}
+"""
+
 LAUNCHES = """
 ## Launches, and a whole token
 
@@ -137,6 +147,17 @@ def constant(header: str, name: str) -> float:
     return float(re.search(rf"constexpr double {name} = ([0-9.e-]+);", text).group(1))
 
 
+def chunk_table(rows: list[dict]) -> str:
+    """Ingest and packing side by side."""
+    lines = ["| GPU | heads | ingest, memory | floor | packing, memory | floor |", "|---|---|---|---|---|---|"]
+    for ingest in (r for r in rows if r["what"] == "ingest"):
+        pack = next(r for r in rows
+                    if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
+        lines.append(f"| {ingest['gpu']} | {ingest['name']} | " + " | ".join(
+            microseconds(float(r[key])) for r in (ingest, pack) for key in ("device_s", "total_s")) + " |")
+    return "\n".join(lines)
+
+
 def token_table(rows: list[dict]) -> str:
     """Of a decoded token of SmolLM2, by the way it reaches the device."""
     names = {"before": "28 launches of ATen's a layer and 10 of the cache, one blocking copy a layer",
@@ -174,6 +195,7 @@ def page() -> str:
                              + table(mine, bandwidth[gpu]) + "\n")
     launches = {name: 1e6 * constant("launch_model.h", f"k{name}Seconds")
                 for name in ("LaunchHost", "KernelGap", "Synchronisation")}
+    parts.append(CHUNKS.format(gap=launches["KernelGap"], table=chunk_table(others)))
     parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
     return "".join(parts) + TAIL.format(tile=instructions_of_decode())
 
