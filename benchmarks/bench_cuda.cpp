@@ -9,8 +9,8 @@
 // gate, embed, begin_pass; "model" with --model. Each result is compared with a plain reference
 // before it is timed, and a wrong one ends the program with status 1, after all have been timed.
 // Times are medians of CUDA events: "cold" after a flush of the L2 cache, "warm" right after the
-// same launch. "expected" is the performance model's (benchmarks/performance_model.md): of attention
-// what it should take, of the others a floor.
+// same launch. "expected" is the performance model's (benchmarks/performance_model.md): what
+// attention should take, and a floor of the others.
 #include <algorithm>
 #include <cstdio>
 #include <string>
