@@ -23,6 +23,7 @@
 #include "benchmarks/cuda_timing.h"
 #include "benchmarks/cuda_works.h"
 #include "benchmarks/launch_model.h"
+#include "benchmarks/slice_estimate.h"
 #include "benchmarks/token_model.h"
 #include "rillkv/files.h"
 #include "support/cli.h"
@@ -186,6 +187,18 @@ void print_predictions() {
                     bench::name_of(s).c_str(), kChunk, bytes / gpu.bandwidth,
                     bench::small_kernel_seconds(bytes, gpu.bandwidth));
       }
+    }
+  }
+  // device_s: of the fused kernel; total_s: by slices.
+  for (const Shape& s : kShapes) {
+    for (const int depth : {kDepth, kLong, 131072}) {
+      const auto p = bench::model_params(s.heads, s.kv_heads, s.head_dim, kChunk, depth);
+      const bench::SliceEstimate slices =
+          bench::estimate_slices(bench::h100(), s.heads, s.kv_heads, s.head_dim, kChunk, depth);
+      std::printf("slices,H100,%s,%d,%d,0,%.6g,%.6g\n", bench::name_of(s).c_str(), depth,
+                  static_cast<int>(slices.launches_s / bench::kKernelGapSeconds + 0.5),
+                  bench::predict(bench::h100(), p, bench::model_cache_bytes(p)).expected_s(),
+                  slices.expected_s());
     }
   }
   const bench::TokenShape shape = bench::smollm2();

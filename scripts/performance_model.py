@@ -82,6 +82,17 @@ which this does not count. The design's aim is at most 15 us for both at 32/8/12
 {table}
 """
 
+SLICES = """
+## Prefill by slices, microseconds a layer, H100
+
+Off by default, and not run on a GPU either: blocks become dense once a chunk, in scratch that stays in the L2
+cache, and a library attends to them with `wgmma`. `benchmarks/slice_estimate.h`: expanding at the issue rate
+above, the products at {share:.0f} % of the tensor cores' peak (FlashAttention-3 reports 75 % at best), {launches:.0f} launches a
+slice of 4096 tokens; nothing overlaps.
+
+{table}
+"""
+
 LAUNCHES = """
 ## Launches, and a whole token
 
@@ -144,7 +155,7 @@ def table(rows: list[dict], bandwidth: float) -> str:
 
 def constant(header: str, name: str) -> float:
     text = (ROOT / "benchmarks" / header).read_text()
-    return float(re.search(rf"constexpr double {name} = ([0-9.e-]+);", text).group(1))
+    return float(re.search(rf"constexpr double {name}\s*=\s*([0-9.e-]+);", text).group(1))
 
 
 def chunk_table(rows: list[dict]) -> str:
@@ -155,6 +166,13 @@ def chunk_table(rows: list[dict]) -> str:
                     if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
         lines.append(f"| {ingest['gpu']} | {ingest['name']} | " + " | ".join(
             microseconds(float(r[key])) for r in (ingest, pack) for key in ("device_s", "total_s")) + " |")
+    return "\n".join(lines)
+
+
+def slice_table(rows: list[dict]) -> str:
+    lines = ["| heads | cached | launches | by slices | the fused kernel |", "|---|---|---|---|---|"]
+    lines += [f"| {r['name']} | {int(r['depth']) // 1024}k | {r['launches']} | {microseconds(float(r['total_s']))}"
+              f" | {microseconds(float(r['device_s']))} |" for r in rows]
     return "\n".join(lines)
 
 
@@ -195,6 +213,11 @@ def page() -> str:
                              + table(mine, bandwidth[gpu]) + "\n")
     launches = {name: 1e6 * constant("launch_model.h", f"k{name}Seconds")
                 for name in ("LaunchHost", "KernelGap", "Synchronisation")}
+    header = (ROOT / "benchmarks" / "slice_estimate.h").read_text()
+    parts.append(SLICES.format(
+        share=100 * constant("slice_estimate.h", "kLibraryShare"),
+        launches=float(re.search(r"kLaunchesASlice\s*=\s*(\d+);", header).group(1)),
+        table=slice_table([r for r in others if r["what"] == "slices"])))
     parts.append(CHUNKS.format(gap=launches["KernelGap"], table=chunk_table(others)))
     parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
     return "".join(parts) + TAIL.format(tile=instructions_of_decode())
