@@ -9,11 +9,13 @@
 namespace rillkv::bench {
 
 inline constexpr int kSliceTokens = 4096;  // of 8 kv heads of 128: 16 MB of scratch
-inline constexpr int kLaunchesASlice = 3;  // expand, the library's, fold
-inline constexpr double kLibraryShare =
-    0.6;  // of the tensor cores' peak; 0.75 is the best reported
+/// Expand, the library's, fold.
+inline constexpr int kLaunchesASlice = 3;
+/// Of the tensor cores' peak; 0.75 is the best reported.
+inline constexpr double kLibraryShare = 0.6;
 
 struct SliceEstimate {
+  int launches = 0;
   double expand_s = 0, library_s = 0, launches_s = 0;
   double expected_s() const { return expand_s + library_s + launches_s; }
 };
@@ -28,7 +30,8 @@ inline SliceEstimate estimate_slices(const Gpu& gpu, int heads, int kv_heads, in
                     (4 * gpu.clock * gpu.multiprocessors * kIssueRate);
   result.library_s = 4.0 * heads * head_dim * queries * cached / (kLibraryShare * gpu.tensor_flops);
   const int slices = (cached + kSliceTokens - 1) / kSliceTokens;
-  result.launches_s = slices * kLaunchesASlice * kKernelGapSeconds;
+  result.launches = slices * kLaunchesASlice;
+  result.launches_s = result.launches * kKernelGapSeconds;
   return result;
 }
 
