@@ -4,6 +4,7 @@
 //   1. lo, hi of each channel; 2. widths; 3. lo/step as stored; 4. codes, a byte each, in shared
 //   memory [head_dim][block_size + 4] (the 4 keeps the column-wise writes free of bank conflicts);
 //   5. planes, word by word. kernels/packed_format.h draws the result.
+#include "kernels/cuda/channel_planes.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/entry_params.h"
 #include "kernels/cuda/quantise.cuh"
@@ -100,33 +101,6 @@ __device__ void allocate_widths(const PackChannelsAffineParams& p, const float* 
   __syncthreads();
 }
 
-__device__ void write_planes(const BlockPackParams& p, const ChannelPackShared& s, bool symmetric,
-                             uint8_t* out) {
-  const int head_dim = p.head_dim;
-  const size_t widths_at = format::channel_widths_offset(head_dim, symmetric);
-  uint8_t* codes_out = out + format::channel_codes_offset(head_dim, symmetric);
-  for (int i = static_cast<int>(threadIdx.x); i < head_dim / 2; i += static_cast<int>(blockDim.x)) {
-    out[widths_at + i] = s.widths[i];
-  }
-  fill_zero(out + widths_at + head_dim / 2, codes_out);
-  const uint32_t total = s.offsets[head_dim];
-  const uint32_t code_bytes = plane_offsets(total, total, p.block_size).bits;
-  fill_zero(codes_out + code_bytes, codes_out + format::align_up(code_bytes));
-
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  for (int n = warp; n < head_dim; n += static_cast<int>(blockDim.x) / 32) {
-    const int c = format::channel_at(n, head_dim);
-    const int width = format::channel_width(s.widths, c, head_dim);
-    const format::PlaneOffsets at = plane_offsets(s.offsets[n], total, p.block_size);
-    const uint8_t* codes = s.codes + c * (p.block_size + 4);
-    for (int i = lane; i < words_of_row(width, p.block_size); i += 32) {
-      const PlaneWord word = make_plane_word(codes, i, width, p.block_size);
-      const uint32_t start = word.plane == 0 ? at.nibbles : word.plane == 1 ? at.crumbs : at.bits;
-      reinterpret_cast<uint32_t*>(codes_out + start)[word.word] = word.bits;
-    }
-  }
-}
-
 __device__ void pack_affine(const PackChannelsAffineParams& p) {
   const int head_dim = p.block.head_dim, block_size = p.block.block_size;
   const ChannelPackShared s(shared_memory, head_dim, block_size);
@@ -162,7 +136,7 @@ __device__ void pack_affine(const PackChannelsAffineParams& p) {
     }
   }
   __syncthreads();
-  write_planes(p.block, s, false, out);
+  write_planes(head_dim, block_size, s, false, out);
 }
 
 __device__ void pack_symmetric(const PackChannelsSymmetricParams& p) {
@@ -191,7 +165,7 @@ __device__ void pack_symmetric(const PackChannelsSymmetricParams& p) {
     }
   }
   __syncthreads();
-  write_planes(p.block, s, true, out);
+  write_planes(head_dim, block_size, s, true, out);
   if (p.block.clipped != nullptr) {
     clipped = __reduce_add_sync(0xffffffffu, clipped);
     if (threadIdx.x % 32 == 0 && clipped != 0) {

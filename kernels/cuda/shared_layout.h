@@ -9,6 +9,42 @@
 
 namespace rillkv::kernels::cuda {
 
+/// Tokens of a CTA of keys or values, and threads of any CTA of rillkv_ingest_*.
+inline constexpr int kIngestRows = 16;
+inline constexpr int kIngestThreads = 128;
+
+/// Channels that a query CTA of rillkv_ingest_* has of each of a kv head's `group` heads: as many
+/// as it has threads for, but no less than a sector of 16-bit elements and no more than a warp.
+RILLKV_HOST_DEVICE constexpr int ingest_slice(int group) { return group <= 4 ? 32 : 16; }
+
+/// Grid of rillkv_ingest_*: query CTAs come first, since theirs is the longest chain, then those of
+/// keys, then as many of values.
+struct IngestGrid {
+  int query_ctas;
+  int row_ctas;
+  RILLKV_HOST_DEVICE explicit IngestGrid(const IngestParams& p)
+      : query_ctas(0), row_ctas(p.kv_heads) {
+    const int group = p.heads / p.kv_heads, slice = ingest_slice(group);
+    if (p.steps != nullptr || p.energy_sums != nullptr) {
+      query_ctas = p.kv_heads * ((p.head_dim + slice - 1) / slice);
+    }
+    if (p.steps == nullptr) row_ctas *= (p.tokens + kIngestRows - 1) / kIngestRows;
+  }
+  RILLKV_HOST_DEVICE int ctas() const { return query_ctas + 2 * row_ctas; }
+  /// Dynamic shared memory of a CTA: sums of a group's slice, or maxima of a head's channels.
+  RILLKV_HOST_DEVICE static size_t shared_bytes(const IngestParams& p) {
+    const int group = p.heads / p.kv_heads, sums = group * ingest_slice(group);
+    return 4 * static_cast<size_t>(sums > p.head_dim ? sums : p.head_dim);
+  }
+};
+
+/// Threads of a CTA of rillkv_pack_*, and the value rows it takes: a half warp each.
+inline constexpr int kPackBlockThreads = 512;
+inline constexpr int kPackBlockRows = kPackBlockThreads / 16;
+/// Largest dynamic shared memory of a key CTA whose tile lies there: what the smallest device may
+/// give a CTA by opting in (99 KB), less a margin. Larger tiles are read from global memory.
+inline constexpr size_t kMostTileShared = 96 * 1024;
+
 /// Shared memory of the channel packers.
 struct ChannelPackShared {
   float* partial;     // [max(threads, head_dim)][2], min and max of a share of the tokens
@@ -21,11 +57,12 @@ struct ChannelPackShared {
   uint8_t* codes;     // [head_dim][block_size + 4]
   size_t bytes;
 
-  RILLKV_HOST_DEVICE ChannelPackShared(uint8_t* base, int head_dim, int block_size) {
+  RILLKV_HOST_DEVICE ChannelPackShared(uint8_t* base, int head_dim, int block_size,
+                                       int threads = kPackThreads) {
     const size_t dim = static_cast<size_t>(head_dim);
     size_t at = 0;
     const size_t partial_at = at;
-    at += 8 * (dim > 256 ? dim : 256);
+    at += 8 * (head_dim > threads ? dim : static_cast<size_t>(threads));
     const size_t lo_at = at;
     at += 4 * dim;
     const size_t hi_at = at;
@@ -49,6 +86,24 @@ struct ChannelPackShared {
     widths = base + widths_at;
     codes = base + codes_at;
     bytes = at;
+  }
+};
+
+/// Shared memory of a key CTA of rillkv_pack_*: ChannelPackShared's and, where it fits, the block's
+/// tile [block_size, head_dim] of 2- or 4-byte elements.
+struct KeyPackShared {
+  ChannelPackShared codes;
+  uint8_t* tile;  // null: it does not fit
+  size_t bytes;
+
+  RILLKV_HOST_DEVICE KeyPackShared(uint8_t* base, int head_dim, int block_size, int element_bytes)
+      : codes(base, head_dim, block_size, kPackBlockThreads) {
+    const size_t at = format::align_up(codes.bytes, 16);
+    const size_t end = at + static_cast<size_t>(head_dim) * static_cast<size_t>(block_size) *
+                                static_cast<size_t>(element_bytes);
+    const bool fits = end <= kMostTileShared;
+    tile = fits ? base + at : nullptr;
+    bytes = fits ? end : codes.bytes;
   }
 };
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <sstream>
 
+#include "kernels/cuda/ingest.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/model_ops.h"
 #include "kernels/packed_format.h"
@@ -57,6 +58,21 @@ std::map<std::string, Use> launched() {
   generic.head_dim = 128;
   generic.query_count = 1;
   cuda::attend(queue, &generic, 1, nullptr, 0);
+
+  for (auto dtype :
+       {kernels::Dtype::kBFloat16, kernels::Dtype::kFloat16, kernels::Dtype::kFloat32}) {
+    cuda::IngestParams ingest;
+    ingest.dtype = dtype;
+    ingest.heads = 4;
+    ingest.kv_heads = ingest.tokens = 1;
+    ingest.head_dim = 128;
+    cuda::ingest(queue, ingest, 1);
+    cuda::PackParams pack;
+    pack.dtype = dtype;
+    pack.kv_heads = pack.blocks = 1;
+    pack.head_dim = pack.tokens = 128;
+    cuda::pack(queue, pack);
+  }
 
   cuda::BlockPackParams block;
   block.tokens = block.block_size = 128;

@@ -1,0 +1,84 @@
+// Launch plans of rillkv_ingest_* and rillkv_pack_*.
+#include "kernels/cuda/ingest.h"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+#include <stdexcept>
+
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+namespace {
+
+/// Of the entries for bf16, fp16 and fp32.
+const char* entry_of(Dtype dtype, const char* bf16, const char* fp16, const char* fp32) {
+  return dtype == Dtype::kBFloat16 ? bf16 : dtype == Dtype::kFloat16 ? fp16 : fp32;
+}
+
+}  // namespace
+
+void ingest(Queue& queue, IngestParams params, int sequences) {
+  if (params.rotate_values != 0) {
+    if (params.head_dim <= 0 || (params.head_dim & (params.head_dim - 1)) != 0 ||
+        params.head_dim > kMaxGenericHeadDim) {
+      throw std::invalid_argument("ingest: head_dim must be a power of two up to " +
+                                  std::to_string(kMaxGenericHeadDim) + " to rotate values, got " +
+                                  std::to_string(params.head_dim));
+    }
+    params.hadamard_factor =
+        static_cast<float>(1.0 / std::sqrt(static_cast<double>(params.head_dim)));
+  }
+  if (params.steps == nullptr) sequences = 1;
+  if (params.tokens <= 0 || sequences <= 0) return;
+  const IngestGrid grid(params);
+  std::ostringstream what;
+  what << "queries [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "], "
+       << params.kv_heads << " kv heads";
+  Launch launch;
+  launch.entry =
+      entry_of(params.dtype, "rillkv_ingest_bf16", "rillkv_ingest_fp16", "rillkv_ingest_fp32");
+  launch.grid[0] = static_cast<uint32_t>(grid.ctas());
+  launch.grid[2] = static_cast<uint32_t>(sequences);
+  launch.threads = kIngestThreads;
+  launch.shared_bytes = IngestGrid::shared_bytes(params);
+  launch.params = &params;
+  launch.params_bytes = sizeof params;
+  launch.what = what.str();
+  queue.launch(launch);
+}
+
+void pack(Queue& queue, PackParams params) {
+  if (params.blocks > kMaxBlocksPerPack) {
+    throw std::invalid_argument("pack: at most " + std::to_string(kMaxBlocksPerPack) +
+                                " blocks a launch, got " + std::to_string(params.blocks));
+  }
+  if (params.blocks <= 0 || params.kv_heads <= 0) return;
+  for (int s = 0; s + 1 < params.class_count; ++s) {
+    const auto unit = [](int width) {
+      const double top = static_cast<double>((1 << width) - 1);
+      return 1.0 / (top * top);
+    };
+    params.drops[s] = static_cast<float>(unit(params.classes[s]) - unit(params.classes[s + 1]));
+  }
+  std::ostringstream what;
+  what << params.blocks << " blocks of [" << params.block_size << ", " << params.kv_heads << ", "
+       << params.head_dim << "]";
+  const KeyPackShared keys(nullptr, params.head_dim, params.block_size,
+                           params.dtype == Dtype::kFloat32 ? 4 : 2);
+  Launch launch;
+  launch.entry = entry_of(params.dtype, "rillkv_pack_bf16", "rillkv_pack_fp16", "rillkv_pack_fp32");
+  launch.grid[0] = static_cast<uint32_t>(params.kv_heads);
+  launch.grid[1] = static_cast<uint32_t>(params.blocks);
+  launch.grid[2] =
+      static_cast<uint32_t>(1 + (params.block_size + kPackBlockRows - 1) / kPackBlockRows);
+  launch.threads = kPackBlockThreads;
+  launch.shared_bytes =
+      std::max(keys.bytes, TokenPackShared(params.head_dim).bytes(kPackBlockRows));
+  launch.params = &params;
+  launch.params_bytes = sizeof params;
+  launch.what = what.str();
+  queue.launch(launch);
+}
+
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,191 @@
+// A channel block of rillkv_pack_*, one CTA:
+//
+//   1. the tile to shared memory, all of its loads under way at once; 2. lo, hi of each channel;
+//   3. widths; 4. lo/step as stored; 5. codes, a byte each, in shared memory [head_dim][block_size
+//   + 4] (the 4 keeps the column-wise writes free of bank conflicts); 6. planes, word by word.
+#pragma once
+
+#include "kernels/cuda/channel_planes.cuh"
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/pack_rows.cuh"
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+namespace {
+
+extern __shared__ __align__(16) uint8_t shared_memory[];
+
+/// The tokens of a block as they are read: from the tile, or where it does not fit, from where they
+/// are.
+template <typename T>
+struct BlockTile {
+  const T* tile;  // [tokens, head_dim] or null
+  const VirtualRows<T>& rows;
+  int first, tokens, head_dim;
+
+  __device__ float operator()(int token, int channel) const {
+    return to_float(tile != nullptr ? tile[token * head_dim + channel]
+                                    : rows.row(first + token)[channel]);
+  }
+};
+
+template <typename T>
+__device__ void load_tile(const BlockTile<T>& x, T* tile) {
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  if (x.rows.wide) {
+    const int chunks = x.head_dim / Chunk<T>::kElements;
+    const uint32_t to = shared_address(tile);
+    for (int i = thread; i < x.tokens * chunks; i += threads) {
+      copy_async_16(to + static_cast<uint32_t>(i) * 16,
+                    x.rows.row(x.first + i / chunks) + i % chunks * Chunk<T>::kElements);
+    }
+    copy_async_commit();
+    copy_async_wait<0>();
+  } else {
+#pragma unroll 8
+    for (int i = thread; i < x.tokens * x.head_dim; i += threads) {
+      tile[i] = x.rows.row(x.first + i / x.head_dim)[i % x.head_dim];
+    }
+  }
+  __syncthreads();
+}
+
+/// lo and hi of each channel, exactly; the CTA's threads share a channel's tokens if they are more
+/// than the channels.
+template <typename T>
+__device__ void tile_ranges(const BlockTile<T>& x, const ChannelPackShared& s) {
+  const int head_dim = x.head_dim, threads = static_cast<int>(blockDim.x);
+  const int shares = max(1, threads / head_dim);
+  for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
+    const int c = i % head_dim, share = i / head_dim;
+    const int first = min(share, x.tokens - 1);
+    float lo = x(first, c), hi = lo;
+#pragma unroll 8
+    for (int t = first + shares; t < x.tokens; t += shares) {
+      const float value = x(t, c);
+      lo = fminf(lo, value);
+      hi = fmaxf(hi, value);
+    }
+    s.partial[i] = lo;
+    s.partial[shares * head_dim + i] = hi;
+  }
+  __syncthreads();
+  for (int c = static_cast<int>(threadIdx.x); c < head_dim; c += threads) {
+    const float* los = s.partial + c;
+    const float* his = los + shares * head_dim;
+    float lo = los[0], hi = his[0];
+    for (int share = 1; share < shares; ++share) {
+      lo = fminf(lo, los[share * head_dim]);
+      hi = fmaxf(hi, his[share * head_dim]);
+    }
+    s.lo[c] = lo + 0.0f;  // -0 becomes +0
+    s.hi[c] = hi + 0.0f;
+  }
+  __syncthreads();
+}
+
+/// How many of the gains are at least this one; for all threads.
+__device__ inline int gains_from(const ChannelPackShared& s, int count, uint32_t least) {
+  int found = 0;
+  for (int base = 0; base < count; base += static_cast<int>(blockDim.x)) {
+    const int i = base + static_cast<int>(threadIdx.x);
+    found += __syncthreads_count(i < count && __float_as_uint(s.gains[i]) >= least ? 1 : 0);
+  }
+  return found;
+}
+
+/// Greedy reverse water-filling, as kernels/cpu/allocate_widths.cpp defines it. A pair's gains
+/// shrink from class to class, so "greedy" is "the `increments` largest of all gains", ties to the
+/// lower class, then the lower pair. Gains are not negative, so they compare as integers: the
+/// smallest that is taken is found bit by bit.
+__device__ inline void fill_widths(const PackParams& p, const float* energy,
+                                   const ChannelPackShared& s) {
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  const int pairs = p.head_dim / 2, count = pairs * (p.class_count - 1);
+  for (int i = thread; i < count; i += threads) {
+    const int pair = i % pairs, other = pair + pairs;
+    const float a = __fsub_rn(s.hi[pair], s.lo[pair]), b = __fsub_rn(s.hi[other], s.lo[other]);
+    const float score = __fmul_rn(__fadd_rn(__fmul_rn(a, a), __fmul_rn(b, b)),
+                                  __fadd_rn(energy[pair], energy[other]));
+    s.gains[i] = __fmul_rn(score, p.drops[i / pairs]);
+  }
+  for (int pair = thread; pair < pairs; pair += threads) s.levels[pair] = 0;
+  __syncthreads();
+  const int wanted = min(p.increments, count);
+  uint32_t least = 0;
+  int taken = count;  // gains of `least` and more: at least `wanted`
+  for (uint32_t bit = 1u << 30; bit != 0 && taken != wanted; bit >>= 1) {
+    const int found = gains_from(s, count, least | bit);
+    if (found >= wanted) {
+      least |= bit;
+      taken = found;
+    }
+  }
+  // Those equal to the least are one too many only where the search went down to the last bit.
+  const int above = taken == wanted ? 0 : gains_from(s, count, least + 1);
+  for (int i = thread; i < count && wanted > 0; i += threads) {
+    const uint32_t own = __float_as_uint(s.gains[i]);
+    if (own < least) continue;
+    if (own == least && taken != wanted) {
+      int before = above;
+      for (int j = 0; j < i; ++j) before += __float_as_uint(s.gains[j]) == own ? 1 : 0;
+      if (before >= wanted) continue;
+    }
+    atomicAdd(&s.levels[i % pairs], 1);
+  }
+  __syncthreads();
+  for (int pair = thread; pair < pairs; pair += threads) {
+    const int width = p.classes[s.levels[pair]];
+    s.widths[pair] = format::pair_widths(width, width);
+  }
+  __syncthreads();
+}
+
+template <typename T>
+__device__ void pack_keys(const PackParams& p) {
+  const int head_dim = p.head_dim, block_size = p.block_size;
+  const int kv_head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
+  const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
+  const KeyPackShared layout(shared_memory, head_dim, block_size, sizeof(T));
+  const ChannelPackShared& s = layout.codes;
+  const VirtualRows<T> rows(p, p.keys, p.tail_keys, kv_head);
+  const int first = block * block_size;
+  auto* tile = reinterpret_cast<T*>(layout.tile);
+  const BlockTile<T> x = {tile, rows, first, min(block_size, p.tokens - first), head_dim};
+  uint8_t* out = p.storage[block] + static_cast<int64_t>(kv_head) * p.key_bytes;
+  if (thread == 0 && p.key_table != nullptr) {
+    p.key_table[static_cast<int64_t>(p.first_block + block) * p.kv_heads + kv_head] = out;
+  }
+  if (tile != nullptr) load_tile(x, tile);
+  tile_ranges(x, s);
+  fill_widths(p, p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim, s);
+  scan_plane_counts(s.widths, head_dim, s.offsets);
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
+  const int shares = max(1, threads / head_dim);
+  for (int i = thread; i < shares * head_dim; i += threads) {
+    const int c = i % head_dim, share = i / head_dim;
+    const int width = format::channel_width(s.widths, c, head_dim);
+    const AffineScale scale = affine_scale(s.lo[c], s.hi[c], width);
+    if (share == 0) {
+      lo_out[c] = scale.lo_bits;
+      step_out[c] = scale.step_bits;
+    }
+    uint8_t* codes = s.codes + c * (block_size + 4);
+#pragma unroll 4
+    for (int t = share; t < block_size; t += shares) {
+      codes[t] =
+          t < x.tokens ? static_cast<uint8_t>(affine_code(x(t, c), scale, width)) : uint8_t{0};
+    }
+  }
+  __syncthreads();
+  write_planes(head_dim, block_size, s, false, out);
+  if (block != 0) return;
+  // All of this CTA's reads of the tail lie before a barrier.
+  for (int n = thread / 32; n < leftover(p); n += threads / 32) {
+    rows.move(p.blocks * block_size + n, n, head_dim, thread % 32, 32);
+  }
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cuda

@@ -1,0 +1,102 @@
+// Rows of a token block of rillkv_pack_*: 16 lanes a token, kPackBlockRows tokens a CTA.
+#pragma once
+
+#include "kernels/cuda/pack_rows.cuh"
+#include "kernels/cuda/shared_layout.h"
+#include "kernels/cuda/token_rows.cuh"
+
+namespace rillkv::kernels::cuda {
+namespace {
+
+extern __shared__ __align__(16) uint8_t shared_memory[];
+
+/// A row to shared memory as fp32; `from` null: zeros.
+template <typename T>
+__device__ void load_row(const T* from, bool wide, int head_dim, int lane, float* to) {
+  if (from == nullptr) {
+    for (int c = lane; c < head_dim; c += kLanes) to[c] = 0.0f;
+    return;
+  }
+  if (!wide) {
+#pragma unroll 8
+    for (int c = lane; c < head_dim; c += kLanes) to[c] = to_float(from[c]);
+    return;
+  }
+  constexpr int kElements = Chunk<T>::kElements;
+  for (int i = lane; i < head_dim / kElements; i += kLanes) {
+    const Chunk<T> x = {reinterpret_cast<const uint4*>(from)[i]};
+#pragma unroll
+    for (int k = 0; k < kElements; k += 4) {
+      *reinterpret_cast<float4*>(to + i * kElements + k) = {x.element(k), x.element(k + 1),
+                                                            x.element(k + 2), x.element(k + 3)};
+    }
+  }
+}
+
+template <typename T>
+__device__ void pack_values(const PackParams& p) {
+  const int head_dim = p.head_dim, block_size = p.block_size, bits = p.value_bits;
+  const int groups = p.value_groups;
+  const int kv_head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
+  const int half = static_cast<int>(threadIdx.x) / kLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const uint32_t mask = half_warp_mask();
+  const int slab = static_cast<int>(blockIdx.z) - 1, row = slab * kPackBlockRows + half;
+  uint8_t* out = p.storage[block] + static_cast<int64_t>(p.kv_heads) * p.key_bytes +
+                 static_cast<int64_t>(kv_head) * p.value_bytes;
+  if (slab == 0) {  // padding
+    const size_t codes_at = format::token_codes_offset(block_size, groups, false);
+    fill_zero(out + format::token_step_offset(block_size, groups, false) + 2 * groups * block_size,
+              out + codes_at);
+    fill_zero(out + codes_at + block_size * format::codes_bytes(head_dim, bits),
+              out + p.value_bytes);
+    if (threadIdx.x == 0 && p.value_table != nullptr) {
+      p.value_table[static_cast<int64_t>(p.first_block + block) * p.kv_heads + kv_head] = out;
+    }
+  }
+  if (row >= block_size) return;
+  const TokenPackShared layout(head_dim);
+  float* values = reinterpret_cast<float*>(shared_memory) + half * layout.value_stride;
+  uint8_t* codes =
+      shared_memory + 4 * kPackBlockRows * layout.value_stride + half * layout.code_stride;
+  const VirtualRows<T> rows(p, p.values, p.tail_values, kv_head);
+  const int n = block * block_size + row;
+  load_row<T>(n < p.tokens ? rows.row(n) : nullptr, rows.wide, head_dim, lane, values);
+  __syncwarp(mask);
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out =
+      reinterpret_cast<uint16_t*>(out + format::token_step_offset(block_size, groups, false));
+  uint32_t clipped = 0;
+  for (int g = 0; g < groups; ++g) {
+    const int begin = format::group_begin(g, groups, head_dim);
+    const int count = format::group_begin(g + 1, groups, head_dim) - begin;
+    const float* x = values + begin;
+    // A row past the last token is zeros, and so are its lo, step and codes.
+    const AffineScale scale = group_scale(x, count, bits, mask, lane);
+    for (int i = lane; i < count; i += kLanes) {
+      codes[begin + i] = static_cast<uint8_t>(affine_code(x[i], scale, bits));
+      if (bits == 2) clipped += affine_clips(x[i], scale, bits);
+    }
+    if (lane == 0) {
+      lo_out[g * block_size + row] = scale.lo_bits;
+      step_out[g * block_size + row] = scale.step_bits;
+    }
+  }
+  __syncwarp(mask);
+  write_row(format::token_planes(out, block_size, row, head_dim, groups, false, bits), codes,
+            head_dim, bits, lane);
+  if (p.clipped != nullptr) {
+    for (int span = kLanes / 2; span > 0; span /= 2)
+      clipped += __shfl_xor_sync(mask, clipped, span);
+    if (lane == 0 && clipped != 0) {
+      atomicAdd(p.clipped + block, static_cast<unsigned long long>(clipped));
+    }
+  }
+  // Only this half warp has read row `row` of the tail.
+  if (block == 0 && row < leftover(p)) {
+    rows.move(p.blocks * block_size + row, row, head_dim, lane, kLanes);
+  }
+}
+
+}  // namespace
+}  // namespace rillkv::kernels::cuda
