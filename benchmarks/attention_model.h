@@ -4,17 +4,17 @@
 //   memory  bytes of the packed cache / bandwidth (each byte once; row tiles meet in the L2 cache)
 //   mma     products of both matrix multiplications, padded to the tiles / rate of mma.sync
 //   issue   warp instructions / 4 an SM and clock: what unpacking, rotation and softmax cost
-//   merge   of the parts of split attention: a second launch, and waiting twice for memory
+//   merge   parts of splits written and read, and one more launch (kernels/cuda/attention_costs.h)
 //
 // A CTA fills a tile, then multiplies it, with a barrier between: with one CTA an SM the two do not
-// overlap, with two they may. Lower bound: the largest of the first three. Expected: memory, or the
-// sum of the other two, issue at kIssueRate of its slots; then the merge.
+// overlap, with two they may. Lower bound: the largest of the first three, and the merge. Expected:
+// memory, or the sum of mma and issue at kIssueRate of its slots, and the merge.
 #pragma once
 
 #include <algorithm>
 #include <string>
 
-#include "benchmarks/launch_model.h"
+#include "kernels/cuda/attention_costs.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/packed_format.h"
 
@@ -37,22 +37,9 @@ struct Gpu {
 inline Gpu a100() { return {"A100", 108, 1.41e9, 2.039e12, 2048, 312e12, 163 * 1024}; }
 inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 227 * 1024}; }
 
-/// Warp instructions a CTA issues for a packed tile of 128 tokens, as the executor counts them
-/// (CudaProfileTest checks it); decode's for up to 8 query rows, as one query has.
-inline int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 10941 : 15297;
-  return head_dim == 64 ? 5407 : 8107;
-}
-
 /// Issue slots that are filled where nothing but issuing holds a kernel up. An assumption, not a
 /// measurement of these kernels; benchmarks/performance_model.md says why no more.
 inline constexpr double kIssueRate = 0.65;
-
-/// A merge waits twice, each about as long as memory takes (600 clocks: split maxima and parts,
-/// which were just written, are closer), and its warps meet at a barrier.
-inline constexpr double kMergeClocks = 1000;
-/// What the L2 cache gives all SMs together, bytes a clock: parts are read from it.
-inline constexpr double kL2BytesAClock = 5120;
 
 struct Prediction {
   std::string entry;
@@ -60,13 +47,10 @@ struct Prediction {
   int splits = 1;
   int ctas_an_sm = 1;
   double memory_s = 0, mma_s = 0, issue_s = 0;
-  double merge_s = 0;  // 0: there is none
-  double bound_s() const { return std::max({memory_s, mma_s, issue_s}); }
+  double merge_s = 0;  // of the parts, with its launch; 0 where there are none
+  double bound_s() const { return std::max({memory_s, mma_s, issue_s}) + merge_s; }
   double attention_s() const { return std::max(memory_s, mma_s + issue_s / kIssueRate); }
-  /// Both kernels, and the gap between them.
-  double expected_s() const {
-    return attention_s() + (merge_s > 0 ? kKernelGapSeconds + merge_s : 0);
-  }
+  double expected_s() const { return attention_s() + merge_s; }
 };
 
 /// Records the launch of the attention kernel instead of running it.
@@ -81,15 +65,13 @@ class PlanningQueue final : public kernels::cuda::Queue {
     entry = launch.entry;
     ctas = static_cast<int>(launch.grid[0] * launch.grid[1] * launch.grid[2]);
     shared_bytes = static_cast<int>(launch.shared_bytes);
-    const auto* params = static_cast<const kernels::cuda::AttentionLaunchParams*>(launch.params);
-    splits = params->splits;
-    rows = params->row_stride;
+    splits = static_cast<const kernels::cuda::AttentionLaunchParams*>(launch.params)->splits;
   }
   int multiprocessors() const override { return gpu_.multiprocessors; }
   int shared_memory_limit() const override { return gpu_.shared_limit; }
 
   std::string entry;
-  int ctas = 0, splits = 1, rows = 0, shared_bytes = 0;
+  int ctas = 0, splits = 1, shared_bytes = 0;
   bool merges = false;
 
  private:
@@ -124,11 +106,12 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   const double rows = prefill ? kernels::cuda::kPrefillRows : kernels::cuda::kDecodeRows;
   const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
-  result.issue_s = work * instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
+  result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
   result.memory_s = cache_bytes / gpu.bandwidth;
   if (queue.merges) {
-    const double parts = 4.0 * p.kv_heads * queue.splits * queue.rows * (p.head_dim + 2);
-    result.merge_s = (kMergeClocks + parts / kL2BytesAClock) / gpu.clock;
+    result.merge_s = kernels::cuda::merge_cycles(p.head_dim, p.query_count * p.heads, queue.splits,
+                                                 gpu.multiprocessors) /
+                     gpu.clock;
   }
   return result;
 }

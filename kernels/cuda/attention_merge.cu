@@ -71,12 +71,13 @@ __device__ void merge(const AttentionLaunchParams& launch) {
   if (launch.steps != nullptr) {
     parts = min(parts, step_tiles(p.prefix.sink_capacity, launch.steps[sequence].block_count));
   }
-  const int64_t first = (static_cast<int64_t>(sequence) * gridDim.y + blockIdx.y) * launch.splits *
-                            launch.row_stride +
-                        row;
-  const auto at = [&](int split) {
-    return first + static_cast<int64_t>(split) * launch.row_stride;
-  };
+  // Of this row's part of split 0, and from one split to the next.
+  const size_t first =
+      (static_cast<size_t>(sequence) * gridDim.y + blockIdx.y) * launch.splits * launch.row_stride +
+      row;
+  const float* sums = launch.part_max_sum + 2 * first + 2 * lane * launch.row_stride;
+  const float* out_part =
+      launch.part_out + first * D + kEach * lane + share * launch.row_stride * D;
 
   // This lane's splits are lane and lane + 32; this warp's are share, share + warps, ....
   float2 max_sum[2];
@@ -86,7 +87,7 @@ __device__ void merge(const AttentionLaunchParams& launch) {
     const int split = lane + 32 * i;
     max_sum[i] = {-INFINITY, 0.0f};
     if (split < parts) {
-      max_sum[i] = *reinterpret_cast<const float2*>(launch.part_max_sum + 2 * at(split));
+      max_sum[i] = *reinterpret_cast<const float2*>(sums + 64 * i * launch.row_stride);
     }
   }
 #pragma unroll
@@ -94,7 +95,8 @@ __device__ void merge(const AttentionLaunchParams& launch) {
     const int split = share + k * warps;
 #pragma unroll
     for (int i = 0; i < kEach; ++i) o[k][i] = 0.0f;
-    if (split < parts) load_channels(o[k], launch.part_out + at(split) * D + kEach * lane);
+    if (split < parts) load_channels(o[k], out_part);
+    out_part += warps * launch.row_stride * D;
   }
 
   float max = fmaxf(max_sum[0].x, max_sum[1].x);
@@ -122,11 +124,11 @@ __device__ void merge(const AttentionLaunchParams& launch) {
   }
 
   if (warps > 1) {
-    auto* sums = reinterpret_cast<float*>(merge_shared) + kEach * lane;
+    auto* rows = reinterpret_cast<float*>(merge_shared) + kEach * lane;
     if (share > 0) {
 #pragma unroll
       for (int i = 0; i < kEach; i += 2) {
-        *reinterpret_cast<float2*>(sums + warp_id() * D + i) = {x[i], x[i + 1]};
+        *reinterpret_cast<float2*>(rows + warp_id() * D + i) = {x[i], x[i + 1]};
       }
     }
     __syncthreads();
@@ -135,25 +137,32 @@ __device__ void merge(const AttentionLaunchParams& launch) {
     for (int w = 1; w < kMergeWarps; ++w) {
       if (w >= warps) break;
       float more[kEach];
-      load_channels(more, sums + (warp_id() + w) * D);
+      load_channels(more, rows + (warp_id() + w) * D);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) x[i] += more[i];
     }
   }
   if (parts == 0) return;  // no such row: no sequence is without tokens
-  float factor = total > 0.0f ? 1.0f / total : 0.0f;
+  float factor = total > 0.0f ? __fdividef(1.0f, total) : 0.0f;
   if (p.rotate_output) {
     factor *= D == 64 ? 0.125f : 0.08838834764831845f;  // 1 / sqrt(D)
     hadamard_row(x);
   }
   const int t = launch.steps != nullptr ? sequence : row / group;
   const int h = static_cast<int>(blockIdx.y) * group + row % group;
-  const int64_t out = t * p.out.token_stride + h * p.out.head_stride + kEach * lane;
+  uint32_t pairs[kEach / 2];
 #pragma unroll
-  for (int i = 0; i < kEach; i += 2) {
-    uint32_t* to = static_cast<uint32_t*>(p.out.data) + (out + i) / 2;
-    *to = p.dtype == Dtype::kBFloat16 ? Pair<__nv_bfloat16>::pack(x[i] * factor, x[i + 1] * factor)
-                                      : Pair<__half>::pack(x[i] * factor, x[i + 1] * factor);
+  for (int i = 0; i < kEach / 2; ++i) {
+    const float a = x[2 * i] * factor, b = x[2 * i + 1] * factor;
+    pairs[i] =
+        p.dtype == Dtype::kBFloat16 ? Pair<__nv_bfloat16>::pack(a, b) : Pair<__half>::pack(a, b);
+  }
+  uint16_t* out = static_cast<uint16_t*>(p.out.data) + t * p.out.token_stride +
+                  h * p.out.head_stride + kEach * lane;
+  if constexpr (kEach == 4) {
+    *reinterpret_cast<uint2*>(out) = {pairs[0], pairs[1]};
+  } else {
+    *reinterpret_cast<uint32_t*>(out) = pairs[0];
   }
 }
 

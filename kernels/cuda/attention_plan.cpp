@@ -3,6 +3,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "kernels/cuda/attention_costs.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/shared_layout.h"
 
@@ -63,18 +64,36 @@ int tiles_of(const AttentionParams& p) {
          tiles(p.chunk.count);
 }
 
-/// The number of splits that finishes first: waves of CTAs times the tiles each walks over, plus a
-/// tile's worth of starting and ending, plus what merging the parts costs.
-int choose_splits(int ctas, int slots, int tiles, int most) {
+/// What choose_splits weighs.
+struct Work {
+  bool prefill;
+  int head_dim;
+  int ctas;   // without splits
+  int rows;   // of all heads and sequences
+  int tiles;  // of the longest sequence
+  int multiprocessors;
+  int ctas_an_sm;
+};
+
+/// The number of splits, up to `most`, that finishes first: waves of CTAs, each as long as its
+/// start and its tiles, and the parts' merge (attention_costs.h). Decode always writes parts.
+int choose_splits(const Work& work, int most) {
   int best = 1;
   double least = 0;
-  for (int splits = 1; splits <= std::min(most, std::max(tiles, 1)); ++splits) {
-    const int waves = (ctas * splits + slots - 1) / slots;
-    const double cost =
-        waves * ((tiles + splits - 1) / splits + 1.0) + (splits > 1 ? 1.0 + 0.05 * splits : 0.0);
-    if (splits == 1 || cost < least) {
+  for (int splits = 1; splits <= std::min(most, std::max(work.tiles, 1)); ++splits) {
+    const int ctas = work.ctas * splits, slots = work.ctas_an_sm * work.multiprocessors;
+    const int waves = (ctas + slots - 1) / slots;
+    const int resident =
+        std::min(work.ctas_an_sm, (ctas + work.multiprocessors - 1) / work.multiprocessors);
+    const int tiles = (work.tiles + splits - 1) / splits;
+    double cycles =
+        waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill, resident));
+    if (splits > 1 || !work.prefill) {
+      cycles += merge_cycles(work.head_dim, work.rows, splits, work.multiprocessors);
+    }
+    if (splits == 1 || cycles < least) {
       best = splits;
-      least = cost;
+      least = cycles;
     }
   }
   return best;
@@ -135,6 +154,11 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
         static_cast<size_t>(AttentionShared(D, !decode).bytes(D, known ? most_key_bytes : 0));
     all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
   }
+  const auto work = [&](int ctas_an_sm) {
+    const int heads = first.kv_heads * concurrent;
+    return Work{!decode,         D,         plan.row_tiles * heads, plan.rows * heads, tiles,
+                multiprocessors, ctas_an_sm};
+  };
   if (!all_fast) {
     plan.entry = "rillkv_attention_generic";
     plan.row_tiles = (plan.rows + kGenericRows - 1) / kGenericRows;
@@ -146,16 +170,13 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
     plan.row_tiles = (plan.rows + kDecodeRows - 1) / kDecodeRows;
     // An SM has 1 KB more than a block may take, and each block takes 1 KB for the system.
     const int fit = (shared_memory_limit + 1024) / (static_cast<int>(plan.shared_bytes) + 1024);
-    plan.splits =
-        choose_splits(plan.row_tiles * first.kv_heads * concurrent,
-                      std::min(fit, kDecodeCtasPerSm) * multiprocessors, tiles, kMaxDecodeSplits);
+    plan.splits = choose_splits(work(std::min(fit, kDecodeCtasPerSm)), kMaxDecodeSplits);
   } else {
     plan.path = Path::kPrefill;
     plan.entry = D == 64 ? (bf16 ? "rillkv_prefill_d64_bf16" : "rillkv_prefill_d64_fp16")
                          : (bf16 ? "rillkv_prefill_d128_bf16" : "rillkv_prefill_d128_fp16");
     plan.row_tiles = (plan.rows + kPrefillRows - 1) / kPrefillRows;
-    plan.splits = choose_splits(plan.row_tiles * first.kv_heads * concurrent, multiprocessors,
-                                tiles, kMaxPrefillSplits);
+    plan.splits = choose_splits(work(1), kMaxPrefillSplits);
   }
   return plan;
 }

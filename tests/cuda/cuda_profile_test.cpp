@@ -1,6 +1,6 @@
 // Bank conflicts and sectors of the fast attention kernels, as the executor counts them: what the
 // layouts in tile_fill.cuh, fill_channels.cuh and fill_tokens.cuh promise.
-#include "benchmarks/attention_model.h"
+#include "kernels/cuda/attention_costs.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
 
@@ -178,7 +178,7 @@ TEST(CudaProfileTest, InstructionsATileAreThoseOfTheModel) {
       shape.equal_shares = true;
       const uint64_t a_tile = (instructions_of(shape, 6) - instructions_of(shape, 2)) / 4;
       // Another nvcc may emit a few more or less.
-      const double model = bench::instructions_a_tile(head_dim, prefill);
+      const double model = kernels::cuda::instructions_a_tile(head_dim, prefill);
       EXPECT_NEAR(static_cast<double>(a_tile), model, 0.05 * model)
           << head_dim << (prefill ? " prefill" : " decode");
     }

@@ -1,0 +1,50 @@
+// What the fast attention kernels cost in cycles of an SM, for choose_splits (attention_plan.cpp)
+// and the performance model (benchmarks/attention_model.h). Counted, not measured: instructions by
+// the PTX executor (CudaProfileTest compares), latencies from published microbenchmarks of A100 and
+// H100 (an L2 hit 290 cycles, memory 600, shared memory 25, a shuffle 25, at 1.8 GHz).
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/shared_layout.h"
+
+namespace rillkv::kernels::cuda {
+
+/// Warp instructions a CTA issues for a packed tile of 128 tokens; decode's for up to 8 query rows,
+/// as one query has.
+constexpr int instructions_a_tile(int head_dim, bool prefill) {
+  if (prefill) return head_dim == 64 ? 10941 : 15297;
+  return head_dim == 64 ? 5407 : 8107;
+}
+
+/// Warp instructions an SM issues a cycle, of 4: by all of its CTAs, and by one alone, whose eight
+/// warps wait for one another at barriers.
+inline constexpr double kIssueRate = 4 * 0.6, kIssueRateAlone = 4 * 0.4;
+/// Cycles between a CTA's start and its first tile, and after its last: pointers (L2), blocks
+/// (memory), scales to a table (shuffles), parts on their way out.
+inline constexpr double kStartCycles = 290 + 600 + 400 + 200;
+/// Between the end of one kernel and the start of the next of the same stream, about a microsecond.
+inline constexpr double kLaunchCycles = 1800;
+/// Of the merge: sequence and parts (two loads that wait for each other in steps mode), 10 + 5
+/// shuffles for maximum, sum and weights, the warps' sums through shared memory, 5 x 2 shuffles of
+/// the transform, about 350 instructions of each of two warps a scheduler.
+inline constexpr double kMergeCycles = 2 * 290 + 15 * 25 + 2 * 25 + 10 * 25 + 2 * 350;
+/// Bytes an SM moves to or from L2 in a cycle while others do too.
+inline constexpr double kPartBytesACycle = 32;
+
+/// Cycles that a CTA takes for a tile when `resident` of them share an SM.
+constexpr double tile_cycles(int head_dim, bool prefill, int resident) {
+  const double instructions = instructions_a_tile(head_dim, prefill);
+  return std::max(instructions * resident / kIssueRate, instructions / kIssueRateAlone);
+}
+
+/// Cycles that parts cost: written by the attention kernel, launched for, read by the merge.
+/// `rows` of all heads and sequences.
+constexpr double merge_cycles(int head_dim, int rows, int splits, int multiprocessors) {
+  const int rows_a_cta = kMergeWarps / merge_warps(splits);
+  const int busy = std::min(multiprocessors, (rows + rows_a_cta - 1) / rows_a_cta);
+  const double bytes = 4.0 * (head_dim + 2) * rows * splits;
+  return kLaunchCycles + kMergeCycles + 2 * bytes / (kPartBytesACycle * std::max(busy, 1));
+}
+
+}  // namespace rillkv::kernels::cuda
