@@ -8,7 +8,7 @@
 //
 // A CTA fills a tile, then multiplies it, with a barrier between: with one CTA an SM the two do not
 // overlap, with two they may. Lower bound: the largest of the first three, and the merge. Expected:
-// memory, or the sum of mma and issue at kIssueRate of its slots, and the merge.
+// memory, or the sum of mma and issue at the rate that is expected of it, and the merge.
 #pragma once
 
 #include <algorithm>
@@ -37,19 +37,16 @@ struct Gpu {
 inline Gpu a100() { return {"A100", 108, 1.41e9, 2.039e12, 2048, 312e12, 163 * 1024}; }
 inline Gpu h100() { return {"H100", 132, 1.83e9, 3.35e12, 0.62 * 4096, 989e12, 227 * 1024}; }
 
-/// Issue slots that are filled where nothing but issuing holds a kernel up. An assumption, not a
-/// measurement of these kernels; benchmarks/performance_model.md says why no more.
-inline constexpr double kIssueRate = 0.65;
-
 struct Prediction {
   std::string entry;
   int ctas = 0;
   int splits = 1;
   int ctas_an_sm = 1;
   double memory_s = 0, mma_s = 0, issue_s = 0;
-  double merge_s = 0;  // of the parts, with its launch; 0 where there are none
+  double issue_rate = 1;  // share of its slots that is expected to be filled
+  double merge_s = 0;     // of the parts, with its launch; 0 where there are none
   double bound_s() const { return std::max({memory_s, mma_s, issue_s}) + merge_s; }
-  double attention_s() const { return std::max(memory_s, mma_s + issue_s / kIssueRate); }
+  double attention_s() const { return std::max(memory_s, mma_s + issue_s / issue_rate); }
   double expected_s() const { return attention_s() + merge_s; }
 };
 
@@ -107,6 +104,10 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
   result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
+  result.issue_rate =
+      (std::min(ctas_of_sm, result.ctas_an_sm) > 1 ? kernels::cuda::kIssueRate
+                                                   : kernels::cuda::kIssueRateAlone) /
+      4;
   result.memory_s = cache_bytes / gpu.bandwidth;
   if (queue.merges) {
     result.merge_s = kernels::cuda::merge_cycles(p.head_dim, p.query_count * p.heads, queue.splits,

@@ -27,7 +27,7 @@ inline SliceEstimate estimate_slices(const Gpu& gpu, int heads, int kv_heads, in
   SliceEstimate result;
   const double blocks = static_cast<double>(cached) / 128 * kv_heads;
   result.expand_s = blocks * kernels::cuda::instructions_a_tile(head_dim, false) /
-                    (4 * gpu.clock * gpu.multiprocessors * kIssueRate);
+                    (kernels::cuda::kIssueRate * gpu.clock * gpu.multiprocessors);
   result.library_s = 4.0 * heads * head_dim * queries * cached / (kLibraryShare * gpu.tensor_flops);
   const int slices = (cached + kSliceTokens - 1) / kSliceTokens;
   result.launches = slices * kLaunchesASlice;

@@ -41,9 +41,10 @@ inline TokenPrediction predict_token(const Gpu& gpu, const TokenShape& s, const 
                                      int depth) {
   const auto p = model_params(s.heads, s.kv_heads, s.head_dim, 1, depth);
   TokenPrediction result;
-  const Prediction attention = predict(gpu, p, model_cache_bytes(p));
-  result.device_s =
-      s.weight_bytes() / gpu.bandwidth + s.layers * (attention.attention_s() + attention.merge_s);
+  // Launches are counted below, that of the merge, too.
+  const double attention =
+      predict(gpu, p, model_cache_bytes(p)).expected_s() - kernels::cuda::kLaunchCycles / gpu.clock;
+  result.device_s = s.weight_bytes() / gpu.bandwidth + s.layers * attention;
   result.token_s = path.graph
                        ? graph_token_seconds(path.launches, path.synchronisations, result.device_s)
                        : eager_token_seconds(path.launches, path.synchronisations, result.device_s);

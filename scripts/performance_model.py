@@ -37,13 +37,14 @@ those of `tests/cuda/resource_budget.txt`.
 - **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
   at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
 - **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
-- **merge**: the second launch that puts the parts of split attention together: {merge} clocks of latency
-  (it waits for memory twice) and its parts from the L2 cache.
-- **bound** = the largest of memory, mma and issue, with every issue slot filled. No kernel gets there.
-- **expected** = memory, or mma + issue at {rate} % of its slots where that is more (a CTA fills a tile and
-  then multiplies it, with a barrier between), then a gap of {gap:g} us and the merge.
+- **merge**: the second launch that puts the parts of split attention together: the gap between launches,
+  latency and its parts from the L2 cache (`kernels/cuda/attention_costs.h`, which chooses the splits, too).
+- **bound** = the largest of memory, mma and issue, with every issue slot filled, and the merge. No kernel
+  gets there.
+- **expected** = memory, or mma + issue at {rate} % of its slots where that is more ({alone} % where a CTA has an SM
+  to itself, as in prefill), and the merge: a CTA fills a tile and then multiplies it, with a barrier between.
 
-Why {rate} %: an assumption. What is known of the sm_90 machine code, from its disassembly: 42 to 47 % of the main
+Why {rate} % and {alone} %: assumptions. What is known of the sm_90 machine code, from its disassembly: 42 to 47 % of the main
 loops' instructions (shifts, logic, integer sums, comparisons, permutations, selections) go to a pipe that takes
 one every second clock, so at a full rate that pipe alone would be 84 to 94 % busy; 9 to 10 % read or write shared
 memory; a scheduler has two warps to choose from in prefill and four in decode, and results can be used after four
@@ -158,6 +159,12 @@ def constant(header: str, name: str) -> float:
     return float(re.search(rf"constexpr double {name}\s*=\s*([0-9.e-]+);", text).group(1))
 
 
+def rate(name: str) -> int:
+    """Percent of the issue slots."""
+    text = (ROOT / "kernels" / "cuda" / "attention_costs.h").read_text()
+    return round(100 * float(re.search(rf"\b{name} = 4 \* ([0-9.]+)[,;]", text).group(1)))
+
+
 def chunk_table(rows: list[dict]) -> str:
     """Ingest and packing side by side."""
     lines = ["| GPU | heads | ingest, memory | floor | packing, memory | floor |", "|---|---|---|---|---|---|"]
@@ -191,7 +198,7 @@ def token_table(rows: list[dict]) -> str:
 
 
 def instructions_of_decode() -> str:
-    model = (ROOT / "benchmarks" / "attention_model.h").read_text()
+    model = (ROOT / "kernels" / "cuda" / "attention_costs.h").read_text()
     return re.search(r"return head_dim == 64 \? \d+ : (\d+);\n}", model).group(1)
 
 
@@ -200,9 +207,7 @@ def page() -> str:
     others = predictions("bench_cuda")
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
     issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
-    parts = [HEAD.format(issue=issue, rate=round(100 * constant("attention_model.h", "kIssueRate")),
-                         merge=round(constant("attention_model.h", "kMergeClocks")),
-                         gap=1e6 * constant("launch_model.h", "kKernelGapSeconds")),
+    parts = [HEAD.format(issue=issue, rate=rate("kIssueRate"), alone=rate("kIssueRateAlone")),
              "\n## Attention, microseconds a layer\n\n"
              "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
     for gpu in ("A100", "H100"):
