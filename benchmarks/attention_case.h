@@ -205,18 +205,23 @@ class Case {
     return at::ones({problem_.queries, total_}, at::kBool).tril(problem_.cached);
   }
 
-  /// |out - reference| / |reference|, the reference in fp32 by Torch on the dequantised cache. NaN
-  /// stays NaN.
-  double relative_error() const {
+  /// What attention over the dequantised cache gives, in fp32 by Torch on `device`:
+  /// [queries, heads, D] on the CPU.
+  at::Tensor reference(at::Device device = at::kCPU) const {
     const at::Tensor mask = torch_mask();
-    const at::Tensor reference =
-        at::scaled_dot_product_attention(
-            torch_queries(at::kFloat), torch_keys(at::kFloat), torch_values(at::kFloat),
-            mask.defined() ? std::optional<at::Tensor>(mask) : std::nullopt, 0.0, false,
-            std::nullopt, problem_.shape.heads != problem_.shape.kv_heads)
-            .squeeze(0)
-            .transpose(0, 1);
-    return ((out_.to(at::kFloat) - reference).norm() / reference.norm()).item<double>();
+    return at::scaled_dot_product_attention(
+               torch_queries(at::kFloat).to(device), torch_keys(at::kFloat).to(device),
+               torch_values(at::kFloat).to(device),
+               mask.defined() ? std::optional<at::Tensor>(mask.to(device)) : std::nullopt, 0.0,
+               false, std::nullopt, problem_.shape.heads != problem_.shape.kv_heads)
+        .cpu()
+        .squeeze(0)
+        .transpose(0, 1);
+  }
+  /// |out - reference| / |reference|. NaN stays NaN.
+  double relative_error(at::Device device = at::kCPU) const {
+    const at::Tensor expected = reference(device);
+    return ((out_.to(at::kFloat) - expected).norm() / expected.norm()).item<double>();
   }
 
  private:

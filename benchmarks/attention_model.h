@@ -8,7 +8,7 @@
 //
 // A CTA fills a tile, then multiplies it, with a barrier between: with one CTA an SM the two do not
 // overlap, with two they may. Lower bound: the largest of the first three, and the merge. Expected:
-// memory, or the sum of mma and issue, and the merge.
+// memory, or the sum of mma and issue at the rate that is expected of it, and the merge.
 #pragma once
 
 #include <algorithm>
@@ -43,9 +43,11 @@ struct Prediction {
   int splits = 1;
   int ctas_an_sm = 1;
   double memory_s = 0, mma_s = 0, issue_s = 0;
-  double merge_s = 0;  // of the parts, with its launch; 0 where there are none
+  double issue_rate = 1;  // share of its slots that is expected to be filled
+  double merge_s = 0;     // of the parts, with its launch; 0 where there are none
   double bound_s() const { return std::max({memory_s, mma_s, issue_s}) + merge_s; }
-  double expected_s() const { return std::max(memory_s, mma_s + issue_s) + merge_s; }
+  double attention_s() const { return std::max(memory_s, mma_s + issue_s / issue_rate); }
+  double expected_s() const { return attention_s() + merge_s; }
 };
 
 /// Records the launch of the attention kernel instead of running it.
@@ -79,7 +81,8 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
                           double cache_bytes) {
   PlanningQueue queue(gpu);
   const size_t workspace = kernels::cuda::attention_workspace_bytes(queue, &p, 1);
-  kernels::cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), workspace);
+  alignas(16) static char nowhere[16];  // nothing is launched
+  kernels::cuda::attend(queue, &p, 1, nowhere, workspace);
   Prediction result;
   result.entry = queue.entry;
   result.ctas = queue.ctas;
@@ -91,17 +94,20 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   result.ctas_an_sm = prefill ? 1 : std::min(2, by_shared);
   const int tiles = p.prefix.block_count + (p.prefix.sink_count > 0) + (p.tail.count + 127) / 128 +
                     (p.chunk.count + 127) / 128;
-  const double tiles_a_cta = static_cast<double>((tiles + queue.splits - 1) / queue.splits);
+  const int tiles_a_cta = (tiles + queue.splits - 1) / queue.splits;
   // The busiest SM.
   const int slots = gpu.multiprocessors * result.ctas_an_sm;
   const int waves = (queue.ctas + slots - 1) / slots;
-  const double ctas_of_sm =
-      waves > 1 ? static_cast<double>(waves) * result.ctas_an_sm
-                : static_cast<double>((queue.ctas + gpu.multiprocessors - 1) / gpu.multiprocessors);
+  const int ctas_of_sm = waves > 1 ? waves * result.ctas_an_sm
+                                   : (queue.ctas + gpu.multiprocessors - 1) / gpu.multiprocessors;
   const double rows = prefill ? kernels::cuda::kPrefillRows : kernels::cuda::kDecodeRows;
-  const double work = ctas_of_sm * tiles_a_cta;
+  const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
   result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
+  result.issue_rate =
+      (std::min(ctas_of_sm, result.ctas_an_sm) > 1 ? kernels::cuda::kIssueRate
+                                                   : kernels::cuda::kIssueRateAlone) /
+      4;
   result.memory_s = cache_bytes / gpu.bandwidth;
   if (queue.merges) {
     result.merge_s = kernels::cuda::merge_cycles(p.head_dim, p.query_count * p.heads, queue.splits,

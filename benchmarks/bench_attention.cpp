@@ -7,8 +7,9 @@
 //   bench_attention --mixes              the same for every preset and choice of widths
 //   bench_attention --all [--benchmark_...]   Google Benchmark: shapes x depths x mixes x ISAs x
 //                                        dtypes, about 1500 cases: choose by --benchmark_filter
-//   bench_attention --device cuda        on a GPU, with the share of what the model predicts
-//   ... --json FILE                      the figures of the first three, for programs (--all has
+//   bench_attention --device cuda [--depths N,...]   on a GPU, with the share of what the model
+//                                        predicts
+//   ... --json FILE                      the figures of all but --all, for programs (--all has
 //                                        --benchmark_out)
 //
 // Every result is compared with fp32 attention over the dequantised cache before it is timed, and a
@@ -28,7 +29,7 @@
 #include <vector>
 
 #include "benchmarks/attention_case.h"
-#include "benchmarks/attention_cuda.h"
+#include "benchmarks/attention_cuda_command.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
 #include "core/huge_page_arena.h"
@@ -170,7 +171,7 @@ void register_all() {
           const std::string base = std::string(queries == 1 ? "decode/" : "prefill/") +
                                    name_of(shape) + "/" + std::to_string(depth) + "/" +
                                    name_of(dtype) + "/";
-          const auto add = [&](const std::string& name, auto function) {
+          const auto add = [&](const std::string& name, const auto& function) {
             benchmark::RegisterBenchmark((base + name).c_str(), function)
                 ->UseManualTime()
                 ->Unit(benchmark::kMillisecond);

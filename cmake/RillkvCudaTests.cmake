@@ -68,3 +68,12 @@ add_test(NAME cuda_sass
                  "${PROJECT_SOURCE_DIR}/cmake/checks/cuda_sass.cmake")
 set_tests_properties(cuda_resources cuda_sass PROPERTIES LABELS cuda_static
                                                          SKIP_REGULAR_EXPRESSION "SKIPPED: ")
+
+# What scripts/gpu_check.sh will do on a machine with a GPU, here: without one.
+if(Python3_Interpreter_FOUND AND RILLKV_BUILD_BENCHMARKS)
+  add_test(NAME python.gpu COMMAND "${Python3_EXECUTABLE}" -W ignore
+                                   "${CMAKE_CURRENT_SOURCE_DIR}/support/python/gpu_test.py" -v)
+  set_tests_properties(
+    python.gpu PROPERTIES LABELS python TIMEOUT 600 ENVIRONMENT
+                          "RILLKV_GPU_BIN=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+endif()

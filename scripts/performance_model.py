@@ -3,9 +3,9 @@
 
 usage: scripts/performance_model.py [--check]
 
-The numbers are those of `bench_attention --predictions` (benchmarks/attention_model.h has the
-formulas, and bench_attention --device cuda compares a real GPU with them). --check only says whether
-the page is up to date.
+The numbers are those of `bench_attention --predictions` and `bench_cuda --predictions` (the formulas are
+in benchmarks/*_model.h, and both programs compare a real GPU with them). --check only says whether the
+page is up to date.
 """
 import argparse
 import csv
@@ -17,15 +17,15 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "benchmarks" / "performance_model.md"
-PROGRAM = ROOT / "build" / "release" / "bin" / "bench_attention"
+PROGRAMS = ROOT / "build" / "release" / "bin"
 
-HEAD = """# What the CUDA attention kernels should take
+HEAD = """# What the CUDA kernels should take
 
-Written by `scripts/performance_model.py`; do not edit. **No GPU has run these kernels: nothing here is
-a measurement of ours.** `bench_attention --device cuda` prints, on a GPU, each time beside this
-prediction.
+Written by `scripts/performance_model.py`; do not edit. **No GPU has run these kernels: nothing here is a
+measurement of ours, and no figure here is a claim.** `scripts/gpu_check.sh` measures on a GPU;
+`bench_attention --device cuda` and `bench_cuda` print each time beside its prediction.
 
-## The model
+## The model of attention
 
 `benchmarks/attention_model.h` holds the formulas. Shapes, splits and CTAs are those of the launch plan
 itself, instructions those the PTX executor counts (a test compares them), registers and shared memory
@@ -37,13 +37,20 @@ those of `tests/cuda/resource_budget.txt`.
 - **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
   at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
 - **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
-  One instruction an issue slot, no stalls.
-- **bound** = the largest of the three. **expected** = memory, or mma + issue where that is more: a CTA
-  fills a tile and then multiplies it, with a barrier between. Latency, launches and the merge of splits
-  (microseconds) are left out, so short decodes will be slower.
+- **merge**: the second launch that puts the parts of split attention together: the gap between launches,
+  latency and its parts from the L2 cache (`kernels/cuda/attention_costs.h`, which chooses the splits, too).
+- **bound** = the largest of memory, mma and issue, with every issue slot filled, and the merge. No kernel
+  gets there.
+- **expected** = memory, or mma + issue at {rate} % of its slots where that is more ({alone} % where a CTA has an SM
+  to itself, as in prefill), and the merge: a CTA fills a tile and then multiplies it, with a barrier between.
 
-Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others. On A100 and H100
-shifts and logic run at half rate, fp16 arithmetic at the full one; most of unpacking is the latter.
+Why {rate} % and {alone} %: assumptions. What is known of the sm_90 machine code, from its disassembly: 42 to 47 % of the main
+loops' instructions (shifts, logic, integer sums, comparisons, permutations, selections) go to a pipe that takes
+one every second clock, so at a full rate that pipe alone would be 84 to 94 % busy; 9 to 10 % read or write shared
+memory; a scheduler has two warps to choose from in prefill and four in decode, and results can be used after four
+clocks or more. The share that a GPU really reaches is what `scripts/gpu_check.sh` asks ncu for.
+
+Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others.
 
 Not counted: the L2 cache. Besides its block a CTA reads R(j) for every tile, 32 KB at head_dim 128 and 16 KB
 at 64, the same table each time, so it stays in L1 where that has room. It has, but for decode at head_dim
@@ -62,9 +69,41 @@ the warps of an A100). Decode has 128 registers and 72 KB of shared memory at he
 
 The gap: on Hopper only `wgmma` reaches the peak; `mma.sync` is assumed at 62 % of it (Luo et al., arXiv
 2402.13499, benchmark the two). On data-centre Blackwell the peak belongs to `tcgen05`, and `mma.sync` is
-assumed to be no faster than on Ampere, an SM and clock. These kernels use neither `wgmma` nor
-`tcgen05`, so a dense FlashAttention-3 is out of reach in prefill; in decode, which reads memory, the gap
-does not matter.
+assumed to be no faster than on Ampere, an SM and clock. The fused kernels use neither `wgmma` nor
+`tcgen05`, so a dense FlashAttention-3 is out of their reach in prefill.
+"""
+
+CHUNKS = """
+## Ingest and packing, a layer and chunk of 256 tokens
+
+One launch each. A floor: bytes over the bandwidth, and the {gap:g} us between launches. What holds these kernels up
+is latency (a query channel's squares are added token by token, a key block's widths are chosen one step at a time),
+which this does not count. The design's aim is at most 15 us for both at 32/8/128 on an H100.
+
+{table}
+"""
+
+SLICES = """
+## Prefill by slices, microseconds a layer, H100
+
+Off by default, and not run on a GPU either: blocks become dense once a chunk, in scratch that stays in the L2
+cache, and a library attends to them with `wgmma`. `benchmarks/slice_estimate.h`: expanding at the issue rate
+above, the products at {share:.0f} % of the tensor cores' peak (FlashAttention-3 reports 75 % at best), {launches:.0f} launches a
+slice of 4096 tokens; nothing overlaps.
+
+{table}
+"""
+
+LAUNCHES = """
+## Launches, and a whole token
+
+`benchmarks/launch_model.h` and `benchmarks/token_model.h`. Assumed, each with its source there: {LaunchHost:g} us of
+host time a launch (3 to 6 are reported), {KernelGap:g} us from the end of a kernel to the start of the one that needs
+its result (1.5 to 2.5 us, in a graph or not), {Synchronisation:g} us for each time the host waits. Launched one by
+one, host and device work side by side and the slower counts; a graph leaves the host nothing to do. SmolLM2-135M,
+bf16, one sequence: kernels alone are its weights over the bandwidth, and attention with its merge.
+
+{table}
 """
 
 TAIL = """
@@ -79,16 +118,14 @@ Of others, on their machines and shapes; none was run here.
 | FlashAttention-2, prefill | 35 % of an H100's peak | Shah et al., arXiv 2407.08608, abstract |
 | FlashAttention-3, prefill, FP16 | up to 740 TFLOP/s on an H100 (75 %) | the same |
 
-A dense 16-bit cache read at 100 % of the bandwidth, which FlashInfer reports to come close to, is the
-column "dense, memory". By this model our decode takes {wide} of that time at head_dim 128 and {narrow}
-at 64; packed bytes are 3.5 times fewer, so memory alone would be 0.28. It is unpacking that is left: {tile} warp
-instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` 1.5 times `memory` and more. Prefill is bound by `mma` and
-`issue` about equally; overlapping them, which "expected" does not assume, would gain up to half.
+The column "dense, memory" is a dense 16-bit cache read at the whole bandwidth, which FlashInfer reports to come
+close to. How our decode compares with a dense one is for a GPU to say: packed bytes are 3.5 times fewer, and
+{tile} warp instructions a CTA and tile of 128 tokens at head_dim 128 make `issue` larger than `memory`.
 """
 
 
-def predictions() -> list[dict]:
-    result = subprocess.run([PROGRAM, "--predictions"], capture_output=True, text=True, check=True)
+def predictions(program: str) -> list[dict]:
+    result = subprocess.run([PROGRAMS / program, "--predictions"], capture_output=True, text=True, check=True)
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
@@ -99,9 +136,9 @@ def microseconds(seconds: float) -> str:
 
 def table(rows: list[dict], bandwidth: float) -> str:
     lines = [
-        "| cached | CTAs (splits, an SM) | memory | mma | issue | bound | **expected** | TFLOP/s"
+        "| cached | CTAs (splits, an SM) | memory | mma | issue | merge | bound | **expected** | TFLOP/s"
         " | share of tensor peak | dense, memory |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     peaks = {"A100": 312e12, "H100": 989e12}
     for r in rows:
@@ -111,30 +148,67 @@ def table(rows: list[dict], bandwidth: float) -> str:
         rate = float(r["flops"]) / expected
         lines.append(
             f"| {cached // 1024}k | {r['ctas']} ({r['splits']}, {r['ctas_an_sm']})"
-            + "".join(f" | {microseconds(float(r[k]))}" for k in ("memory_s", "mma_s", "issue_s", "bound_s"))
+            + "".join(f" | {microseconds(float(r[k]))}" for k in ("memory_s", "mma_s", "issue_s", "merge_s", "bound_s"))
             + f" | **{microseconds(expected)}** | {rate / 1e12:.1f} | {100 * rate / peaks[r['gpu']]:.0f} %"
             f" | {microseconds(dense)} |")
     return "\n".join(lines)
 
 
-def share_of_dense(rows: list[dict], bandwidth: dict, dim: str) -> str:
-    """Of decode's expected time, in the time of reading a dense cache: least and most."""
-    shares = [float(r["expected_s"]) * bandwidth[r["gpu"]]
-              / (4 * int(r["kv_heads"]) * int(dim) * int(r["cached"]))
-              for r in rows if r["queries"] == "1" and r["head_dim"] == dim]
-    return f"{min(shares):.2f} to {max(shares):.2f}"
+def constant(header: str, name: str) -> float:
+    text = (ROOT / "benchmarks" / header).read_text()
+    return float(re.search(rf"constexpr double {name}\s*=\s*([0-9.e-]+);", text).group(1))
+
+
+def rate(name: str) -> int:
+    """Percent of the issue slots."""
+    text = (ROOT / "kernels" / "cuda" / "attention_costs.h").read_text()
+    return round(100 * float(re.search(rf"\b{name} = 4 \* ([0-9.]+)[,;]", text).group(1)))
+
+
+def chunk_table(rows: list[dict]) -> str:
+    """Ingest and packing side by side."""
+    lines = ["| GPU | heads | ingest, memory | floor | packing, memory | floor |", "|---|---|---|---|---|---|"]
+    for ingest in (r for r in rows if r["what"] == "ingest"):
+        pack = next(r for r in rows
+                    if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
+        lines.append(f"| {ingest['gpu']} | {ingest['name']} | " + " | ".join(
+            microseconds(float(r[key])) for r in (ingest, pack) for key in ("device_s", "total_s")) + " |")
+    return "\n".join(lines)
+
+
+def slice_table(rows: list[dict]) -> str:
+    lines = ["| heads | cached | launches | by slices | the fused kernel |", "|---|---|---|---|---|"]
+    lines += [f"| {r['name']} | {int(r['depth']) // 1024}k | {r['launches']} | {microseconds(float(r['total_s']))}"
+              f" | {microseconds(float(r['device_s']))} |" for r in rows]
+    return "\n".join(lines)
+
+
+def token_table(rows: list[dict]) -> str:
+    """Of a decoded token of SmolLM2, by the way it reaches the device."""
+    names = {"before": "28 launches of ATen's a layer and 10 of the cache, one blocking copy a layer",
+             "launched": "own kernels, launched one by one", "graph": "the same as one captured graph"}
+    lines = ["| | GPU | cached | launches | synchronisations | kernels alone | a token | tok/s |",
+             "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        total = float(r["total_s"])
+        lines.append(f"| {names[r['name']]} | {r['gpu']} | {int(r['depth']) // 1024}k | {r['launches']}"
+                     f" | {r['synchronisations']} | {microseconds(float(r['device_s']))}"
+                     f" | {microseconds(total)} | {1 / total:.0f} |")
+    return "\n".join(lines)
 
 
 def instructions_of_decode() -> str:
-    model = (ROOT / "benchmarks" / "attention_model.h").read_text()
+    model = (ROOT / "kernels" / "cuda" / "attention_costs.h").read_text()
     return re.search(r"return head_dim == 64 \? \d+ : (\d+);\n}", model).group(1)
 
 
 def page() -> str:
-    rows = predictions()
+    rows = predictions("bench_attention")
+    others = predictions("bench_cuda")
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
     issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
-    parts = [HEAD.format(issue=issue), "\n## Predictions, microseconds a layer\n\n"
+    parts = [HEAD.format(issue=issue, rate=rate("kIssueRate"), alone=rate("kIssueRateAlone")),
+             "\n## Attention, microseconds a layer\n\n"
              "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
     for gpu in ("A100", "H100"):
         for queries, what in (("256", "Prefill, 256 queries"), ("1", "Decode, 1 query")):
@@ -142,19 +216,27 @@ def page() -> str:
                 mine = [r for r in rows if (r["gpu"], r["queries"], r["heads"]) == (gpu, queries, heads)]
                 parts.append(f"\n**{gpu}, {what}, {heads}/{kv_heads}/{dim}**\n\n"
                              + table(mine, bandwidth[gpu]) + "\n")
-    return "".join(parts) + TAIL.format(
-        wide=share_of_dense(rows, bandwidth, "128"), narrow=share_of_dense(rows, bandwidth, "64"),
-        tile=instructions_of_decode())
+    launches = {name: 1e6 * constant("launch_model.h", f"k{name}Seconds")
+                for name in ("LaunchHost", "KernelGap", "Synchronisation")}
+    header = (ROOT / "benchmarks" / "slice_estimate.h").read_text()
+    parts.append(SLICES.format(
+        share=100 * constant("slice_estimate.h", "kLibraryShare"),
+        launches=float(re.search(r"kLaunchesASlice\s*=\s*(\d+);", header).group(1)),
+        table=slice_table([r for r in others if r["what"] == "slices"])))
+    parts.append(CHUNKS.format(gap=launches["KernelGap"], table=chunk_table(others)))
+    parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
+    return "".join(parts) + TAIL.format(tile=instructions_of_decode())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the page")
     arguments = parser.parse_args()
-    if not PROGRAM.exists():
-        print(f"performance_model.py: {PROGRAM} is missing: build with -DRILLKV_BUILD_BENCHMARKS=ON",
-              file=sys.stderr)
-        return 1
+    for program in ("bench_attention", "bench_cuda"):
+        if not (PROGRAMS / program).exists():
+            print(f"performance_model.py: {PROGRAMS / program} is missing: build with "
+                  "-DRILLKV_BUILD_BENCHMARKS=ON", file=sys.stderr)
+            return 1
     text = page()
     if arguments.check:
         same = PAGE.exists() and PAGE.read_text() == text

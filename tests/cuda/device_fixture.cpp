@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "tests/support/test_paths.h"
+
 #if defined(RILLKV_TEST_WITH_CUDA_RUNTIME)
 #include <cuda_runtime_api.h>
 #endif
@@ -10,7 +12,7 @@ namespace rillkv::test {
 
 std::unique_ptr<ptx::ExecutorDevice> make_executor(uint64_t seed, bool profile) {
   std::vector<ptx::Module> modules;
-  for (const auto& file : std::filesystem::directory_iterator(RILLKV_PTX_DIR)) {
+  for (const auto& file : std::filesystem::directory_iterator(ptx_dir())) {
     if (file.path().extension() == ".ptx") modules.push_back(ptx::Module::load(file.path()));
   }
   return std::make_unique<ptx::ExecutorDevice>(std::move(modules), seed, profile);

@@ -1,6 +1,7 @@
 // What bench_attention runs on a GPU, on the executor: its cases arrive there complete and are
 // computed right, so that the first to have a GPU can trust the figures.
 #include "benchmarks/attention_cuda.h"
+#include "benchmarks/attention_model.h"
 
 #include "tests/cuda_core/cuda_fixture.h"
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "tests/support/ptx/device.h"
+#include "tests/support/test_paths.h"
 
 namespace rillkv::testing {
 namespace {
@@ -126,7 +127,7 @@ class ExecutorQueue final : public kernels::cuda::Queue {
 
 std::vector<ptx::Module> load_kernels() {
   std::vector<ptx::Module> modules;
-  for (const auto& file : std::filesystem::directory_iterator(RILLKV_PTX_DIR)) {
+  for (const auto& file : std::filesystem::directory_iterator(test::ptx_dir())) {
     if (file.path().extension() == ".ptx") modules.push_back(ptx::Module::load(file.path()));
   }
   return modules;

@@ -6,6 +6,7 @@
 #include "rillkv/llama.h"
 #include "tests/cuda_core/cuda_fixture.h"
 #include "tests/support/random_llama.h"
+#include "tests/support/test_paths.h"
 
 namespace rillkv::testing {
 namespace {
@@ -20,7 +21,7 @@ class CudaModel : public EveryBackend {};
 TEST_P(CudaModel, LogitsEqualThoseOfCpuCaches) {
   for (const char* name : {"gqa_d64", "gqa_d80", "mha_d128"}) {
     SCOPED_TRACE(name);
-    std::ifstream file(std::string(RILLKV_TEST_DATA_DIR "/random_llama/") + name + ".json");
+    std::ifstream file(test::test_data_dir() + "/random_llama/" + name + ".json");
     const std::string text((std::istreambuf_iterator<char>(file)), {});
     const ModelConfig config = ModelConfig::from_json(text, name);
     LlamaModel cpu_model(config, at::kFloat), model(config, at::kFloat, device());

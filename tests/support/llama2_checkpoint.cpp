@@ -10,13 +10,14 @@
 #include "rillkv/llama.h"
 #include "rillkv/safetensors.h"
 #include "tests/support/random_llama.h"
+#include "tests/support/test_paths.h"
 
 namespace rillkv::testing {
 
 ModelConfig write_llama2_checkpoint(const std::string& folder) {
   namespace fs = std::filesystem;
   fs::create_directories(folder);
-  fs::copy_file(fs::path(RILLKV_TEST_DATA_DIR) / "tokenizers/llama2/tokenizer.model",
+  fs::copy_file(fs::path(test::test_data_dir()) / "tokenizers/llama2/tokenizer.model",
                 fs::path(folder) / "tokenizer.model", fs::copy_options::overwrite_existing);
   write_file_atomically(folder + "/config.json", R"({
   "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 1000,

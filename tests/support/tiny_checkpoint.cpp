@@ -9,6 +9,7 @@
 #include "rillkv/llama.h"
 #include "rillkv/safetensors.h"
 #include "tests/support/random_llama.h"
+#include "tests/support/test_paths.h"
 
 namespace rillkv::testing {
 
@@ -16,7 +17,7 @@ void write_tiny_checkpoint(const std::string& folder) {
   namespace fs = std::filesystem;
   fs::create_directories(folder);
   for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-    fs::copy_file(fs::path(RILLKV_TEST_DATA_DIR) / "tokenizers/smollm" / name,
+    fs::copy_file(fs::path(test::test_data_dir()) / "tokenizers/smollm" / name,
                   fs::path(folder) / name, fs::copy_options::overwrite_existing);
   }
   write_file_atomically(folder + "/config.json", R"({
