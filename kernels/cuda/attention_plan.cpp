@@ -231,4 +231,64 @@ void attend(Queue& queue, const AttentionParams* sequences, int count, void* wor
   }
 }
 
+// ---- attend_folding ----
+namespace {
+
+/// Parts are written even where one split would do.
+Plan plan_folding(const Queue& queue, const AttentionParams& p) {
+  Plan plan = plan_attention(queue, &p, 1);
+  plan.splits = std::max(plan.splits, 2);
+  return plan;
+}
+
+}  // namespace
+
+bool attend_folding_takes(const Queue& queue, const AttentionParams& sequence) {
+  return plan_attention(queue, &sequence, 1).path == Path::kPrefill;
+}
+
+size_t attend_folding_workspace_bytes(const Queue& queue, const AttentionParams& sequence) {
+  return part_rows(plan_folding(queue, sequence), sequence, 1) * sizeof(float) *
+         static_cast<size_t>(sequence.head_dim + 2);
+}
+
+void attend_folding(Queue& queue, const AttentionParams& sequence, void* workspace,
+                    size_t workspace_bytes,
+                    const std::function<void(const AttentionParts&)>& fold) {
+  const Plan plan = plan_folding(queue, sequence);
+  const size_t needed = attend_folding_workspace_bytes(queue, sequence);
+  if (plan.path != Path::kPrefill || needed > workspace_bytes || !aligned(workspace)) {
+    throw std::invalid_argument(
+        "attend_folding: expected a sequence of the fast prefill path and a 16-byte aligned "
+        "workspace of " +
+        std::to_string(needed) + " bytes, got " + std::to_string(workspace_bytes) + " bytes and " +
+        describe(sequence, 1, plan));
+  }
+  AttentionLaunchParams params;
+  params.sequences[0] = sequence;
+  params.row_tiles = plan.row_tiles;
+  params.splits = plan.splits;
+  params.row_stride = plan.rows;
+  params.part_out = static_cast<float*>(workspace);
+  params.part_max_sum =
+      params.part_out + part_rows(plan, sequence, 1) * static_cast<size_t>(sequence.head_dim);
+  Launch launch;
+  launch.entry = plan.entry;
+  launch.grid[0] = static_cast<uint32_t>(plan.row_tiles * plan.splits);
+  launch.grid[1] = static_cast<uint32_t>(sequence.kv_heads);
+  launch.threads = kFastThreads;
+  launch.shared_bytes = plan.shared_bytes;
+  launch.params = &params;
+  launch.params_bytes = sizeof(params);
+  launch.what = describe(sequence, 1, plan);
+  queue.launch(launch);
+  fold({params.part_out, params.part_max_sum, int64_t{plan.splits} * plan.rows});
+  const int rows_per_cta = kMergeThreads / 32;
+  launch.entry = sequence.head_dim == 64 ? "rillkv_merge_d64" : "rillkv_merge_d128";
+  launch.grid[0] = static_cast<uint32_t>((plan.rows + rows_per_cta - 1) / rows_per_cta);
+  launch.threads = kMergeThreads;
+  launch.shared_bytes = 0;
+  queue.launch(launch);
+}
+
 }  // namespace rillkv::kernels::cuda
