@@ -22,6 +22,13 @@ namespace {
 
 extern __shared__ __align__(1024) uint8_t expand_memory[];
 
+/// In PTX, because of lanes' choices nvcc makes four stores.
+__device__ inline void store_global_16(uint16_t* to, uint4 x) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+
 /// A tile [channel][position] of a packed block to rows [token][D] in global memory.
 template <int D>
 __device__ void store_transposed(uint16_t* out, const uint8_t* tile) {
@@ -42,8 +49,8 @@ __device__ void store_transposed(uint16_t* out, const uint8_t* tile) {
       const bool odd = (q & 1) != 0, high = (q & 2) != 0;
       const uint32_t a = odd ? r[1] : r[0], b = odd ? r[0] : r[1];
       const uint32_t c = odd ? r[3] : r[2], d = odd ? r[2] : r[3];
-      *reinterpret_cast<uint4*>(to + i * D + first.value) =
-          high ? uint4{c, d, a, b} : uint4{a, b, c, d};
+      store_global_16(to + i * D + first.value,
+                      {high ? c : a, high ? d : b, high ? a : c, high ? b : d});
     });
   }
 }

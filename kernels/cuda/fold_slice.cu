@@ -5,8 +5,8 @@
 //   o' = o 2^(m - m') + sum_p 2^(lse_p log2(e) - m') out_p
 //
 // since a part with log-sum-exp lse and a normalised result is one with the maximum lse and the sum
-// 1. A lane owns eight channels of a row (queries: four and their partners), so that all loads of a
-// row are under way together; everything comes from the L2 cache.
+// 1. A lane owns four channels of each half of a row, and all loads of a row are under way
+// together; everything comes from the L2 cache.
 #include "kernels/cuda/attention_mma.cuh"
 
 namespace rillkv::kernels::cuda {
@@ -52,18 +52,21 @@ __device__ void fold(const FoldSliceParams& p) {
 
   const int64_t at = kv_head * p.part_stride + row;
   float* sums = p.part_max_sum + 2 * at;
-  float4* to = reinterpret_cast<float4*>(p.part_out + at * D + 8 * item);
-  uint4 parts[kParts];
+  // Four channels of each half of the row: what neighbours access lies together.
+  float4* to = reinterpret_cast<float4*>(p.part_out + at * D) + item;
+  uint2 lower[kParts], upper[kParts];
   float most[kParts];
 #pragma unroll
   for (int i = 0; i < kParts; ++i) {
     most[i] =
         p.log_sum_exp[(first + i) * p.log_sum_exp_head_stride + row * p.log_sum_exp_row_stride];
-    parts[i] = *reinterpret_cast<const uint4*>(p.out + (first + i) * p.out_head_stride +
-                                               row * p.out_row_stride + 8 * item);
+    const uint16_t* from =
+        p.out + (first + i) * p.out_head_stride + row * p.out_row_stride + 4 * item;
+    lower[i] = *reinterpret_cast<const uint2*>(from);
+    upper[i] = *reinterpret_cast<const uint2*>(from + D / 2);
   }
   const float2 old = *reinterpret_cast<const float2*>(sums);
-  float4 low = to[0], high = to[1];
+  const float4 low = to[0], high = to[kItems];
 
   float max = old.x;
 #pragma unroll
@@ -79,7 +82,7 @@ __device__ void fold(const FoldSliceParams& p) {
   for (int i = 0; i < kParts; ++i) {
     const float weight = exp2_fast(most[i] - max);
     sum += weight;
-    const uint32_t pairs[4] = {parts[i].x, parts[i].y, parts[i].z, parts[i].w};
+    const uint32_t pairs[4] = {lower[i].x, lower[i].y, upper[i].x, upper[i].y};
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       const float2 pair = Pair<__half>::unpack(pairs[k]);
@@ -90,7 +93,7 @@ __device__ void fold(const FoldSliceParams& p) {
   __syncwarp();  // the row's other lanes have read its sums
   if (!inside) return;
   to[0] = {x[0], x[1], x[2], x[3]};
-  to[1] = {x[4], x[5], x[6], x[7]};
+  to[kItems] = {x[4], x[5], x[6], x[7]};
   if (item == 0) *reinterpret_cast<float2*>(sums) = {max, sum};
 }
 

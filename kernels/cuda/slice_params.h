@@ -9,8 +9,8 @@
 namespace rillkv::kernels::cuda {
 
 inline constexpr int kExpandThreads = 256;      // fill_channel_block's and fill_token_block's
-inline constexpr int kFoldThreads = 128;        // 8 channels each
-inline constexpr int kSliceQueryThreads = 128;  // 4 channels and their partners each
+inline constexpr int kFoldThreads = 128;        // four channels of each half of a row
+inline constexpr int kSliceQueryThreads = 128;  // the same
 inline constexpr int kMaxSliceParts = 8;
 
 /// rillkv_expand_slice_d{64,128}: blocks first_block .. first_block + blocks - 1, each as the fused

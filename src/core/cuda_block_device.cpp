@@ -18,6 +18,7 @@
 #include "core/device_rotation_table.h"
 #include "core/device_table.h"
 #include "core/kernel_views.h"
+#include "core/slice_attention.h"
 #include "kernels/packed_format.h"
 #include "rillkv/error.h"
 
@@ -92,6 +93,7 @@ class CudaBlockDevice final : public BlockDevice {
                                   static_cast<int32_t>(key_block_bytes_)};
     mine.prefix.keys = key_table_.row<const uint8_t*>(0);
     mine.prefix.values = value_table_.row<const uint8_t*>(0);
+    if (attend_by_slices(backend_, mine, slices_)) return;
     const size_t bytes = cuda::attention_workspace_bytes(backend_.queue(), &mine, 1);
     const at::Tensor workspace = at::empty({static_cast<int64_t>(bytes)}, options(at::kByte));
     cuda::attend(backend_.queue(), &mine, 1, workspace.mutable_data_ptr(), bytes);
@@ -335,6 +337,7 @@ class CudaBlockDevice final : public BlockDevice {
   const AdaptiveLayout layout_;
   const DeviceRotationTable& rotations_;
   CudaBackend& backend_;
+  const SliceOptions slices_ = {.path = prefill_path()};
   PackedSinks sinks_;
   DeviceTable key_table_, value_table_;  // [blocks, kv_heads]
   DeviceTable sink_table_;               // [2, kv_heads]: keys, values
