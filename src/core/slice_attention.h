@@ -39,7 +39,7 @@ SliceLibrary slice_library(at::Device device, PrefillPath path);
 
 struct SliceOptions {
   PrefillPath path = PrefillPath::kFused;
-  SliceLibrary library;  // null: slice_library's
+  SliceLibrary library = {};  // null: slice_library's
   size_t most_bytes = kernels::cuda::kMostSliceBytes;
   int least_blocks = kernels::cuda::kLeastSliceBlocks;
 };

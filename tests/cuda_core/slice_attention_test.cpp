@@ -129,14 +129,14 @@ TEST(SliceAttention, TheVariableNamesThePath) {
 TEST(SliceAttention, AutoIsForHopperAndLongContexts) {
   kernels::cuda::SlicePlan plan;
   plan.rows = 1024;
-  plan.blocks = 32;
+  plan.blocks = 64;
   EXPECT_TRUE(slices_pay(90, plan));
   EXPECT_FALSE(slices_pay(80, plan));
   EXPECT_FALSE(slices_pay(100, plan));
   EXPECT_FALSE(slices_pay(0, plan));
-  plan.blocks = 16;
+  plan.blocks = 63;
   EXPECT_FALSE(slices_pay(90, plan));
-  plan.blocks = 32;
+  plan.blocks = 64;
   plan.rows = 256;
   EXPECT_FALSE(slices_pay(90, plan));
 }
