@@ -3,7 +3,7 @@
 // the rest is instructions as the executor counts them (CudaSliceProfile checks them), bytes
 // through the L2 cache, and gaps between dependent launches.
 //
-//   a slice   expand_slice   packed bytes in, fp16 out; instructions_a_block for a block and kv head
+//   a slice   expand_slice   packed bytes in, fp16 out; instructions_a_block a block and kv head
 //             library        4 rows tokens D a kv head / rate, by the share of CTAs that are busy
 //             fold_slice     parts' results in, accumulator in and out
 //   the rest  slice_queries, the fused kernel over what is no slice, merge

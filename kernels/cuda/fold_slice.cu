@@ -43,8 +43,8 @@ __device__ void fold(const FoldSliceParams& p) {
   constexpr int kItems = D / 8;
   constexpr float kLog2E = 1.4426950408889634f;
   const int index = static_cast<int>(blockIdx.x * kFoldThreads + threadIdx.x);
-  // Warps past the end have nothing to do; in the last one, lanes past it do the last row's work, up
-  // to storing it, and meet the others below.
+  // Warps past the end have nothing to do; in the last one, lanes past it do the last row's work,
+  // up to storing it, and meet the others below.
   if ((index & ~31) / kItems >= p.rows) return;
   const bool inside = index / kItems < p.rows;
   const int row = min(index / kItems, p.rows - 1), item = index % kItems;

@@ -58,8 +58,8 @@ std::map<std::string, Use> launched() {
     p.dtype = kernels::Dtype::kBFloat16;
     p.query_count = 256;
     p.prefix.value_groups = head_dim / 64;
-    p.key_block_bytes = static_cast<int32_t>(
-        format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
+    p.key_block_bytes =
+        static_cast<int32_t>(format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
     cuda::SlicePlan slices;
     slices.rows = 256;
     slices.kv_heads = 1;

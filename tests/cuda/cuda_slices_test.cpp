@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "benchmarks/slice_model.h"
-#include "kernels/cuda/expand_shared.h"
 #include "kernels/cuda/slices.h"
 #include "tests/cuda/device_scenario.h"
 #include "tests/reference/half.h"
@@ -531,7 +530,8 @@ TEST_P(CudaSlices, FoldingRefusesWhatItCannotRead) {
   refused([](auto& p) { p.parts = 0; });
   refused([](auto& p) { p.out_row_stride = 68; });
   refused([](auto& p) { p.out_head_stride = 4; });
-  refused([](auto& p) { p.out = reinterpret_cast<const uint16_t*>(uintptr_t{8}); });
+  alignas(16) static constexpr uint16_t kRows[8] = {};
+  refused([](auto& p) { p.out = kRows + 4; });
 }
 
 RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(CudaSlices);
