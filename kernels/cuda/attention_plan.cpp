@@ -228,9 +228,11 @@ void check_workspace(const char* function, size_t needed, const void* workspace,
   }
 }
 
-/// The attention kernel over `here` sequences, whose parameters are in `params`, and the merge.
+/// The attention kernel over `here` sequences, whose parameters are in `params`, and the merge;
+/// `fold` (null: nothing) adds to the parts between them.
 void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& params, int here,
-                      int concurrent, void* workspace, const Description& what) {
+                      int concurrent, void* workspace, const Description& what,
+                      const std::function<void(const AttentionParts&)>* fold = nullptr) {
   const AttentionParams& first = params.sequences[0];
   params.row_tiles = plan.row_tiles;
   params.splits = plan.splits;
@@ -252,6 +254,9 @@ void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& par
   launch.what = what;
   queue.launch(launch);
   if (!writes_parts(plan)) return;
+  if (fold != nullptr) {
+    (*fold)({params.part_out, params.part_max_sum, int64_t{plan.splits} * plan.rows});
+  }
   const int rows_a_cta = kMergeWarps / merge_warps(plan.splits);
   launch.entry = first.head_dim == 64 ? "rillkv_merge_d64" : "rillkv_merge_d128";
   launch.grid[0] = static_cast<uint32_t>((plan.rows + rows_a_cta - 1) / rows_a_cta);
@@ -315,6 +320,45 @@ void attend_steps(Queue& queue, const AttentionParams& shape, const SequenceStep
   params.layer = layer;
   const auto what = [&] { return describe(p, count, plan); };
   launch_attention(queue, plan, params, count, count, workspace, what);
+}
+
+// ---- attend_folding ----
+namespace {
+
+/// Parts are written even where one split would do.
+Plan plan_folding(const Queue& queue, const AttentionParams& p) {
+  Plan plan = plan_attention(queue, &p, 1);
+  plan.splits = std::max(plan.splits, 2);
+  return plan;
+}
+
+}  // namespace
+
+bool attend_folding_takes(const Queue& queue, const AttentionParams& sequence) {
+  return plan_attention(queue, &sequence, 1).path == Path::kPrefill;
+}
+
+size_t attend_folding_workspace_bytes(const Queue& queue, const AttentionParams& sequence) {
+  return part_rows(plan_folding(queue, sequence), sequence, 1) * sizeof(float) *
+         static_cast<size_t>(sequence.head_dim + 2);
+}
+
+void attend_folding(Queue& queue, const AttentionParams& sequence, void* workspace,
+                    size_t workspace_bytes,
+                    const std::function<void(const AttentionParts&)>& fold) {
+  const Plan plan = plan_folding(queue, sequence);
+  const size_t needed = attend_folding_workspace_bytes(queue, sequence);
+  if (plan.path != Path::kPrefill || needed > workspace_bytes || !aligned(workspace)) {
+    throw std::invalid_argument(
+        "attend_folding: expected a sequence of the fast prefill path and a 16-byte aligned "
+        "workspace of " +
+        std::to_string(needed) + " bytes, got " + std::to_string(workspace_bytes) + " bytes and " +
+        describe(sequence, 1, plan));
+  }
+  AttentionLaunchParams params;
+  params.sequences[0] = sequence;
+  const auto what = [&] { return describe(sequence, 1, plan); };
+  launch_attention(queue, plan, params, 1, 1, workspace, what, &fold);
 }
 
 }  // namespace rillkv::kernels::cuda

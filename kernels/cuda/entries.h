@@ -26,6 +26,10 @@
   X(rillkv_decode_d128_fp16)        \
   X(rillkv_merge_d64)               \
   X(rillkv_merge_d128)              \
+  X(rillkv_expand_slice_d64)        \
+  X(rillkv_expand_slice_d128)       \
+  X(rillkv_slice_queries)           \
+  X(rillkv_fold_slice)              \
   X(rillkv_attention_generic)       \
   X(rillkv_rms_norm_bf16)           \
   X(rillkv_rms_norm_fp16)           \

@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/ingest_params.h"
 #include "kernels/cuda/model_params.h"
+#include "kernels/cuda/slice_params.h"
 #include "kernels/params.h"
 
 namespace rillkv::kernels::cuda {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "kernels/cuda/entry_params.h"
 #include "kernels/cuda/queue.h"
@@ -52,6 +53,18 @@ bool attend_steps_takes(const Queue& queue, const AttentionParams& shape);
 size_t attend_steps_workspace_bytes(const Queue& queue, const AttentionParams& shape, int count);
 void attend_steps(Queue& queue, const AttentionParams& shape, const SequenceStep* steps, int count,
                   int layer, void* workspace, size_t workspace_bytes);
+/// Attention of one sequence by the fused prefill kernel, with something folded in before its parts
+/// are merged (slices.h). `fold` is called once, after the kernel's launch; what it launches may
+/// add to the first part of every kv head, and finds it unnormalised, as rillkv_merge_* reads it.
+struct AttentionParts {
+  float* out = nullptr;      // row r of kv head h: [D] at (h * stride + r) * D
+  float* max_sum = nullptr;  // max * log2(e) and sum, at (h * stride + r) * 2
+  int64_t stride = 0;        // rows
+};
+bool attend_folding_takes(const Queue& queue, const AttentionParams& sequence);
+size_t attend_folding_workspace_bytes(const Queue& queue, const AttentionParams& sequence);
+void attend_folding(Queue& queue, const AttentionParams& sequence, void* workspace,
+                    size_t workspace_bytes, const std::function<void(const AttentionParts&)>& fold);
 /// The entry that attend would use for these sequences, for tests and benchmarks.
 const char* attention_entry(const Queue& queue, const AttentionParams* sequences, int count);
 

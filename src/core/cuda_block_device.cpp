@@ -130,7 +130,7 @@ class CudaBlockDevice final : public BlockDevice {
     kernels::AttentionParams p = params;
     p.prefix.keys = key_table_.row<const uint8_t*>(0);
     p.prefix.values = value_table_.row<const uint8_t*>(0);
-    run_attention(backend_, p, rotations_.in_block_half(), key_block_bytes_);
+    run_attention(backend_, p, rotations_.in_block_half(), key_block_bytes_, slices_);
   }
 
   void settle(const std::vector<std::shared_ptr<SealedBlock>>& blocks) override {
@@ -197,6 +197,7 @@ class CudaBlockDevice final : public BlockDevice {
   const int64_t kv_heads_, head_dim_;
   const DeviceRotationTable& rotations_;
   CudaBackend& backend_;
+  const SliceOptions slices_ = {.path = prefill_path()};
   PackedSinks sinks_;
   at::Tensor sink_pointers_;             // [2, kv_heads] i64: keys, values
   DeviceTable key_table_, value_table_;  // [blocks, kv_heads]

@@ -184,7 +184,7 @@ void CudaLayerCache::attend_on_device(const kernels::AttentionParams& params) {
   p.prefix.keys = state_.key_table(layer_);
   p.prefix.values = state_.value_table(layer_);
   run_attention(backend_, p, device_rotations_.in_block_half(),
-                static_cast<int64_t>(layout_.key_bytes()));
+                static_cast<int64_t>(layout_.key_bytes()), slices_);
 }
 
 cuda::AttentionParams CudaLayerCache::step_params(const at::Tensor& q, at::Tensor& out) const {

@@ -13,6 +13,7 @@
 #include "core/cuda_cache_state.h"
 #include "core/device_rotation_table.h"
 #include "core/packed_layer.h"
+#include "core/slice_attention.h"
 #include "kernels/cuda/attention_params.h"
 #include "kernels/cuda/ingest_params.h"
 
@@ -66,6 +67,7 @@ class CudaLayerCache final : public PackedLayer {
   DeviceRotationTable& device_rotations_;
   CudaCacheState& state_;
   CudaBackend& backend_;
+  const SliceOptions slices_ = {.path = prefill_path()};
   PackedSinks sinks_;
   at::Tensor sink_pointers_;     // [2, kv_heads] i64: keys, values
   mutable int64_t settled_ = 0;  // blocks whose tally is complete

@@ -49,8 +49,10 @@ void pack_sinks_on_device(CudaBackend& backend, const CompressionConfig& config,
 }
 
 void run_attention(CudaBackend& backend, const kernels::AttentionParams& params,
-                   const uint16_t* in_block_half, int64_t key_block_bytes) {
+                   const uint16_t* in_block_half, int64_t key_block_bytes,
+                   const SliceOptions& slices) {
   const cuda::AttentionParams mine = {params, in_block_half, static_cast<int32_t>(key_block_bytes)};
+  if (attend_by_slices(backend, mine, slices)) return;
   cuda::Queue& queue = backend.queue();
   const size_t bytes = cuda::attention_workspace_bytes(queue, &mine, 1);
   const at::Tensor workspace = at::empty(

@@ -7,6 +7,7 @@
 
 #include "core/block_device.h"
 #include "core/cuda_backend.h"
+#include "core/slice_attention.h"
 #include "kernels/params.h"
 #include "rillkv/compression_config.h"
 
@@ -25,8 +26,9 @@ void pack_sinks_on_device(CudaBackend& backend, const CompressionConfig& config,
                           const at::Tensor& values, int64_t first);
 
 /// Attention of one sequence; in_block_half: DeviceRotationTable's; key_block_bytes: of the largest
-/// key block, one kv head.
+/// key block, one kv head; slices: whether prefill goes that way.
 void run_attention(CudaBackend& backend, const kernels::AttentionParams& params,
-                   const uint16_t* in_block_half, int64_t key_block_bytes);
+                   const uint16_t* in_block_half, int64_t key_block_bytes,
+                   const SliceOptions& slices);
 
 }  // namespace rillkv

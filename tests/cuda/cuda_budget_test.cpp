@@ -9,6 +9,7 @@
 #include "kernels/cuda/ingest.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/model_ops.h"
+#include "kernels/cuda/slices.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv::test {
@@ -52,6 +53,26 @@ std::map<std::string, Use> launched() {
         cuda::attend(queue, &p, 1, reinterpret_cast<void*>(uintptr_t{256}), size_t{1} << 30);
       }
     }
+  }
+  for (int head_dim : {64, 128}) {
+    kernels::cuda::AttentionParams p;
+    p.heads = p.kv_heads = 1;
+    p.head_dim = head_dim;
+    p.dtype = kernels::Dtype::kBFloat16;
+    p.query_count = 256;
+    p.prefix.value_groups = head_dim / 64;
+    p.key_block_bytes =
+        static_cast<int32_t>(format::channel_block_bytes(head_dim, 128, false, head_dim * 17 / 4));
+    cuda::SlicePlan slices;
+    slices.rows = 256;
+    slices.kv_heads = 1;
+    slices.head_dim = head_dim;
+    cuda::slice_queries(queue, p, slices, nullptr);
+    cuda::expand_slice(queue, p, 0, 4, nullptr, nullptr);
+    cuda::FoldSliceParams fold;
+    fold.rows = 256;
+    fold.head_dim = head_dim;
+    cuda::fold_slice(queue, fold, 1);
   }
   kernels::cuda::AttentionParams generic;
   generic.heads = generic.kv_heads = 1;
