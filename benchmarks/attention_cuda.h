@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "benchmarks/attention_case.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_order.h"
 #include "src/core/cuda_backend.h"
 

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/expand_shared.h"
 #include "kernels/cuda/slices.h"
+#include "kernels/cuda/submit.h"
 
 namespace rillkv::kernels::cuda {
 namespace {
@@ -43,23 +44,6 @@ size_t largest_block_bytes(const AttentionParams& p) {
                             : format::token_block_bytes(kAttentionTile, D, p.prefix.value_groups,
                                                         false, p.prefix.value_bits);
   return std::max(keys, values);
-}
-
-template <typename Params>
-void submit(Queue& queue, const char* entry, int x, int y, int z, int threads, int shared_bytes,
-            const Params& params, const std::string& what) {
-  if (x <= 0 || y <= 0) return;
-  Launch launch;
-  launch.entry = entry;
-  launch.grid[0] = static_cast<uint32_t>(x);
-  launch.grid[1] = static_cast<uint32_t>(y);
-  launch.grid[2] = static_cast<uint32_t>(z);
-  launch.threads = static_cast<uint32_t>(threads);
-  launch.shared_bytes = static_cast<size_t>(shared_bytes);
-  launch.params = &params;
-  launch.params_bytes = sizeof(Params);
-  launch.what = what;
-  queue.launch(launch);
 }
 
 std::string describe(const char* what, int count, int heads, int head_dim) {
@@ -136,7 +120,7 @@ void slice_queries(Queue& queue, const AttentionParams& sequence, const SlicePla
   submit(queue, "rillkv_slice_queries",
          ceil_div(plan.rows * (plan.head_dim / 8), kSliceQueryThreads), plan.kv_heads, 1,
          kSliceQueryThreads, 0, params,
-         describe("query rows", plan.rows, plan.kv_heads, plan.head_dim));
+         [&] { return describe("query rows", plan.rows, plan.kv_heads, plan.head_dim); });
 }
 
 void expand_slice(Queue& queue, const AttentionParams& sequence, int first, int blocks,
@@ -146,7 +130,7 @@ void expand_slice(Queue& queue, const AttentionParams& sequence, int first, int 
   submit(queue, D == 64 ? "rillkv_expand_slice_d64" : "rillkv_expand_slice_d128", blocks,
          sequence.kv_heads, 2, kExpandThreads,
          ExpandShared(D).bytes(static_cast<int>(largest_block_bytes(sequence))), params,
-         describe("blocks", blocks, sequence.kv_heads, D));
+         [&] { return describe("blocks", blocks, sequence.kv_heads, D); });
 }
 
 void fold_slice(Queue& queue, const FoldSliceParams& params, int kv_heads) {
@@ -163,7 +147,7 @@ void fold_slice(Queue& queue, const FoldSliceParams& params, int kv_heads) {
   }
   submit(queue, "rillkv_fold_slice", ceil_div(params.rows * (params.head_dim / 8), kFoldThreads),
          kv_heads, 1, kFoldThreads, 0, params,
-         describe("rows", params.rows, kv_heads, params.head_dim));
+         [&] { return describe("rows", params.rows, kv_heads, params.head_dim); });
 }
 
 }  // namespace rillkv::kernels::cuda

@@ -13,6 +13,7 @@
 #include "core/cuda_backend.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "kernels/cuda/launch.h"
 
 namespace rillkv {
 namespace {
