@@ -12,7 +12,7 @@
 namespace rillkv {
 namespace {
 
-constexpr int64_t kFirstCapacity = 64;  // blocks
+constexpr int64_t kFirstCapacity = 8;  // blocks; then it doubles
 
 }  // namespace
 

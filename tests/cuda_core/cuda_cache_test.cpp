@@ -230,6 +230,68 @@ TEST_P(CudaCache, DenseIsTheSameUpToRoundings) {
   }
 }
 
+// Tables of blocks grow when the ninth block is packed, and again at the seventeenth.
+TEST_P(CudaCache, TablesGrowWithTheContext) {
+  const CacheGeometry g = geometry(2, 1, 64);
+  CompressionConfig config = CompressionConfig::preset("balanced");
+  config.set("block_size=32");
+  const Input in = random_input(g, 8 + 18 * 32 + 5, at::kBFloat16, 9);
+  QuantizedKvCache cpu(g, config, at::kBFloat16);
+  QuantizedKvCache cuda = make_cache(g, config, at::kBFloat16);
+  const at::Tensor expected = feed(cpu, in, {100}).to(at::kDouble);
+  const at::Tensor found = feed(cuda, in, {100}).to(at::kDouble);
+  const double error = (found - expected).abs().max().item<double>();
+  EXPECT_TRUE(error <= tolerance(g, in, at::kBFloat16)) << error;
+  EXPECT_EQ(cuda.blocks(0).size(), 18u);
+  expect_same_blocks(cuda, cpu);
+}
+
+// A chunk of more blocks than a launch packs.
+TEST_P(CudaCache, AChunkOfManyBlocksTakesSeveralLaunches) {
+  const CacheGeometry g = geometry(1, 1, 64);
+  CompressionConfig config = CompressionConfig::preset("balanced");
+  config.set("block_size=32");
+  const Input in = random_input(g, 8 + 67 * 32 + 5, at::kBFloat16, 10);
+  QuantizedKvCache cpu(g, config, at::kBFloat16);
+  QuantizedKvCache cuda = make_cache(g, config, at::kBFloat16);
+  feed(cpu, in.slice(0, 20), {20});
+  feed(cuda, in.slice(0, 20), {20});
+  feed(cpu, in.slice(20, in.q.size(0)), {in.q.size(0)});
+  feed(cuda, in.slice(20, in.q.size(0)), {in.q.size(0)});
+  EXPECT_EQ(cuda.blocks(0).size(), 67u);
+  expect_same_blocks(cuda, cpu);
+}
+
+// Work on another stream waits for what the cache's kernels do on the one before, and LibTorch's
+// allocator is told of all memory that the other stream uses.
+TEST_P(CudaCache, FollowsTheCurrentStream) {
+  if (!on_executor()) GTEST_SKIP() << "the executor's back end counts";
+  for (const char* preset : {"balanced", "seed", "dense"}) {
+    SCOPED_TRACE(preset);
+    const CacheGeometry g = geometry(2, 2, 64);
+    CompressionConfig config = CompressionConfig::preset(preset);
+    config.set("block_size=32");
+    const Input in = random_input(g, 100, at::kBFloat16, 11);
+    QuantizedKvCache cuda = make_cache(g, config, at::kBFloat16);
+    feed(cuda, in.slice(0, 80), {40});
+    DeviceTraffic& seen = traffic(*backend());
+    seen = {};
+    feed(cuda, in.slice(80, 90), {5});
+    EXPECT_EQ(seen.joins, 0);
+    set_stream(*backend(), 7);
+    feed(cuda, in.slice(90, 100), {5});
+    EXPECT_EQ(seen.joins, 1);
+    EXPECT_FALSE(seen.recorded.empty());
+    for (const auto& block : cuda.blocks(0)) {
+      // Sealed on the stream before.
+      EXPECT_EQ(seen.recorded.count(block->storage.storage().mutable_data()), 1u);
+    }
+    set_stream(*backend(), 0);
+    cuda.reset();
+    EXPECT_EQ(seen.joins, 2);
+  }
+}
+
 struct BadInput {
   Input in, bad;
 };

@@ -171,6 +171,64 @@ TEST_P(CudaDecode, ABatchEqualsItsSequences) {
   }
 }
 
+// The tables of blocks move when they grow, in the middle of decoding: the graph that was captured
+// before finds them.
+TEST_P(CudaDecode, TablesMayGrowBetweenReplays) {
+  const ModelConfig config = model_config("gqa_d64");
+  const CompressionConfig compressed = CompressionConfig::preset("balanced");
+  at::manual_seed(8);
+  const int64_t begin = 8 + 8 * 128 - 3;  // eight blocks are full after three more
+  const at::Tensor tokens = at::randint(config.vocab_size, {begin + 7}, at::kLong);
+  LlamaModel model = make_model(config, at::kHalf);
+  model->load_weights(random_llama("gqa_d64", config));
+  QuantizedKvCache with = cache_of(model, compressed), without = cache_of(model, compressed);
+  const at::Tensor found = decode(model, with, tokens, begin);
+  const Setting off("0");
+  EXPECT_TRUE(at::equal(found, decode(model, without, tokens, begin)));
+  EXPECT_EQ(with.blocks(0).size(), 8u);
+  for (int64_t layer = 0; layer < 2; ++layer) expect_same_bytes(with, without, layer);
+}
+
+// A chunk between steps, and steps after it: the tail's rotations are computed anew.
+TEST_P(CudaDecode, ChunksAndStepsMayAlternate) {
+  const ModelConfig config = model_config("gqa_d64");
+  const CompressionConfig compressed = CompressionConfig::preset("balanced");
+  at::manual_seed(9);
+  const at::Tensor tokens = at::randint(config.vocab_size, {170}, at::kLong);
+  LlamaModel exact(config, at::kFloat), cpu_model(config, at::kBFloat16);
+  LlamaModel model = make_model(config, at::kBFloat16);
+  for (LlamaModel* m : {&exact, &cpu_model, &model}) {
+    (*m)->load_weights(random_llama("gqa_d64", config));
+  }
+  const auto run = [&](const LlamaModel& m, QuantizedKvCache cache) {
+    std::vector<at::Tensor> logits;
+    int64_t begin = 0;
+    for (int64_t count : {30, 1, 1, 1, 40, 1, 1, 70, 1, 1, 20, 1, 1, 1}) {
+      logits.push_back(m->forward(tokens.slice(0, begin, begin + count), cache, Logits::kLast));
+      begin += count;
+    }
+    return at::cat(logits);
+  };
+  const at::Tensor wide = run(exact, exact->make_cache(compressed));
+  const at::Tensor expected = run(cpu_model, cpu_model->make_cache(compressed));
+  const at::Tensor found = run(model, cache_of(model, compressed));
+  const double rounding = (expected - wide).abs().max().item<double>();
+  const double difference = (found - expected).abs().max().item<double>();
+  EXPECT_TRUE(difference <= 2 * rounding) << difference << " > " << 2 * rounding;
+}
+
+TEST_P(CudaDecode, AWrongSettingIsOneLine) {
+  const ModelConfig config = model_config("gqa_d64");
+  LlamaModel model = make_model(config, at::kBFloat16);
+  model->load_weights(random_llama("gqa_d64", config));
+  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
+  at::manual_seed(10);
+  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  const Setting wrong("yes");
+  EXPECT_EQ(error_of([&] { decode(model, cache, tokens, 18); }),
+            "expected RILLKV_CUDA_GRAPHS=0 or 1, got 'yes'");
+}
+
 TEST_P(CudaDecode, BadNumbersAreSaidWithLayerAndWeight) {
   const ModelConfig config = model_config("gqa_d64");
   LlamaModel model = make_model(config, at::kBFloat16);

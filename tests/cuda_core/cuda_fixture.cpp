@@ -195,7 +195,14 @@ class ExecutorBackend final : public CudaBackend {
   }
   void prepare(const std::function<void()>& work) override { work(); }
   uint64_t stream() const override { return stream_; }
-  void follow(uint64_t, const std::vector<at::Tensor>&) override {}
+  void follow(uint64_t before, const std::vector<at::Tensor>& used) override {
+    if (before == stream_) throw std::logic_error("a stream that follows itself");
+    ++queue_.traffic.joins;
+    for (const at::Tensor& x : used) {
+      if (x.defined()) queue_.traffic.recorded.insert(x.storage().mutable_data());
+    }
+  }
+  void set_stream(uint64_t stream) { stream_ = stream; }
 
   DeviceTraffic& traffic() { return queue_.traffic; }
 
@@ -220,6 +227,10 @@ std::shared_ptr<CudaBackend> make_executor_backend(uint64_t seed) {
 
 DeviceTraffic& traffic(CudaBackend& executor) {
   return dynamic_cast<ExecutorBackend&>(executor).traffic();
+}
+
+void set_stream(CudaBackend& executor, uint64_t stream) {
+  dynamic_cast<ExecutorBackend&>(executor).set_stream(stream);
 }
 
 void EveryBackend::SetUp() {

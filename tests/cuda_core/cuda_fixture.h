@@ -6,7 +6,7 @@
 
 #include <cstring>
 #include <memory>
-#include <optional>
+#include <set>
 #include <string>
 
 #include "core/cache_access.h"
@@ -25,8 +25,12 @@ std::shared_ptr<CudaBackend> make_executor_backend(uint64_t seed);
 struct DeviceTraffic {
   int64_t launches = 0;  // of kernels of ours and of `linear`, outside of graphs
   int64_t uploads = 0, downloads = 0, waits = 0, captures = 0, replays = 0;
+  int64_t joins = 0;         // of one stream with another
+  std::set<void*> recorded;  // memory that was said to be used by another stream
 };
 DeviceTraffic& traffic(CudaBackend& executor);
+/// Makes another stream LibTorch's current one, as far as the executor's back end says.
+void set_stream(CudaBackend& executor, uint64_t stream);
 
 /// Parameter "executor" or "gpu"; the latter is skipped where there is none.
 class EveryBackend : public ::testing::TestWithParam<const char*> {
