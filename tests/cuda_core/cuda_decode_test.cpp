@@ -122,15 +122,25 @@ TEST_P(CudaDecode, GraphsEqualLaunches) {
   const at::Tensor expected = decode(model, without, tokens, 130);
   EXPECT_TRUE(at::equal(found, expected));
   for (int64_t layer = 0; layer < 2; ++layer) expect_same_bytes(with, without, layer);
-  // Another cache of the same shape: the graph is not the first one's.
-  const at::Tensor again = [&] {
-    const Setting on("1");
-    QuantizedKvCache other = cache_of(model, compressed);
-    return decode(model, other, tokens.flip(0), 130);
-  }();
+}
+
+// A graph is nobody's: it is replayed for another cache when the one it was captured with is gone.
+TEST_P(CudaDecode, GraphsOutliveTheCacheTheyWereCapturedWith) {
+  const ModelConfig config = model_config("gqa_d64");
+  const CompressionConfig compressed = CompressionConfig::preset("balanced");
+  at::manual_seed(12);
+  const at::Tensor tokens = at::randint(config.vocab_size, {140}, at::kLong);
+  LlamaModel model = make_model(config, at::kHalf);
+  model->load_weights(random_llama("gqa_d64", config));
+  const auto run = [&](const at::Tensor& of) {
+    QuantizedKvCache cache = cache_of(model, compressed);
+    return decode(model, cache, of, 134);
+  };
+  run(tokens);
+  const at::Tensor found = run(tokens.flip(0));
+  if (on_executor()) EXPECT_EQ(traffic(*backend()).captures, 1);
   const Setting off("0");
-  QuantizedKvCache other = cache_of(model, compressed);
-  EXPECT_TRUE(at::equal(again, decode(model, other, tokens.flip(0), 130)));
+  EXPECT_TRUE(at::equal(found, run(tokens.flip(0))));
 }
 
 // Sequences of different lengths in one launch: the batch's matrix products may round otherwise than
