@@ -138,7 +138,9 @@ TEST_P(CudaDecode, GraphsOutliveTheCacheTheyWereCapturedWith) {
   };
   run(tokens);
   const at::Tensor found = run(tokens.flip(0));
-  if (on_executor()) EXPECT_EQ(traffic(*backend()).captures, 1);
+  if (on_executor()) {
+    EXPECT_EQ(traffic(*backend()).captures, 1);
+  }
   const Setting off("0");
   EXPECT_TRUE(at::equal(found, run(tokens.flip(0))));
 }
