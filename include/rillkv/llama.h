@@ -66,8 +66,8 @@ class LlamaModelImpl : public InferenceModule {
   ///
   /// On a CUDA device, batches of one token a sequence under policy "adaptive" are one launch a
   /// kernel, wait for the device once, and are captured as a CUDA graph the second time
-  /// (RILLKV_CUDA_GRAPHS=0: never); their caches must have one configuration. Threads then take
-  /// turns.
+  /// (RILLKV_CUDA_GRAPHS=0: never), where the caches have one configuration, head_dim is 64 or 128,
+  /// blocks have 128 tokens and the dtype 16 bits. Threads then take turns.
   std::vector<at::Tensor> forward(const std::vector<SequenceChunk>& batch, Logits logits) const;
 
   /// The two halves of `forward`: hidden states after the last layer, [sum of T, hidden_size] on

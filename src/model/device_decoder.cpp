@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/assert.h"
 #include "core/cache_access.h"
 #include "core/kernel_views.h"
 #include "kernels/cuda/ingest.h"
@@ -52,23 +53,32 @@ std::vector<CudaSequence*> DeviceDecoder::sequences_of(
   return sequences;
 }
 
-void DeviceDecoder::accept(const std::vector<CudaSequence*>& sequences) {
+bool DeviceDecoder::takes(const std::vector<CudaSequence*>& sequences) {
+  if (sequences.empty()) return false;
   std::vector<uint64_t> ids;
   for (const CudaSequence* sequence : sequences) ids.push_back(sequence->id());
-  if (ids == known_) return;
+  if (ids == known_) return true;
+  const std::string kind = kind_of(*sequences.front());
   for (const CudaSequence* sequence : sequences) {
-    const std::string kind = kind_of(*sequence);
-    if (kind == kind_) continue;
-    RILLKV_CHECK(sequence == sequences.front(),
-                 "LlamaModel: expected caches of one configuration in a batch on a CUDA device");
+    if (kind_of(*sequence) != kind) return false;
+  }
+  if (kind != kind_) {
+    CudaSequence& first = *sequences.front();
+    const CacheGeometry& g = first.geometry();
+    const at::Tensor q = at::empty({1, g.heads, g.head_dim},
+                                   at::TensorOptions().dtype(dtype_).device(backend_->device()));
+    at::Tensor out = at::empty_like(q);
+    if (!cuda::attend_steps_takes(backend_->queue(), first.layer(0).step_params(q, out))) {
+      return false;
+    }
     shapes_.clear();
     kind_ = kind;
-    const CompressionConfig& config = sequence->options().config;
-    rotations_ = std::make_unique<DeviceRotationTable>(sequence->geometry().inverse_frequencies,
-                                                       config.attention_sink_size,
-                                                       config.block_size, *backend_);
+    const CompressionConfig& config = first.options().config;
+    rotations_ = std::make_unique<DeviceRotationTable>(
+        g.inverse_frequencies, config.attention_sink_size, config.block_size, *backend_);
   }
   known_ = std::move(ids);
+  return true;
 }
 
 void DeviceDecoder::begin(const std::vector<CudaSequence*>& sequences,
@@ -139,7 +149,7 @@ Pass DeviceDecoder::make_pass(CudaSequence& first, int64_t count, int64_t planne
 
 DeviceDecoder::Result DeviceDecoder::run(const std::vector<CudaSequence*>& sequences,
                                          const std::vector<int32_t>& ids, const Layers& layers) {
-  accept(sequences);
+  RILLKV_ASSERT(takes(sequences));
   const uint64_t now = backend_->stream();
   if (stream_ && *stream_ != now) {
     std::vector<at::Tensor> used = rotations_->tensors();

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,7 +26,8 @@ namespace rillkv {
 /// replay it. Not thread-safe.
 class DeviceDecoder {
  public:
-  explicit DeviceDecoder(std::shared_ptr<CudaBackend> backend) : backend_(std::move(backend)) {}
+  DeviceDecoder(std::shared_ptr<CudaBackend> backend, at::ScalarType dtype)
+      : backend_(std::move(backend)), dtype_(dtype) {}
 
   /// The caches' CUDA sides if all of them can take a step together; empty otherwise.
   static std::vector<CudaSequence*> sequences_of(const std::vector<QuantizedKvCache*>& caches);
@@ -36,7 +38,10 @@ class DeviceDecoder {
     at::Tensor logits;             // [sequences, vocab], the model's dtype, on the CPU
     std::vector<uint64_t> errors;  // [sequences], error words
   };
-  /// ids: a token of each. `layers` may be called now or never again; it must do the same work each
+  /// Whether the sequences are of one geometry and configuration, and the fast decode kernels take
+  /// them; of others, each cache attends by itself.
+  bool takes(const std::vector<CudaSequence*>& sequences);
+  /// Of sequences that it takes; ids: a token of each. `layers` may be called now or never again; it must do the same work each
   /// time.
   Result run(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids,
              const Layers& layers);
@@ -49,14 +54,13 @@ class DeviceDecoder {
   };
 
   void begin(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids);
-  void accept(const std::vector<CudaSequence*>& sequences);
   Pass make_pass(CudaSequence& first, int64_t count, int64_t planned_blocks);
 
   std::shared_ptr<CudaBackend> backend_;
+  at::ScalarType dtype_;
   std::optional<uint64_t> stream_;  // of the last pass
-  // Of one geometry and configuration: the shapes and tables that launches hold.
-  std::string kind_;
-  std::vector<uint64_t> known_;  // sequences of the last pass: they are of that kind
+  std::string kind_;                // geometry and configuration of what follows
+  std::vector<uint64_t> known_;     // sequences of the last pass: they are of that kind
   std::unique_ptr<DeviceRotationTable> rotations_;
   at::Tensor steps_;                                     // [capacity] SequenceStep, as bytes
   at::Tensor ids_;                                       // [capacity] i32

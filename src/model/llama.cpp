@@ -82,15 +82,6 @@ at::Tensor embed_rows(const at::Tensor& table, const int32_t* ids, int64_t rows,
   return out;
 }
 
-/// Whether decode attention of this shape can be captured.
-bool steps_are_taken(CudaSequence& sequence, at::ScalarType dtype, CudaBackend& backend) {
-  const CacheGeometry& g = sequence.geometry();
-  const auto options = at::TensorOptions().dtype(dtype).device(backend.device());
-  const at::Tensor q = at::empty({1, g.heads, g.head_dim}, options);
-  at::Tensor out = at::empty_like(q);
-  return kernels::cuda::attend_steps_takes(backend.queue(), sequence.layer(0).step_params(q, out));
-}
-
 /// x += delta, both [rows, columns].
 void add(at::Tensor& x, const at::Tensor& delta) {
   constexpr int64_t kSerial = 32768;  // at::internal::GRAIN_SIZE: no more opens no region
@@ -366,7 +357,9 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
   for (const SequenceChunk& chunk : batch) caches.push_back(chunk.cache);
   if (std::find(caches.begin(), caches.end(), nullptr) != caches.end()) return {};
   const std::vector<CudaSequence*> sequences = DeviceDecoder::sequences_of(caches);
-  if (sequences.empty() || !steps_are_taken(*sequences.front(), dtype_, *backend_)) return {};
+  const std::lock_guard<std::mutex> lock(decoding_);
+  if (decoder_ == nullptr) decoder_ = std::make_shared<DeviceDecoder>(backend_, dtype_);
+  if (!decoder_->takes(sequences)) return {};
   const Batch input = checked_batch(batch, config_);
   for (QuantizedKvCache* cache : caches) CacheAccess::follow_stream(*cache);
   const at::Tensor narrow = input.ids.to(at::kInt);
@@ -380,8 +373,6 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
         add_rms_norm(hidden, delta, norm_->weight, config_.rms_norm_eps, backend_.get());
     return PackAccess::forward(*lm_head_, normed, lm_head_->bias, backend_.get());
   };
-  const std::lock_guard<std::mutex> lock(decoding_);
-  if (decoder_ == nullptr) decoder_ = std::make_shared<DeviceDecoder>(backend_);
   const DeviceDecoder::Result result =
       decoder_->run(sequences, std::vector<int32_t>(first, first + narrow.numel()), layers);
   raise_errors(batch, result.errors);

@@ -241,6 +241,31 @@ TEST_P(CudaDecode, AWrongSettingIsOneLine) {
             "expected RILLKV_CUDA_GRAPHS=0 or 1, got 'yes'");
 }
 
+// Caches of two configurations have no launch in common: each attends by itself.
+TEST_P(CudaDecode, ABatchOfTwoConfigurationsIsTakenApart) {
+  const ModelConfig config = model_config("gqa_d64");
+  LlamaModel model = make_model(config, at::kBFloat16);
+  model->load_weights(random_llama("gqa_d64", config));
+  at::manual_seed(11);
+  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  std::vector<QuantizedKvCache> alone, together;
+  std::vector<at::Tensor> expected;
+  for (const char* preset : {"balanced", "extreme"}) {
+    alone.push_back(cache_of(model, CompressionConfig::preset(preset)));
+    together.push_back(cache_of(model, CompressionConfig::preset(preset)));
+    expected.push_back(decode(model, alone.back(), tokens, 19));
+    model->forward(tokens.slice(0, 0, 19), together.back(), Logits::kNone);
+  }
+  const at::Tensor last = tokens.slice(0, 19, 20);
+  const std::vector<at::Tensor> found =
+      model->forward({{last, &together[0]}, {last, &together[1]}}, Logits::kLast);
+  for (size_t i = 0; i < 2; ++i) {
+    // By other launches than a step's: bf16 rounds elsewhere.
+    const double unit = expected[i].abs().max().item<double>() * 0x1.0p-7;
+    EXPECT_TRUE((found[i] - expected[i]).abs().max().item<double>() <= 4 * unit);
+  }
+}
+
 TEST_P(CudaDecode, BadNumbersAreSaidWithLayerAndWeight) {
   const ModelConfig config = model_config("gqa_d64");
   LlamaModel model = make_model(config, at::kBFloat16);
