@@ -90,8 +90,8 @@ def draw():
 
     p.layer(344, 296, 980, "Core", ["src/core/"], FILLS["core"])
     p.step(first, 362, wide, 3, "Check; choose the layer", ["kv_cache.cpp"])
-    p.step(first, 436, wide, 4, "Divide: sinks, blocks, tail", ["packed_layer_cache.cpp"])
-    p.step(first, 510, wide, 5, "Measure; rotate values", ["cpu_block_device.cpp", "cuda_block_device.cpp"])
+    p.step(first, 436, wide, 4, "Divide: sinks, blocks, tail", ["packed_layer.cpp"])
+    p.step(first, 510, wide, 5, "Measure; rotate values", ["cpu_block_device.cpp", "cuda_layer_cache.cpp"])
     p.step(second, 400, narrow, 6, "Attend", ["attention_runner.cpp", "rotation_table.cpp"])
     p.step(second, 510, narrow, 7, "Append; seal full blocks",
            ["packed_layer_cache.cpp", "query_energy.cpp", "streaming_stats.cpp", "cpu_sealing.cpp"])

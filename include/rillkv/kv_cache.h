@@ -84,9 +84,9 @@ class QuantizedKvCache {
   ///
   /// On a CUDA device the call puts its work on LibTorch's current stream and returns. Under policy
   /// "adaptive" nothing there waits for the device, so numbers that cannot be represented are noted
-  /// there and said by `check`, at the latest by the next call for layer 0, by `report` or `blocks`;
-  /// the cache is half way then. A call on another stream than the one before makes that stream wait
-  /// for it; q, k and v must be the current stream's.
+  /// there and said by `check`, at the latest by the next call for layer 0, by `report` or
+  /// `blocks`; the cache is half way then. A call on another stream than the one before makes that
+  /// stream wait for it; q, k and v must be the current stream's.
   at::Tensor attend(int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
   /// Waits for a CUDA device and throws Error if keys, values or queries given since the last check

@@ -117,16 +117,14 @@ class LlamaModelImpl : public InferenceModule {
   void check_hidden(const at::Tensor& hidden, const std::vector<SequenceChunk>& batch) const;
   /// Throws what `what` says of layer `layer`, whose input is `hidden`, and where that came from.
   [[noreturn]] void refuse_layer(size_t layer, const at::Tensor& hidden, const char* what) const;
-  /// On a CUDA device: hidden states of token ids, [rows, hidden_size].
-  at::Tensor embed_ids(const at::Tensor& ids) const;
-  /// The same: the batch's caches note what they cannot represent; throws it. `logits` (undefined:
-  /// none) are brought to the CPU, in f32, with the same wait.
+  /// On a CUDA device the batch's caches note what they cannot represent; throws it. `logits`
+  /// (undefined: none) are brought to the CPU, in f32, with the same wait.
   at::Tensor await(const at::Tensor& logits, const std::vector<SequenceChunk>* batch) const;
   void raise_errors(const std::vector<SequenceChunk>& batch,
                     const std::vector<uint64_t>& errors) const;
   at::Tensor head(const at::Tensor& hidden) const;
-  /// A batch of one token a sequence on a CUDA device, f32 logits [sequences, vocab]; undefined where
-  /// the caches need the common way.
+  /// A batch of one token a sequence on a CUDA device, f32 logits [sequences, vocab]; undefined
+  /// where the caches need the common way.
   at::Tensor decode(const std::vector<SequenceChunk>& batch) const;
 
   friend struct ModelAccess;

@@ -21,8 +21,8 @@ struct CacheAccess {
   static CudaSequence* cuda(QuantizedKvCache& cache);
   /// To be called before work is given to the device past the cache.
   static void follow_stream(QuantizedKvCache& cache);
-  /// Of an error word that was read after all work so far: throws what it says, and leaves the cache
-  /// half way.
+  /// Of an error word that was read after all work so far: throws what it says, and leaves the
+  /// cache half way.
   static void raise(QuantizedKvCache& cache, uint64_t error);
 };
 

@@ -14,8 +14,8 @@
 
 namespace rillkv {
 
-/// Device memory of all layers; written by kernels, so that nothing comes to the host or goes from it
-/// while tokens are appended. Used by one thread at a time.
+/// Device memory of all layers; written by kernels, so that nothing comes to the host or goes from
+/// it while tokens are appended. Used by one thread at a time.
 class CudaCacheState {
  public:
   CudaCacheState(const CacheGeometry& geometry, CudaBackend& backend);

@@ -37,8 +37,8 @@ class CudaLayerCache final : public PackedLayer {
   /// Of a step (cuda_step.h), which ingests one token and attends with launches of its own: what is
   /// the same for every sequence, with this one's counts now. q, out: [sequences, heads, head_dim].
   kernels::cuda::AttentionParams step_params(const at::Tensor& q, at::Tensor& out) const;
-  /// The device has taken a token as row tail_count of the tail: counts it, and packs the block that
-  /// it completes.
+  /// The device has taken a token as row tail_count of the tail: counts it, and packs the block
+  /// that it completes.
   void count_token();
 
   int64_t block_count() const { return static_cast<int64_t>(blocks_.size()); }

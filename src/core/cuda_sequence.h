@@ -1,4 +1,5 @@
-// The CUDA side of one cache of policy "adaptive": its layers, and what a step of all of them needs.
+// The CUDA side of one cache of policy "adaptive": its layers, and what a step of all of them
+// needs.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,8 +16,8 @@
 
 namespace rillkv {
 
-/// A step is one token of every layer whose launches are the same for every token: what changes is in
-/// device memory, written by rillkv_begin_pass from what begin_step returns.
+/// A step is one token of every layer whose launches are the same for every token: what changes is
+/// in device memory, written by rillkv_begin_pass from what begin_step returns.
 class CudaSequence {
  public:
   /// `backend` must outlive it.

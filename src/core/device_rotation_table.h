@@ -10,9 +10,9 @@
 
 namespace rillkv {
 
-/// What grows with the context by one rotation a block is computed on the CPU in double, as its base
-/// does, and uploaded when it is new, 64 blocks at a time. Rows are computed on the device, R(t0 + j)
-/// = R(t0) R(j) in fp32 of tables that were computed in double: off by 3 * 2^-24 at most.
+/// What grows with the context by one rotation a block is computed on the CPU in double, as its
+/// base does, and uploaded when it is new, 64 blocks at a time. Rows are computed on the device,
+/// R(t0 + j) = R(t0) R(j) in fp32 of tables that were computed in double: off by 3 * 2^-24 at most.
 class DeviceRotationTable final : public RotationTable {
  public:
   /// `backend` must outlive the table.

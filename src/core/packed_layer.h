@@ -1,5 +1,5 @@
-// One layer of the compressed cache, whatever device computes its statistics: which token goes where,
-// and what attention is given.
+// One layer of the compressed cache, whatever device computes its statistics: which token goes
+// where, and what attention is given.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,8 +16,8 @@
 
 namespace rillkv {
 
-/// Sinks, sealed blocks and the open tail of one layer, and their counts. PackedLayerCache keeps the
-/// statistics on the CPU, CudaLayerCache on the device.
+/// Sinks, sealed blocks and the open tail of one layer, and their counts. PackedLayerCache keeps
+/// the statistics on the CPU, CudaLayerCache on the device.
 class PackedLayer : public LayerCache {
  public:
   int64_t length() const override { return length_; }
@@ -26,8 +26,8 @@ class PackedLayer : public LayerCache {
   std::vector<at::Tensor> tensors() const override;
 
  protected:
-  /// The tail lives on `device`; `rotations` hands out its pointers and must outlive the layer, as a
-  /// sequence's layers share it.
+  /// The tail lives on `device`; `rotations` hands out its pointers and must outlive the layer, as
+  /// a sequence's layers share it.
   PackedLayer(const CacheGeometry& geometry, Quantizer quantizer, at::ScalarType dtype,
               CacheProtocol protocol, RotationTable& rotations, at::Device device);
 
@@ -41,8 +41,8 @@ class PackedLayer : public LayerCache {
   /// as stored. All is given but the tables of blocks.
   kernels::AttentionParams chunk_params(const Chunk& chunk, const at::Tensor& values,
                                         at::Tensor& out);
-  /// Stress protocol: the chunk, whose first token is `first`, has been appended; what is unsealed is
-  /// read as one provisional short block where there is any.
+  /// Stress protocol: the chunk, whose first token is `first`, has been appended; what is unsealed
+  /// is read as one provisional short block where there is any.
   kernels::AttentionParams stress_params(const at::Tensor& q, int64_t first, at::Tensor& out);
   /// What is the same for every sequence and token: no counts, no places.
   kernels::AttentionParams shared_params(const at::Tensor& q, at::Tensor& out) const;

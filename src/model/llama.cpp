@@ -10,13 +10,12 @@
 #include "core/cache_access.h"
 #include "core/check_tensor.h"
 #include "core/cuda_backend.h"
+#include "core/cuda_ops.h"
+#include "core/device_decoder.h"
 #include "core/huge_page_arena.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
-#include "kernels/cuda/launch.h"
-#include "kernels/cuda/model_ops.h"
 #include "model/checkpoint_weights.h"
-#include "model/device_decoder.h"
 #include "model/llama_layer.h"
 #include "model/non_finite.h"
 #include "model/pack_access.h"
@@ -64,21 +63,6 @@ at::Tensor embed(const at::Tensor& table, const at::Tensor& ids) {
                   bytes);
     }
   });
-  return out;
-}
-
-/// Rows `ids` [rows] of a table, on a device.
-at::Tensor embed_rows(const at::Tensor& table, const int32_t* ids, int64_t rows,
-                      CudaBackend& backend) {
-  at::Tensor out = at::empty({rows, table.size(1)}, table.options());
-  kernels::cuda::EmbedParams p;
-  p.table = table.const_data_ptr();
-  p.ids = ids;
-  p.out = out.mutable_data_ptr();
-  p.rows = static_cast<int32_t>(rows);
-  p.columns = static_cast<int32_t>(table.size(1));
-  p.element_bytes = static_cast<int32_t>(table.element_size());
-  kernels::cuda::embed(backend.queue(), p);
   return out;
 }
 
@@ -318,15 +302,6 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   return results;
 }
 
-at::Tensor LlamaModelImpl::embed_ids(const at::Tensor& ids) const {
-  const int64_t rows = ids.size(0);
-  const at::Tensor narrow = ids.to(at::kInt);
-  at::Tensor on_device = at::empty({rows}, narrow.options().device(device_));
-  kernels::cuda::set_ids(backend_->queue(), narrow.const_data_ptr<int32_t>(),
-                         static_cast<int>(rows), on_device.mutable_data_ptr<int32_t>());
-  return embed_rows(embed_tokens_->weight, on_device.const_data_ptr<int32_t>(), rows, *backend_);
-}
-
 at::Tensor LlamaModelImpl::head(const at::Tensor& hidden) const {
   return PackAccess::forward(*lm_head_,
                              rms_norm(hidden, norm_->weight, config_.rms_norm_eps, backend_.get()),
@@ -364,10 +339,9 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
   for (QuantizedKvCache* cache : caches) CacheAccess::follow_stream(*cache);
   const at::Tensor narrow = input.ids.to(at::kInt);
   const int32_t* first = narrow.const_data_ptr<int32_t>();
-  at::Tensor hidden;
-  const auto layers = [&](const int32_t* ids, int64_t rows, const Pass& pass) {
-    hidden = embed_rows(embed_tokens_->weight, ids, rows, *backend_);
-    at::Tensor delta;
+  const auto layers = [&](const at::Tensor& ids, const DeviceDecoder::Attend& attend) {
+    const Pass pass = {backend_.get(), attend};
+    at::Tensor hidden = cuda_embed(*backend_, embed_tokens_->weight, ids), delta;
     for (const auto& layer : layers_) delta = layer->forward(hidden, delta, pass);
     const at::Tensor normed =
         add_rms_norm(hidden, delta, norm_->weight, config_.rms_norm_eps, backend_.get());

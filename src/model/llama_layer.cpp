@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "core/cpu_kernels.h"
+#include "core/cuda_ops.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
-#include "kernels/cuda/model_ops.h"
 #include "model/pack_access.h"
 
 namespace rillkv {
@@ -16,25 +16,9 @@ namespace {
 /// Rows a thread takes at least: about 16k numbers, a few microseconds.
 int64_t row_grain(int64_t columns) { return std::max<int64_t>(1, 16384 / columns); }
 
-at::Tensor device_norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps,
-                       CudaBackend& backend) {
-  at::Tensor out = at::empty_like(x);
-  kernels::cuda::NormParams params;
-  params.x = x.mutable_data_ptr();
-  if (delta.defined()) params.delta = delta.const_data_ptr();
-  params.weight = weight.const_data_ptr();
-  params.out = out.mutable_data_ptr();
-  params.rows = static_cast<int32_t>(x.size(0));
-  params.columns = static_cast<int32_t>(x.size(1));
-  params.epsilon = static_cast<float>(eps);
-  params.dtype = kernel_dtype(x.scalar_type());
-  kernels::cuda::rms_norm(backend.queue(), params);
-  return out;
-}
-
 at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight, double eps,
                 CudaBackend* backend) {
-  if (backend != nullptr) return device_norm(x, delta, weight, eps, *backend);
+  if (backend != nullptr) return cuda_rms_norm(*backend, x, delta, weight, eps);
   at::Tensor out = at::empty_like(x);
   kernels::cpu::NormParams params;
   params.x = x.data_ptr();
@@ -54,17 +38,8 @@ at::Tensor norm(at::Tensor& x, const at::Tensor& delta, const at::Tensor& weight
 at::Tensor gate(const at::Tensor& gate_up, CudaBackend* backend) {
   const int64_t columns = gate_up.size(1) / 2;
   const at::Tensor both = gate_up.contiguous();
+  if (backend != nullptr) return cuda_gate(*backend, both);
   at::Tensor gated = at::empty({both.size(0), columns}, both.options());
-  if (backend != nullptr) {
-    kernels::cuda::GateParams params;
-    params.gate_up = both.const_data_ptr();
-    params.out = gated.mutable_data_ptr();
-    params.rows = static_cast<int32_t>(both.size(0));
-    params.columns = static_cast<int32_t>(columns);
-    params.dtype = kernel_dtype(both.scalar_type());
-    kernels::cuda::gate(backend->queue(), params);
-    return gated;
-  }
   kernels::cpu::GateParams params;
   params.gate_up = both.const_data_ptr();
   params.out = gated.data_ptr();

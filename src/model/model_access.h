@@ -5,13 +5,14 @@
 #include <utility>
 
 #include "core/cuda_backend.h"
-#include "model/device_decoder.h"  // IWYU pragma: keep
+#include "core/device_decoder.h"  // IWYU pragma: keep
 #include "rillkv/llama.h"
 
 namespace rillkv {
 
 struct ModelAccess {
-  /// Everything but the caches runs over this back end from here on: tests run kernels without a GPU.
+  /// Everything but the caches runs over this back end from here on: tests run kernels without a
+  /// GPU.
   static void use(LlamaModelImpl& model, std::shared_ptr<CudaBackend> backend) {
     model.backend_ = std::move(backend);
     model.decoder_ = nullptr;

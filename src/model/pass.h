@@ -14,8 +14,8 @@ namespace rillkv {
 
 struct Pass {
   CudaBackend* backend = nullptr;  // null: the CPU
-  /// Attention of a layer's new rows, and their way into the caches. q: [rows, heads, head_dim], k, v:
-  /// [rows, kv_heads, head_dim] -> [rows, heads, head_dim].
+  /// Attention of a layer's new rows, and their way into the caches. q: [rows, heads, head_dim], k,
+  /// v: [rows, kv_heads, head_dim] -> [rows, heads, head_dim].
   std::function<at::Tensor(int64_t layer, const at::Tensor& q, const at::Tensor& k,
                            const at::Tensor& v)>
       attend;

@@ -315,8 +315,8 @@ std::string attend_error(QuantizedKvCache& cache, const Input& in) {
   });
 }
 
-// Policy "ema" brings a chunk's magnitudes to the CPU anyway: as there, a bad chunk is refused as if
-// it had never been.
+// Policy "ema" brings a chunk's magnitudes to the CPU anyway: as there, a bad chunk is refused as
+// if it had never been.
 TEST_P(CudaCache, BadInputChangesNothingUnderPolicyEma) {
   const CacheGeometry g = geometry(2, 2, 64);
   CompressionConfig config = CompressionConfig::preset("seed");
@@ -342,8 +342,8 @@ TEST_P(CudaCache, BadInputChangesNothingUnderPolicyEma) {
   }
 }
 
-// Policy "adaptive" waits for nothing: the device notes the bad number, and every way to look at the
-// cache, or to go on, says it.
+// Policy "adaptive" waits for nothing: the device notes the bad number, and every way to look at
+// the cache, or to go on, says it.
 TEST_P(CudaCache, BadInputIsSaidAtTheNextLook) {
   const CacheGeometry g = geometry(2, 2, 64);
   CompressionConfig config = CompressionConfig::preset("balanced");

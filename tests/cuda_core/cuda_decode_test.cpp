@@ -145,8 +145,8 @@ TEST_P(CudaDecode, GraphsOutliveTheCacheTheyWereCapturedWith) {
   EXPECT_TRUE(at::equal(found, run(tokens.flip(0))));
 }
 
-// Sequences of different lengths in one launch: the batch's matrix products may round otherwise than
-// a row alone, on the executor they do not.
+// Sequences of different lengths in one launch: the batch's matrix products may round otherwise
+// than a row alone, on the executor they do not.
 TEST_P(CudaDecode, ABatchEqualsItsSequences) {
   if (!on_executor()) GTEST_SKIP() << "on a GPU a batch's matrix products round otherwise";
   const ModelConfig config = model_config("gqa_d64");
@@ -176,7 +176,8 @@ TEST_P(CudaDecode, ABatchEqualsItsSequences) {
     for (size_t i = 0; i < lengths.size(); ++i) {
       const double difference =
           (found[i] - expected[i].slice(0, step, step + 1)).abs().max().item<double>();
-      // A product's sum in another order: bf16's unit in the last place of the largest logit, a few.
+      // A product's sum in another order: bf16's unit in the last place of the largest logit, a
+      // few.
       const double unit = expected[i].abs().max().item<double>() * 0x1.0p-7;
       EXPECT_TRUE(difference <= 4 * unit) << i << " at " << step << ": " << difference;
     }
@@ -287,8 +288,8 @@ TEST_P(CudaDecode, BadNumbersAreSaidWithLayerAndWeight) {
   EXPECT_FALSE(cache.in_step());
 }
 
-/// Operations of LibTorch that were dispatched, but for those that give a device nothing to do and for
-/// the executor's own.
+/// Operations of LibTorch that were dispatched, but for those that give a device nothing to do and
+/// for the executor's own.
 class Operations {
  public:
   Operations() {

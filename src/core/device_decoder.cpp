@@ -1,4 +1,4 @@
-#include "model/device_decoder.h"
+#include "core/device_decoder.h"
 
 #include <ATen/ATen.h>
 
@@ -104,47 +104,43 @@ void DeviceDecoder::begin(const std::vector<CudaSequence*>& sequences,
   cuda::begin_pass(backend_->queue(), p, steps.data(), ids.data(), static_cast<int>(count));
 }
 
-Pass DeviceDecoder::make_pass(CudaSequence& first, int64_t count, int64_t planned_blocks) {
-  const auto attend = [this, &first, count, planned_blocks](int64_t layer, const at::Tensor& q,
-                                                            const at::Tensor& k,
-                                                            const at::Tensor& v) {
-    const CompressionConfig& config = first.options().config;
-    const auto* steps =
-        reinterpret_cast<const cuda::SequenceStep*>(steps_.const_data_ptr<uint8_t>());
-    at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
-    cuda::AttentionParams shape = first.layer(layer).step_params(q, out);
-    cuda::IngestParams p;
-    p.queries = activation(q);
-    p.keys = activation(k);
-    p.values = activation(v);
-    p.dtype = shape.dtype;
-    p.heads = shape.heads;
-    p.kv_heads = shape.kv_heads;
-    p.head_dim = shape.head_dim;
-    p.block_size = shape.block_size;
-    p.tokens = static_cast<int32_t>(count);
-    p.rotate_values = shape.rotate_output ? 1 : 0;
-    p.layer = static_cast<int32_t>(layer);
-    p.keep = static_cast<float>(config.query_energy_decay);
-    p.take = static_cast<float>(1 - config.query_energy_decay);
-    p.steps = steps;
-    cuda::ingest(backend_->queue(), p, static_cast<int>(count));
-    // Nothing of one cache's: a graph outlives it.
-    shape.rotations = rotations_->in_block();
-    shape.in_block_half = rotations_->in_block_half();
-    shape.prefix.sink_cos = rotations_->sink_cos();
-    shape.prefix.sink_sin = rotations_->sink_sin();
-    shape.prefix.block_count = static_cast<int32_t>(planned_blocks);
-    shape.tail.count = shape.block_size;
-    cuda::Queue& queue = backend_->queue();
-    const size_t bytes = cuda::attend_steps_workspace_bytes(queue, shape, static_cast<int>(count));
-    const at::Tensor workspace =
-        at::empty({static_cast<int64_t>(bytes)}, q.options().dtype(at::kByte));
-    cuda::attend_steps(queue, shape, steps, static_cast<int>(count), static_cast<int>(layer),
-                       workspace.mutable_data_ptr(), bytes);
-    return out;
-  };
-  return {backend_.get(), attend};
+at::Tensor DeviceDecoder::attend(CudaSequence& first, int64_t planned_blocks, int64_t layer,
+                                 const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const int64_t count = q.size(0);
+  const CompressionConfig& config = first.options().config;
+  const auto* steps = reinterpret_cast<const cuda::SequenceStep*>(steps_.const_data_ptr<uint8_t>());
+  at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
+  cuda::AttentionParams shape = first.layer(layer).step_params(q, out);
+  cuda::IngestParams p;
+  p.queries = activation(q);
+  p.keys = activation(k);
+  p.values = activation(v);
+  p.dtype = shape.dtype;
+  p.heads = shape.heads;
+  p.kv_heads = shape.kv_heads;
+  p.head_dim = shape.head_dim;
+  p.block_size = shape.block_size;
+  p.tokens = static_cast<int32_t>(count);
+  p.rotate_values = shape.rotate_output ? 1 : 0;
+  p.layer = static_cast<int32_t>(layer);
+  p.keep = static_cast<float>(config.query_energy_decay);
+  p.take = static_cast<float>(1 - config.query_energy_decay);
+  p.steps = steps;
+  cuda::ingest(backend_->queue(), p, static_cast<int>(count));
+  // Nothing of one cache's: a graph outlives it.
+  shape.rotations = rotations_->in_block();
+  shape.in_block_half = rotations_->in_block_half();
+  shape.prefix.sink_cos = rotations_->sink_cos();
+  shape.prefix.sink_sin = rotations_->sink_sin();
+  shape.prefix.block_count = static_cast<int32_t>(planned_blocks);
+  shape.tail.count = shape.block_size;
+  cuda::Queue& queue = backend_->queue();
+  const size_t bytes = cuda::attend_steps_workspace_bytes(queue, shape, static_cast<int>(count));
+  const at::Tensor workspace =
+      at::empty({static_cast<int64_t>(bytes)}, q.options().dtype(at::kByte));
+  cuda::attend_steps(queue, shape, steps, static_cast<int>(count), static_cast<int>(layer),
+                     workspace.mutable_data_ptr(), bytes);
+  return out;
 }
 
 DeviceDecoder::Result DeviceDecoder::run(const std::vector<CudaSequence*>& sequences,
@@ -173,8 +169,10 @@ DeviceDecoder::Result DeviceDecoder::run(const std::vector<CudaSequence*>& seque
   const bool seen = shapes_.find({count, blocks}) != shapes_.end();
   Shape& shape = shapes_[{count, blocks}];
   const auto work = [&] {
-    shape.logits =
-        layers(ids_.const_data_ptr<int32_t>(), count, make_pass(*sequences.front(), count, blocks));
+    shape.logits = layers(ids_.slice(0, 0, count), [&](int64_t layer, const at::Tensor& q,
+                                                       const at::Tensor& k, const at::Tensor& v) {
+      return attend(*sequences.front(), blocks, layer, q, k, v);
+    });
   };
   if (shape.graph == nullptr && graphs_are_wanted()) {
     if (seen) {

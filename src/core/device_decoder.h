@@ -15,15 +15,14 @@
 #include "core/cuda_backend.h"
 #include "core/cuda_sequence.h"
 #include "core/device_rotation_table.h"
-#include "model/pass.h"
 #include "rillkv/kv_cache.h"
 
 namespace rillkv {
 
-/// One token of each of several sequences: one launch tells the device where every sequence is, then
-/// come launches that are the same for every token, whichever caches they are for, and one wait for
-/// the logits. The second pass of a number of sequences is captured as a CUDA graph, later ones
-/// replay it. Not thread-safe.
+/// One token of each of several sequences: one launch tells the device where every sequence is,
+/// then come launches that are the same for every token, whichever caches they are for, and one
+/// wait for the logits. The second pass of a number of sequences is captured as a CUDA graph, later
+/// ones replay it. Not thread-safe.
 class DeviceDecoder {
  public:
   DeviceDecoder(std::shared_ptr<CudaBackend> backend, at::ScalarType dtype)
@@ -32,8 +31,12 @@ class DeviceDecoder {
   /// The caches' CUDA sides if all of them can take a step together; empty otherwise.
   static std::vector<CudaSequence*> sequences_of(const std::vector<QuantizedKvCache*>& caches);
 
-  /// The model's part: [rows] token ids on the device -> logits [rows, vocab].
-  using Layers = std::function<at::Tensor(const int32_t* ids, int64_t rows, const Pass& pass)>;
+  /// Attention of a layer: a row of q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim] a
+  /// sequence -> [rows, heads, head_dim].
+  using Attend = std::function<at::Tensor(int64_t layer, const at::Tensor& q, const at::Tensor& k,
+                                          const at::Tensor& v)>;
+  /// The model's part: token ids [rows] i32 on the device -> logits [rows, vocab].
+  using Layers = std::function<at::Tensor(const at::Tensor& ids, const Attend& attend)>;
   struct Result {
     at::Tensor logits;             // [sequences, vocab], the model's dtype, on the CPU
     std::vector<uint64_t> errors;  // [sequences], error words
@@ -41,8 +44,8 @@ class DeviceDecoder {
   /// Whether the sequences are of one geometry and configuration, and the fast decode kernels take
   /// them; of others, each cache attends by itself.
   bool takes(const std::vector<CudaSequence*>& sequences);
-  /// Of sequences that it takes; ids: a token of each. `layers` may be called now or never again; it must do the same work each
-  /// time.
+  /// Of sequences that it takes; ids: a token of each. `layers` may be called now or never again;
+  /// it must do the same work each time.
   Result run(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids,
              const Layers& layers);
 
@@ -54,7 +57,8 @@ class DeviceDecoder {
   };
 
   void begin(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids);
-  Pass make_pass(CudaSequence& first, int64_t count, int64_t planned_blocks);
+  at::Tensor attend(CudaSequence& first, int64_t planned_blocks, int64_t layer, const at::Tensor& q,
+                    const at::Tensor& k, const at::Tensor& v);
 
   std::shared_ptr<CudaBackend> backend_;
   at::ScalarType dtype_;
