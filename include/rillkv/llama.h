@@ -122,6 +122,7 @@ class LlamaModelImpl : public InferenceModule {
   at::Tensor await(const at::Tensor& logits, const std::vector<SequenceChunk>* batch) const;
   void raise_errors(const std::vector<SequenceChunk>& batch,
                     const std::vector<uint64_t>& errors) const;
+  at::Tensor embedded(const at::Tensor& ids) const;
   at::Tensor head(const at::Tensor& hidden) const;
   /// A batch of one token a sequence on a CUDA device, f32 logits [sequences, vocab]; undefined
   /// where the caches need the common way.

@@ -232,8 +232,7 @@ at::Tensor LlamaModelImpl::hidden_states(const std::vector<SequenceChunk>& batch
   at::InferenceMode inference;
   const Batch input = checked_batch(batch, config_);
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
-  at::Tensor hidden = backend_ != nullptr ? embed_ids(input.ids)
-                                          : embed(embed_tokens_->weight, input.ids).to(dtype_);
+  at::Tensor hidden = embedded(input.ids);
   add(hidden, run_layers(layers_.size(), hidden, input.sequences));
   check_hidden(hidden, batch);
   return hidden;
@@ -278,8 +277,7 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
     for (const SequenceRows& rows : input.sequences) last.push_back(rows.end - 1);
   }
   const LoopThreads threads(last_on_own_threads = on_own_threads(*lm_head_, layers_, batch));
-  at::Tensor hidden = backend_ != nullptr ? embed_ids(input.ids)
-                                          : embed(embed_tokens_->weight, input.ids).to(dtype_);
+  at::Tensor hidden = embedded(input.ids);
   const size_t before_last = layers_.size() - 1;
   const at::Tensor delta = run_layers(before_last, hidden, input.sequences);
   at::Tensor rows, wanted = at::tensor(last, at::kLong);
@@ -300,6 +298,11 @@ std::vector<at::Tensor> LlamaModelImpl::forward(const std::vector<SequenceChunk>
   }
   if (backend_ != nullptr && last.empty()) await(at::Tensor(), &batch);
   return results;
+}
+
+at::Tensor LlamaModelImpl::embedded(const at::Tensor& ids) const {
+  if (backend_ == nullptr) return embed(embed_tokens_->weight, ids).to(dtype_);
+  return cuda_embed(*backend_, embed_tokens_->weight, cuda_ids(*backend_, ids));
 }
 
 at::Tensor LlamaModelImpl::head(const at::Tensor& hidden) const {
