@@ -54,7 +54,7 @@ struct Entry {
   const void* function;
 };
 
-#define RILLKV_LIST_ENTRY(name) {#name, reinterpret_cast<const void*>(&name)},
+#define RILLKV_LIST_ENTRY(name) {#name, reinterpret_cast<const void*>(&(name))},
 inline const Entry kEntries[] = {RILLKV_CUDA_ENTRIES(RILLKV_LIST_ENTRY)};
 #undef RILLKV_LIST_ENTRY
 

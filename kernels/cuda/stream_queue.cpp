@@ -13,7 +13,7 @@
 #include <unordered_map>
 
 #include "kernels/cuda/entries.h"
-#include "kernels/cuda/launch.h"
+#include "kernels/cuda/queue.h"
 
 namespace rillkv::kernels::cuda {
 namespace {

@@ -14,7 +14,6 @@
 #include <string>
 
 #include "core/stream_graph.h"
-#include "kernels/cuda/launch.h"
 #include "rillkv/device.h"
 #include "rillkv/error.h"
 

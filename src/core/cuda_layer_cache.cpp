@@ -10,7 +10,6 @@
 #include "core/kernel_views.h"
 #include "kernels/cuda/ingest.h"
 #include "kernels/packed_format.h"
-#include "rillkv/error.h"
 
 namespace rillkv {
 

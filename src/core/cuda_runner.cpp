@@ -25,7 +25,7 @@ at::Tensor upload_sink_pointers(CudaBackend& backend, const PackedSinks& sinks) 
     }
   }
   at::Tensor table = at::empty({2, sinks.keys.size(0)}, sinks.keys.options().dtype(at::kLong));
-  backend.upload(pointers.data(), table);
+  backend.upload(static_cast<const void*>(pointers.data()), table);
   return table;
 }
 

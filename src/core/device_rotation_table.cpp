@@ -68,7 +68,7 @@ const float* const* DeviceRotationTable::blocks(int64_t count) {
         pointers.push_back(granule.const_data_ptr<float>() + n * 2 * pairs());
       }
     }
-    block_pointers_ = upload(pointers.data(), {have()}, at::kLong);
+    block_pointers_ = upload(static_cast<const void*>(pointers.data()), {have()}, at::kLong);
   }
   return reinterpret_cast<const float* const*>(block_pointers_.const_data_ptr<int64_t>());
 }

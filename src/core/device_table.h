@@ -36,7 +36,7 @@ class DeviceTable {
   }
   void set_pointers(int64_t index, const std::vector<const uint8_t*>& pointers) {
     ensure(index + 1);
-    backend_->upload(pointers.data(), rows_[index]);
+    backend_->upload(static_cast<const void*>(pointers.data()), rows_[index]);
   }
   const at::Tensor& rows() const { return rows_; }
 

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "core/cache_access.h"
-#include "core/cuda_sequence.h"
+#include "core/cuda_cache_state.h"
 #include "model/llama_layer.h"  // IWYU pragma: keep
 #include "model/non_finite.h"
 #include "model/weight.h"  // IWYU pragma: keep
