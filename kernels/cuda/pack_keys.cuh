@@ -94,10 +94,46 @@ __device__ inline int gains_from(const ChannelPackShared& s, int count, uint32_t
   return found;
 }
 
+/// Finds a value that at least `wanted` gains reach, and no more if one separates them, else the
+/// largest; returns how many do. A round settles four of its bits: each of 16 warps counts for one
+/// value of them, and one barrier tells all.
+__device__ inline int search_gains(const ChannelPackShared& s, int count, int wanted,
+                                   uint32_t& least) {
+  static_assert(kPackBlockThreads == 16 * 32, "a warp a value of four bits");
+  constexpr int kOwn = 14;  // of a lane in registers: all at head_dim 128
+  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  uint32_t own[kOwn];
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    own[k] = lane + 32 * k < count ? __float_as_uint(s.gains[lane + 32 * k]) : 0;
+  }
+  auto* all_counts = reinterpret_cast<int*>(s.partial);  // [2][16]: a round's and the last's
+  int taken = count;
+#pragma unroll 1
+  for (int shift = 28; shift >= 0 && taken != wanted; shift -= 4) {
+    const uint32_t from = least | static_cast<uint32_t>(warp) << shift;
+    int found = 0;
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) found += own[k] >= from ? 1 : 0;
+    for (int i = lane + 32 * kOwn; i < count; i += 32) {
+      found += __float_as_uint(s.gains[i]) >= from ? 1 : 0;
+    }
+    found = __reduce_add_sync(0xffffffffu, found);
+    int* counts = all_counts + (shift % 8 == 0 ? 0 : 16);
+    if (lane == 0) counts[warp] = warp == 0 ? taken : found;
+    __syncthreads();
+    const int of_lane = counts[lane % 16];
+    const int best =
+        31 - __clz(static_cast<int>(__ballot_sync(0xffffffffu, of_lane >= wanted) & 0xffffu));
+    least |= static_cast<uint32_t>(best) << shift;
+    taken = __shfl_sync(0xffffffffu, of_lane, best);
+  }
+  return taken;
+}
+
 /// Greedy reverse water-filling, as kernels/cpu/allocate_widths.cpp defines it. A pair's gains
 /// shrink from class to class, so "greedy" is "the `increments` largest of all gains", ties to the
-/// lower class, then the lower pair. Gains are not negative, so they compare as integers: the
-/// smallest that is taken is found bit by bit.
+/// lower class, then the lower pair. Gains are not negative, so they compare as integers.
 __device__ inline void fill_widths(const PackParams& p, const float* energy,
                                    const ChannelPackShared& s) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
@@ -113,14 +149,7 @@ __device__ inline void fill_widths(const PackParams& p, const float* energy,
   __syncthreads();
   const int wanted = min(p.increments, count);
   uint32_t least = 0;
-  int taken = count;  // gains of `least` and more: at least `wanted`
-  for (uint32_t bit = 1u << 30; bit != 0 && taken != wanted; bit >>= 1) {
-    const int found = gains_from(s, count, least | bit);
-    if (found >= wanted) {
-      least |= bit;
-      taken = found;
-    }
-  }
+  const int taken = search_gains(s, count, wanted, least);
   // Those equal to the least are one too many only where the search went down to the last bit.
   const int above = taken == wanted ? 0 : gains_from(s, count, least + 1);
   for (int i = thread; i < count && wanted > 0; i += threads) {
