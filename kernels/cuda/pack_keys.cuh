@@ -15,36 +15,44 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-/// The tokens of a block as they are read: from the tile, or where it does not fit, from where they
-/// are.
+/// Element (token, channel) of a block: from its tile [tokens, head_dim] in shared memory, or where
+/// that does not fit, from where the rows are. Which is known when compiling: a pointer that may be
+/// either is read by generic loads, with a branch at each.
 template <typename T>
-struct BlockTile {
-  const T* tile;  // [tokens, head_dim] or null
-  const VirtualRows<T>& rows;
-  int first, tokens, head_dim;
+struct TileElements {
+  uint32_t tile;  // from the start of shared memory, bytes
+  int head_dim;
 
-  __device__ float operator()(int token, int channel) const {
-    return to_float(tile != nullptr ? tile[token * head_dim + channel]
-                                    : rows.row(first + token)[channel]);
+  __device__ T operator()(int token, int channel) const {
+    return reinterpret_cast<const T*>(shared_memory + tile)[token * head_dim + channel];
   }
 };
-
 template <typename T>
-__device__ void load_tile(const BlockTile<T>& x, T* tile) {
+struct RowElements {
+  const VirtualRows<T>& rows;
+  int first;
+
+  __device__ T operator()(int token, int channel) const { return rows.row(first + token)[channel]; }
+};
+
+/// Tokens first .. first + tokens - 1 to the tile.
+template <typename T>
+__device__ void load_tile(const VirtualRows<T>& rows, int first, int tokens, int head_dim,
+                          T* tile) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  if (x.rows.wide) {
-    const int chunks = x.head_dim / Chunk<T>::kElements;
+  if (rows.wide) {
+    const int chunks = head_dim / Chunk<T>::kElements;
     const uint32_t to = shared_address(tile);
-    for (int i = thread; i < x.tokens * chunks; i += threads) {
+    for (int i = thread; i < tokens * chunks; i += threads) {
       copy_async_16(to + static_cast<uint32_t>(i) * 16,
-                    x.rows.row(x.first + i / chunks) + i % chunks * Chunk<T>::kElements);
+                    rows.row(first + i / chunks) + i % chunks * Chunk<T>::kElements);
     }
     copy_async_commit();
     copy_async_wait<0>();
   } else {
 #pragma unroll 8
-    for (int i = thread; i < x.tokens * x.head_dim; i += threads) {
-      tile[i] = x.rows.row(x.first + i / x.head_dim)[i % x.head_dim];
+    for (int i = thread; i < tokens * head_dim; i += threads) {
+      tile[i] = rows.row(first + i / head_dim)[i % head_dim];
     }
   }
   __syncthreads();
@@ -52,17 +60,18 @@ __device__ void load_tile(const BlockTile<T>& x, T* tile) {
 
 /// lo and hi of each channel, exactly; the CTA's threads share a channel's tokens if they are more
 /// than the channels.
-template <typename T>
-__device__ void tile_ranges(const BlockTile<T>& x, const ChannelPackShared& s) {
-  const int head_dim = x.head_dim, threads = static_cast<int>(blockDim.x);
+template <typename Elements>
+__device__ void tile_ranges(const Elements& x, int tokens, int head_dim,
+                            const ChannelPackShared& s) {
+  const int threads = static_cast<int>(blockDim.x);
   const int shares = max(1, threads / head_dim);
   for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
     const int c = i % head_dim, share = i / head_dim;
-    const int first = min(share, x.tokens - 1);
-    float lo = x(first, c), hi = lo;
+    const int first = min(share, tokens - 1);
+    float lo = to_float(x(first, c)), hi = lo;
 #pragma unroll 8
-    for (int t = first + shares; t < x.tokens; t += shares) {
-      const float value = x(t, c);
+    for (int t = first + shares; t < tokens; t += shares) {
+      const float value = to_float(x(t, c));
       lo = fminf(lo, value);
       hi = fmaxf(hi, value);
     }
@@ -170,6 +179,38 @@ __device__ inline void fill_widths(const PackParams& p, const float* energy,
   __syncthreads();
 }
 
+/// Everything that a block's bytes need once its elements can be read.
+template <typename Elements>
+__device__ void pack_elements(const PackParams& p, const Elements& x, int tokens,
+                              const float* energy, const ChannelPackShared& s, uint8_t* out) {
+  const int head_dim = p.head_dim, block_size = p.block_size;
+  const int threads = static_cast<int>(blockDim.x);
+  tile_ranges(x, tokens, head_dim, s);
+  fill_widths(p, energy, s);
+  scan_plane_counts(s.widths, head_dim, s.offsets);
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
+  const int shares = max(1, threads / head_dim);
+  for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
+    const int c = i % head_dim, share = i / head_dim;
+    const int width = format::channel_width(s.widths, c, head_dim);
+    const AffineScale scale = affine_scale(s.lo[c], s.hi[c], width);
+    if (share == 0) {
+      lo_out[c] = scale.lo_bits;
+      step_out[c] = scale.step_bits;
+    }
+    uint8_t* codes = s.codes + c * (block_size + 4);
+    int t = share;
+#pragma unroll 8
+    for (; t < tokens; t += shares) {
+      codes[t] = static_cast<uint8_t>(affine_code(to_float(x(t, c)), scale, width));
+    }
+    for (; t < block_size; t += shares) codes[t] = 0;
+  }
+  __syncthreads();
+  write_planes(head_dim, block_size, s, false, out);
+}
+
 template <typename T>
 __device__ void pack_keys(const PackParams& p) {
   const int head_dim = p.head_dim, block_size = p.block_size;
@@ -179,36 +220,20 @@ __device__ void pack_keys(const PackParams& p) {
   const ChannelPackShared& s = layout.codes;
   const VirtualRows<T> rows(p, p.keys, p.tail_keys, kv_head);
   const int first = block * block_size;
-  auto* tile = reinterpret_cast<T*>(layout.tile);
-  const BlockTile<T> x = {tile, rows, first, min(block_size, p.tokens - first), head_dim};
   uint8_t* out = p.storage[block] + static_cast<int64_t>(kv_head) * p.key_bytes;
   if (thread == 0 && p.key_table != nullptr) {
     p.key_table[static_cast<int64_t>(p.first_block + block) * p.kv_heads + kv_head] = out;
   }
-  if (tile != nullptr) load_tile(x, tile);
-  tile_ranges(x, s);
-  fill_widths(p, p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim, s);
-  scan_plane_counts(s.widths, head_dim, s.offsets);
-  auto* lo_out = reinterpret_cast<uint16_t*>(out);
-  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
-  const int shares = max(1, threads / head_dim);
-  for (int i = thread; i < shares * head_dim; i += threads) {
-    const int c = i % head_dim, share = i / head_dim;
-    const int width = format::channel_width(s.widths, c, head_dim);
-    const AffineScale scale = affine_scale(s.lo[c], s.hi[c], width);
-    if (share == 0) {
-      lo_out[c] = scale.lo_bits;
-      step_out[c] = scale.step_bits;
-    }
-    uint8_t* codes = s.codes + c * (block_size + 4);
-#pragma unroll 4
-    for (int t = share; t < block_size; t += shares) {
-      codes[t] =
-          t < x.tokens ? static_cast<uint8_t>(affine_code(x(t, c), scale, width)) : uint8_t{0};
-    }
+  const int tokens = min(block_size, p.tokens - first);
+  const float* energy =
+      p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim;
+  if (layout.tile != nullptr) {
+    load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
+    const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
+    pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+  } else {
+    pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
   }
-  __syncthreads();
-  write_planes(head_dim, block_size, s, false, out);
   if (block != 0) return;
   // All of this CTA's reads of the tail lie before a barrier.
   for (int n = thread / 32; n < leftover(p); n += threads / 32) {
