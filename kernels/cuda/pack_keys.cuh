@@ -93,51 +93,42 @@ __device__ void tile_ranges(const Elements& x, int tokens, int head_dim,
   __syncthreads();
 }
 
-/// How many of the gains are at least this one; for all threads.
-__device__ inline int gains_from(const ChannelPackShared& s, int count, uint32_t least) {
-  int found = 0;
-  for (int base = 0; base < count; base += static_cast<int>(blockDim.x)) {
-    const int i = base + static_cast<int>(threadIdx.x);
-    found += __syncthreads_count(i < count && __float_as_uint(s.gains[i]) >= least ? 1 : 0);
-  }
-  return found;
-}
-
-/// Finds a value that at least `wanted` gains reach, and no more if one separates them, else the
-/// largest; returns how many do. A round settles four of its bits: each of 16 warps counts for one
-/// value of them, and one barrier tells all.
-__device__ inline int search_gains(const ChannelPackShared& s, int count, int wanted,
-                                   uint32_t& least) {
-  static_assert(kPackBlockThreads == 16 * 32, "a warp a value of four bits");
-  constexpr int kOwn = 14;  // of a lane in registers: all at head_dim 128
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+/// The smallest gain that is taken, bit by bit, if `wanted` of `count` are; how many are greater, and
+/// how many at least it.
+struct Search {
+  uint32_t least;
+  int greater, taken;
+};
+/// By one warp, which holds the gains in registers: other warps would be waited for at every bit.
+__device__ inline Search search_gains(const float* gains, int count, int wanted) {
+  constexpr int kOwn = 16;  // of a lane in registers: all at head_dim 128
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   uint32_t own[kOwn];
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
-    own[k] = lane + 32 * k < count ? __float_as_uint(s.gains[lane + 32 * k]) : 0;
+    own[k] = lane + 32 * k < count ? __float_as_uint(gains[lane + 32 * k]) : 0;
   }
-  auto* all_counts = reinterpret_cast<int*>(s.partial);  // [2][16]: a round's and the last's
-  int taken = count;
-#pragma unroll 1
-  for (int shift = 28; shift >= 0 && taken != wanted; shift -= 4) {
-    const uint32_t from = least | static_cast<uint32_t>(warp) << shift;
-    int found = 0;
+  const auto at_least = [&](uint32_t from) {  // from > 0
+    int found[4] = {};
 #pragma unroll
-    for (int k = 0; k < kOwn; ++k) found += own[k] >= from ? 1 : 0;
+    for (int k = 0; k < kOwn; ++k) found[k % 4] += own[k] >= from ? 1 : 0;
     for (int i = lane + 32 * kOwn; i < count; i += 32) {
-      found += __float_as_uint(s.gains[i]) >= from ? 1 : 0;
+      found[0] += __float_as_uint(gains[i]) >= from ? 1 : 0;
     }
-    found = __reduce_add_sync(0xffffffffu, found);
-    int* counts = all_counts + (shift % 8 == 0 ? 0 : 16);
-    if (lane == 0) counts[warp] = warp == 0 ? taken : found;
-    __syncthreads();
-    const int of_lane = counts[lane % 16];
-    const int best =
-        31 - __clz(static_cast<int>(__ballot_sync(0xffffffffu, of_lane >= wanted) & 0xffffu));
-    least |= static_cast<uint32_t>(best) << shift;
-    taken = __shfl_sync(0xffffffffu, of_lane, best);
+    return __reduce_add_sync(0xffffffffu, found[0] + found[1] + found[2] + found[3]);
+  };
+  Search search = {0, 0, count};
+#pragma unroll 1
+  for (uint32_t bit = 1u << 30; bit != 0 && search.taken != wanted; bit >>= 1) {
+    const int found = at_least(search.least | bit);
+    if (found >= wanted) {
+      search.least |= bit;
+      search.taken = found;
+    }
   }
-  return taken;
+  // Those equal to the least are one too many only where the search went down to the last bit.
+  if (search.taken != wanted) search.greater = at_least(search.least + 1);
+  return search;
 }
 
 /// Greedy reverse water-filling, as kernels/cpu/allocate_widths.cpp defines it. A pair's gains
@@ -157,15 +148,18 @@ __device__ inline void fill_widths(const PackParams& p, const float* energy,
   for (int pair = thread; pair < pairs; pair += threads) s.levels[pair] = 0;
   __syncthreads();
   const int wanted = min(p.increments, count);
-  uint32_t least = 0;
-  const int taken = search_gains(s, count, wanted, least);
-  // Those equal to the least are one too many only where the search went down to the last bit.
-  const int above = taken == wanted ? 0 : gains_from(s, count, least + 1);
+  auto* shared_search = reinterpret_cast<Search*>(s.partial);
+  if (thread < 32) {
+    const Search search = search_gains(s.gains, count, wanted);
+    if (thread == 0) *shared_search = search;
+  }
+  __syncthreads();
+  const auto [least, greater, taken] = *shared_search;
   for (int i = thread; i < count && wanted > 0; i += threads) {
     const uint32_t own = __float_as_uint(s.gains[i]);
     if (own < least) continue;
     if (own == least && taken != wanted) {
-      int before = above;
+      int before = greater;
       for (int j = 0; j < i; ++j) before += __float_as_uint(s.gains[j]) == own ? 1 : 0;
       if (before >= wanted) continue;
     }
