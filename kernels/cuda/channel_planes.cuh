@@ -19,17 +19,15 @@ template <int bits>
 __device__ inline void write_plane(uint32_t codes, int shift, uint32_t* out) {
   constexpr uint32_t kAll = 0xffffffffu, kMask = ((1u << bits) - 1) * 0x01010101u;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  uint32_t x = codes >> shift & kMask;
+  constexpr int kPlaces = 8 - bits;  // lane bits that are an element's place: as many bits to shift
+  uint32_t x = (codes >> shift & kMask) << (lane & kPlaces);
 #pragma unroll
-  for (int span = bits; span <= 4; span *= 2) {
-    const uint32_t other = __shfl_xor_sync(kAll, x, span);
-    x = (lane & span) != 0 ? other | x << span : x | other << span;
-  }
+  for (int span = bits; span <= 4; span *= 2) x |= __shfl_xor_sync(kAll, x, span);
   uint32_t other = __shfl_xor_sync(kAll, x, 8);
   x = __byte_perm(x, other, (lane & 8) != 0 ? 0x3715 : 0x6240);
   other = __shfl_xor_sync(kAll, x, 16);
   x = __byte_perm(x, other, (lane & 16) != 0 ? 0x3276 : 0x5410);
-  if ((lane & 7 & ~(bits - 1)) == 0) out[4 * (lane % bits) + lane / 8] = x;
+  if ((lane & kPlaces) == 0) out[4 * (lane % bits) + lane / 8] = x;
 }
 
 /// Widths, padding and planes of a channel block from its codes in shared memory.

@@ -26,6 +26,15 @@ struct TileElements {
   __device__ T operator()(int token, int channel) const {
     return reinterpret_cast<const T*>(shared_memory + tile)[token * head_dim + channel];
   }
+  /// Channels channel and channel + 1; channel and head_dim are even.
+  __device__ float2 pair(int token, int channel) const {
+    struct alignas(2 * sizeof(T)) Two {
+      T low, high;
+    };
+    const auto two = *reinterpret_cast<const Two*>(shared_memory + tile +
+                                                   (token * head_dim + channel) * sizeof(T));
+    return {to_float(two.low), to_float(two.high)};
+  }
 };
 template <typename T>
 struct RowElements {
@@ -33,6 +42,10 @@ struct RowElements {
   int first;
 
   __device__ T operator()(int token, int channel) const { return rows.row(first + token)[channel]; }
+  __device__ float2 pair(int token, int channel) const {
+    const T* row = rows.row(first + token) + channel;
+    return {to_float(row[0]), to_float(row[1])};
+  }
 };
 
 /// Tokens first .. first + tokens - 1 to the tile.
@@ -58,31 +71,34 @@ __device__ void load_tile(const VirtualRows<T>& rows, int first, int tokens, int
   __syncthreads();
 }
 
-/// lo and hi of each channel, exactly; the CTA's threads share a channel's tokens if they are more
-/// than the channels.
+/// lo and hi of each channel, exactly: a thread has two channels, and the CTA's threads share a
+/// channel's tokens if they are more than the channels.
 template <typename Elements>
 __device__ void tile_ranges(const Elements& x, int tokens, int head_dim,
                             const ChannelPackShared& s) {
   const int threads = static_cast<int>(blockDim.x);
-  const int shares = max(1, threads / head_dim);
-  for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
-    const int c = i % head_dim, share = i / head_dim;
+  const int pairs = head_dim / 2, shares = max(1, threads / head_dim);
+  auto* lows = reinterpret_cast<float2*>(s.partial);  // [shares][pairs]
+  float2* highs = lows + shares * pairs;
+  for (int i = static_cast<int>(threadIdx.x); i < shares * pairs; i += threads) {
+    const int c = i % pairs * 2, share = i / pairs;
     const int first = min(share, tokens - 1);
-    float lo = to_float(x(first, c)), hi = lo;
+    float2 lo = x.pair(first, c), hi = lo;
 #pragma unroll 8
     for (int t = first + shares; t < tokens; t += shares) {
-      const float value = to_float(x(t, c));
-      lo = fminf(lo, value);
-      hi = fmaxf(hi, value);
+      const float2 value = x.pair(t, c);
+      lo = {fminf(lo.x, value.x), fminf(lo.y, value.y)};
+      hi = {fmaxf(hi.x, value.x), fmaxf(hi.y, value.y)};
     }
-    s.partial[i] = lo;
-    s.partial[shares * head_dim + i] = hi;
+    lows[i] = lo;
+    highs[i] = hi;
   }
   __syncthreads();
   for (int c = static_cast<int>(threadIdx.x); c < head_dim; c += threads) {
-    const float* los = s.partial + c;
-    const float* his = los + shares * head_dim;
+    const float* los = reinterpret_cast<const float*>(lows) + c;
+    const float* his = reinterpret_cast<const float*>(highs) + c;
     float lo = los[0], hi = his[0];
+#pragma unroll 8
     for (int share = 1; share < shares; ++share) {
       lo = fminf(lo, los[share * head_dim]);
       hi = fmaxf(hi, his[share * head_dim]);
