@@ -48,11 +48,11 @@ inline constexpr double kDivideCycles = 40;
 inline constexpr double kL2BytesACycle = 64;     // into one SM
 inline constexpr double kL2BytesOfAll = 5.5e12;  // an H100's, a second
 
-/// A query CTA: kQueryLoads a thread under way, each with its address; their squares are one chain of
-/// additions. At a block's end the group's sums, a division, the average, and two barriers.
+/// A query CTA: kQueryLoads a thread under way, each of whose addresses is a sum with the one before
+/// (5 cycles); their squares are one chain of additions. At a block's end the group's sums, a division, the average, and two barriers.
 inline constexpr int kQueryLoads = 32;
 inline double query_chain_cycles(const IngestShape& s) {
-  const double round = kL2Cycles + kQueryLoads * (4 + kAddCycles);
+  const double round = kL2Cycles + kQueryLoads * (5 + kAddCycles);
   const double block_end =
       2 * kBarrierCycles + s.group() * (kSharedCycles + kAddCycles) + kDivideCycles + kL2Cycles;
   return 2 * kL2Cycles +  // parameters, the sums so far
