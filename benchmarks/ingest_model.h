@@ -1,7 +1,8 @@
-// What taking a chunk into the cache should cost on a GPU, policy "adaptive", preset balanced, bf16:
-// rillkv_ingest_* and rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run or
-// measured: instructions are counted by the PTX executor (CudaIngestModelTest compares), latencies
-// are those of kernels/cuda/attention_costs.h.
+// What taking a chunk into the cache should cost on a GPU, policy "adaptive", preset balanced,
+// bf16: rillkv_ingest_* and rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run
+// or measured: instructions are counted by the PTX executor (CudaIngestModelTest compares; it
+// counts PTX, of which ptxas folds negations and moves), latencies are those of
+// kernels/cuda/attention_costs.h.
 //
 //   issue  warp instructions of all CTAs at the rate that an SM reaches
 //   bytes  what is read and written, through the L2 cache
@@ -48,8 +49,9 @@ inline constexpr double kDivideCycles = 40;
 inline constexpr double kL2BytesACycle = 64;     // into one SM
 inline constexpr double kL2BytesOfAll = 5.5e12;  // an H100's, a second
 
-/// A query CTA: kQueryLoads a thread under way, each of whose addresses is a sum with the one before
-/// (5 cycles); their squares are one chain of additions. At a block's end the group's sums, a division, the average, and two barriers.
+/// A query CTA: kQueryLoads a thread under way, each of whose addresses is a sum with the one
+/// before (5 cycles); their squares are one chain of additions. At a block's end the group's sums,
+/// a division, the average, and two barriers.
 inline constexpr int kQueryLoads = 32;
 inline double query_chain_cycles(const IngestShape& s) {
   const double round = kL2Cycles + kQueryLoads * (5 + kAddCycles);
@@ -109,8 +111,8 @@ inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
   return e;
 }
 
-/// What a layer's prefill of such a chunk takes beside it: attention as given, and the linear layers
-/// of a gated MLP by compute alone, at 600 TFLOP/s (what cuBLAS reaches on an H100).
+/// What the linear layers of attention and a gated MLP take beside it, by compute alone, at
+/// 600 TFLOP/s (what cuBLAS reaches on an H100).
 inline double linear_seconds(const IngestShape& s, int hidden, int intermediate) {
   const double weights = 1.0 * hidden * (s.heads + 2 * s.kv_heads) * s.head_dim +
                          1.0 * s.heads * s.head_dim * hidden + 3.0 * hidden * intermediate;

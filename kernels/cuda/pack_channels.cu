@@ -76,7 +76,7 @@ __device__ void pack_symmetric(const PackChannelsSymmetricParams& p) {
 }  // namespace
 }  // namespace rillkv::kernels::cuda
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackThreads, 3)
     rillkv_pack_channels_symmetric(
         const __grid_constant__ rillkv::kernels::cuda::PackChannelsSymmetricParams p) {
   namespace cuda = rillkv::kernels::cuda;

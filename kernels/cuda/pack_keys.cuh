@@ -1,4 +1,6 @@
-// A channel block of rillkv_pack_*, one CTA:
+// A channel block of rillkv_pack_*, one CTA (a channel's place depends on all widths, so several
+// would each read the whole block, and of block 0 none could tell when the tail's rows may be
+// overwritten):
 //
 //   1. the tile to shared memory, all of its loads under way at once; 2. lo, hi of each channel;
 //   3. widths; 4. lo/step as stored; 5. codes, a byte each, in shared memory [head_dim][block_size
@@ -109,8 +111,8 @@ __device__ void tile_ranges(const Elements& x, int tokens, int head_dim,
   __syncthreads();
 }
 
-/// The smallest gain that is taken, bit by bit, if `wanted` of `count` are; how many are greater, and
-/// how many at least it.
+/// The smallest gain that is taken, bit by bit, if `wanted` of `count` are; how many are greater,
+/// and how many at least it.
 struct Search {
   uint32_t least;
   int greater, taken;

@@ -1,5 +1,5 @@
-// (a2) Sinks: token rows, symmetric or fp16. 16 lanes a token, kPackRows tokens a CTA; grid (kv_heads,
-// 1, slabs of tokens).
+// (a2) Sinks: token rows, symmetric or fp16. 16 lanes a token, kPackRows tokens a CTA; grid
+// (kv_heads, 1, slabs of tokens).
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/entry_params.h"

@@ -34,8 +34,8 @@ __device__ inline AffineScale affine_scale(float lo, float hi, int width) {
 /// distance / step, rounded as a division is wherever the quotient does not underflow (it becomes
 /// code 0 there, either way). The first q is off by less than 2 ulp and its residual is exact, so
 /// the sum before its rounding is off by less than 2^-22 ulp. That decides: the quotient by a step,
-/// whose significand has 11 bits, is no nearer than 2^-12 ulp to the middle of two floats (and never
-/// on it: 25 bits times an odd step would be a float of 24).
+/// whose significand has 11 bits, is no nearer than 2^-12 ulp to the middle of two floats (and
+/// never on it: 25 bits times an odd step would be a float of 24).
 /// A division costs three times as much, most of it to look for operands that do not occur: a step
 /// is an fp16 number above 0, a distance at most 2^17.
 __device__ inline float quotient(float distance, const AffineScale& scale) {

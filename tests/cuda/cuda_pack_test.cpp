@@ -1,5 +1,5 @@
-// CUDA packers of policy "ema" and of sinks, and dequantisation, against kernels/cpu's scalar table,
-// which has its own tests against an oracle.
+// CUDA packers of policy "ema" and of sinks, and dequantisation, against kernels/cpu's scalar
+// table, which has its own tests against an oracle.
 #include <cmath>
 #include <random>
 
