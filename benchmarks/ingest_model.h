@@ -103,7 +103,7 @@ inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
   const double blocks = s.blocks() * s.kv_heads;
   e.pack_issue_s = blocks *
                    (instructions_of_key_block(s) +
-                    s.block_size / cuda::kPackBlockRows * instructions_of_value_rows(s)) /
+                    1.0 * s.block_size / cuda::kPackBlockRows * instructions_of_value_rows(s)) /
                    rate;
   e.pack_chain_s = key_block_chain_cycles(s) / gpu.clock;
   e.pack_bytes_s = row * s.kv_heads * 2 * (1 + 4.5 / 16) / kL2BytesOfAll;

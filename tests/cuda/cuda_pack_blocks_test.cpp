@@ -1,6 +1,5 @@
 // rillkv_pack_*: blocks, tables, clipped codes and the tail's leftover, against kernels/cpu's
 // scalar table, which has its own tests against an oracle.
-#include "kernels/cuda/shared_layout.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/ingest_oracle.h"
 
