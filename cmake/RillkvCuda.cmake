@@ -85,6 +85,15 @@ message(STATUS "RillKV: CUDA kernels by ${RILLKV_NVCC} for ${RILLKV_CUDA_CODE}")
 
 set(RILLKV_CUDA_DIR "${PROJECT_BINARY_DIR}/cuda")
 file(GLOB _rillkv_cuda_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/kernels/cuda/*.cu")
+# What a source that is gone has left would still be found: the tests load every .ptx, and the resource
+# check reads every report.
+file(GLOB _rillkv_cuda_left "${RILLKV_CUDA_DIR}/*.ptx" "${RILLKV_CUDA_DIR}/*.ptxas.txt")
+foreach(left IN LISTS _rillkv_cuda_left)
+  cmake_path(GET left STEM name)
+  if(NOT EXISTS "${PROJECT_SOURCE_DIR}/kernels/cuda/${name}.cu")
+    file(REMOVE "${left}")
+  endif()
+endforeach()
 foreach(source IN LISTS _rillkv_cuda_sources)
   cmake_path(GET source STEM name)
   set(object "${RILLKV_CUDA_DIR}/${name}.o")

@@ -66,9 +66,10 @@ foreach(kernel IN ITEMS prefill decode)
     endforeach()
   endforeach()
 endforeach()
-# rillkv_ingest_*: at least eight loads of squared queries are under way before the first is used. In
-# the longest run of unpredicated LDG (only that loop has more than a few), none of the registers
-# loaded so far may be an operand of what stands before the eighth load.
+# rillkv_ingest_*: at least eight loads of squared queries are under way before the first is used. The
+# loop is the basic block with the most squares (FMUL of a register with itself) that loads without
+# predicates; none of the registers loaded so far may be an operand of what stands before the eighth
+# load.
 foreach(architecture IN LISTS ARCHITECTURES)
   set(object "${OBJECTS}/ingest.o")
   execute_process(COMMAND "${CUOBJDUMP}" -xelf "sm_${architecture}" "${object}"
@@ -85,32 +86,48 @@ foreach(architecture IN LISTS ARCHITECTURES)
     string(SUBSTRING "${sass}" ${begin} -1 body)
     string(FIND "${body}" "//---------------------" end)
     string(SUBSTRING "${body}" 0 ${end} body)
-    string(REGEX MATCHALL "\n[^\n]*/\\*[0-9a-f]+\\*/ [^;\n]*" instructions "${body}")
+    string(REGEX MATCHALL "\n(\\.L_[^\n]*|[^\n]*/\\*[0-9a-f]+\\*/ [^;\n]*)" lines "${body}")
+    list(APPEND lines "\n.L_end:")
+    set(most_squares 0)
+    set(longest 0)  # loads before the first use in the block with the most squares
+    set(squares 0)
     set(run 0)
-    set(longest 0)
-    set(loaded "")  # a pattern of the registers of the run
-    foreach(instruction IN LISTS instructions)
-      # The matched register must be that of the condition's last match.
-      if(NOT instruction MATCHES " @" AND instruction MATCHES " LDG\\.[^ ]+ R([0-9]+),")
-        set(target "${CMAKE_MATCH_1}")
-        math(EXPR run "${run} + 1")
-        list(APPEND loaded "${target}")
+    set(used FALSE)
+    set(loaded "")
+    foreach(line IN LISTS lines)
+      if(line MATCHES "^\n\\.L_")
+        if(run GREATER 0 AND squares GREATER most_squares)
+          set(most_squares ${squares})
+          set(longest ${run})
+        endif()
+        set(squares 0)
+        set(run 0)
+        set(used FALSE)
+        set(loaded "")
         continue()
       endif()
-      if(run GREATER 0)
-        list(JOIN loaded "|" pattern)
-        if(instruction MATCHES "[ ,|-]R(${pattern})([^0-9]|$)")
-          # A use ends the run; what uses it is a conversion of a query or its square.
-          if(run GREATER longest AND instruction MATCHES
-                                     " (FMUL|IMAD\\.U32|IMAD\\.SHL|SHF\\.L|PRMT|HADD2\\.F32|LOP3\\.LUT) ")
-            set(longest ${run})
-          endif()
-          set(run 0)
-          set(loaded "")
-        endif()
+      if(line MATCHES " FMUL R[0-9]+, R([0-9]+)(\\.reuse)?, R([0-9]+)" AND CMAKE_MATCH_1 EQUAL
+                                                                         CMAKE_MATCH_3)
+        math(EXPR squares "${squares} + 1")
+      endif()
+      if(used)
+        continue()
+      endif()
+      list(JOIN loaded "|" pattern)
+      if(run GREATER 0 AND NOT line MATCHES " LDG" AND line MATCHES "[ ,|-]R(${pattern})([^0-9]|$)")
+        set(used TRUE)
+      endif()
+      # The matched register must be that of the condition's last match.
+      if(NOT line MATCHES " @" AND line MATCHES " LDG\\.[^ ]+ R([0-9]+),")
+        math(EXPR run "${run} + 1")
+        list(APPEND loaded "${CMAKE_MATCH_1}")
       endif()
     endforeach()
     string(APPEND summary "${entry} sm_${architecture}: ${longest} loads before the first use\n")
+    if(most_squares LESS 24)
+      string(APPEND failures
+             "${entry} sm_${architecture}: no loop of squares, the most in a block: ${most_squares}\n")
+    endif()
     if(longest LESS 8)
       string(APPEND failures
              "${entry} sm_${architecture}: ${longest} loads before the first use, expected 8\n")

@@ -7,6 +7,29 @@
 
 namespace rillkv::kernels::cuda {
 
+/// Tokens of a block whose codes are four a lane.
+inline constexpr int kTransposedTokens = 128;
+
+/// One plane of `bits` (4, 2 or 1) an element of a channel of kTransposedTokens codes, by a warp;
+/// `codes`: of tokens 4 lane .. 4 lane + 3, a byte each. Token k words + w is element k of word w
+/// (words = 4 bits): lane bits below `bits` choose four words, a byte each; those from there to 4
+/// the element's place in a byte, which shifting lanes together fills; 8 and 16 the byte's place in
+/// its word, by a transposition of bytes.
+template <int bits>
+__device__ inline void write_plane(uint32_t codes, int shift, uint32_t* out) {
+  constexpr uint32_t kAll = 0xffffffffu, kMask = ((1u << bits) - 1) * 0x01010101u;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  constexpr int kPlaces = 8 - bits;  // lane bits that are an element's place: as many bits to shift
+  uint32_t x = (codes >> shift & kMask) << (lane & kPlaces);
+#pragma unroll
+  for (int span = bits; span <= 4; span *= 2) x |= __shfl_xor_sync(kAll, x, span);
+  uint32_t other = __shfl_xor_sync(kAll, x, 8);
+  x = __byte_perm(x, other, (lane & 8) != 0 ? 0x3715 : 0x6240);
+  other = __shfl_xor_sync(kAll, x, 16);
+  x = __byte_perm(x, other, (lane & 16) != 0 ? 0x3276 : 0x5410);
+  if ((lane & kPlaces) == 0) out[4 * (lane % bits) + lane / 8] = x;
+}
+
 /// Widths, padding and planes of a channel block from its codes in shared memory.
 __device__ inline void write_planes(int head_dim, int block_size, const ChannelPackShared& s,
                                     bool symmetric, uint8_t* out) {
@@ -26,6 +49,21 @@ __device__ inline void write_planes(int head_dim, int block_size, const ChannelP
     const int width = format::channel_width(s.widths, c, head_dim);
     const format::PlaneOffsets at = plane_offsets(s.offsets[n], total, block_size);
     const uint8_t* codes = s.codes + c * (block_size + 4);
+    if (block_size == kTransposedTokens) {
+      const uint32_t four = reinterpret_cast<const uint32_t*>(codes)[lane];
+      auto* nibbles = reinterpret_cast<uint32_t*>(codes_out + at.nibbles);
+      const int planes = format::nibble_planes(width);
+      if (planes > 0) write_plane<4>(four, format::nibble_shift(width), nibbles);
+      if (planes > 1) write_plane<4>(four, 0, nibbles + kTransposedTokens / 8);
+      if (format::crumb_planes(width) != 0) {
+        write_plane<2>(four, format::crumb_shift(width),
+                       reinterpret_cast<uint32_t*>(codes_out + at.crumbs));
+      }
+      if (format::bit_planes(width) != 0) {
+        write_plane<1>(four, 0, reinterpret_cast<uint32_t*>(codes_out + at.bits));
+      }
+      continue;
+    }
     for (int i = lane; i < words_of_row(width, block_size); i += 32) {
       const PlaneWord word = make_plane_word(codes, i, width, block_size);
       const uint32_t start = word.plane == 0 ? at.nibbles : word.plane == 1 ? at.crumbs : at.bits;

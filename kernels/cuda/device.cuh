@@ -35,6 +35,19 @@ __device__ inline void store_element(void* data, int64_t i, Dtype dtype, float v
   }
 }
 
+/// f(T()) with the element type: once a kernel, since a load that chooses is consumed before the
+/// next is issued.
+template <typename F>
+__device__ void with_type(Dtype dtype, F f) {
+  if (dtype == Dtype::kBFloat16) {
+    f(__nv_bfloat16());
+  } else if (dtype == Dtype::kFloat16) {
+    f(__half());
+  } else {
+    f(float());
+  }
+}
+
 __device__ inline float half_bits_to_float(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
 }

@@ -2,16 +2,13 @@
 #pragma once
 
 #define RILLKV_CUDA_ENTRIES(X)      \
-  X(rillkv_column_statistics)       \
   X(rillkv_ingest_bf16)             \
   X(rillkv_ingest_fp16)             \
   X(rillkv_ingest_fp32)             \
   X(rillkv_pack_bf16)               \
   X(rillkv_pack_fp16)               \
   X(rillkv_pack_fp32)               \
-  X(rillkv_pack_channels_affine)    \
   X(rillkv_pack_channels_symmetric) \
-  X(rillkv_pack_tokens_affine)      \
   X(rillkv_pack_sinks)              \
   X(rillkv_rope)                    \
   X(rillkv_hadamard)                \

@@ -13,16 +13,6 @@
 
 namespace rillkv::kernels::cuda {
 
-/// rillkv_column_statistics: grid (heads), threads: channels rounded up to warps.
-struct ColumnStatisticsParams {
-  Activation input;  // [tokens, heads, head_dim]
-  Dtype dtype = Dtype::kFloat32;
-  int32_t tokens = 0;
-  int32_t head_dim = 0;
-  float* absmax = nullptr;   // [heads, head_dim] or null: max |x|, NaN if any is NaN
-  float* squares = nullptr;  // [heads, head_dim] or null: += x^2, tokens ascending, fp32
-};
-
 /// Blocks of one sequence to pack: block b holds tokens [b * block_size, ...) of the input, the
 /// last one may be short. Grid (kv_heads, blocks).
 struct BlockPackParams {
@@ -35,17 +25,6 @@ struct BlockPackParams {
   unsigned long long* clipped = nullptr;  // [1] or null: += codes clipped
 };
 
-/// rillkv_pack_channels_affine: min/max, widths, lo/step, codes of channel blocks.
-struct PackChannelsAffineParams {
-  BlockPackParams block;
-  const float* energy = nullptr;  // [blocks, kv_heads, head_dim], for allocate_widths; or null and
-  const uint8_t* widths = nullptr;  // [blocks, kv_heads, head_dim / 2]: widths as given
-  int32_t class_count = 0;          // ascending widths a pair may take
-  int32_t classes[8] = {};
-  float drops[8] = {};     // drops[s]: fall of 1 / (2^w - 1)^2 from class s to s + 1
-  int32_t increments = 0;  // steps to the next class that a head spends
-};
-
 /// rillkv_pack_channels_symmetric (policy "ema").
 struct PackChannelsSymmetricParams {
   BlockPackParams block;
@@ -53,13 +32,12 @@ struct PackChannelsSymmetricParams {
   const uint8_t* widths = nullptr;  // [blocks, kv_heads, head_dim / 2]
 };
 
-/// rillkv_pack_tokens_affine and rillkv_pack_sinks (one block, groups = 1, 2..8 or kRowBits bits).
-/// Grid (kv_heads, blocks, block_size / kPackRows rounded up).
-struct PackTokensParams {
+/// rillkv_pack_sinks: one block, 2..8 or kRowBits bits. Grid (kv_heads, 1, tokens / kPackRows
+/// rounded up).
+struct PackSinksParams {
   BlockPackParams block;
-  int32_t groups = 1;
   int32_t bits = 4;
-  int32_t first_row = 0;  // sinks: tokens go to rows first_row ...; other rows are left alone
+  int32_t first_row = 0;  // tokens go to rows first_row ...; other rows are left alone
 };
 
 /// rillkv_rope and rillkv_hadamard: one warp a (token, head).
@@ -103,6 +81,6 @@ inline constexpr int kGenericRows = 16;         // query rows of a generic CTA
 inline constexpr int kGenericThreads = 128;     // 8 threads a row
 inline constexpr int kPackThreads = 256;
 inline constexpr int kRotateThreads = 128;
-inline constexpr int kPackRows = 16;  // tokens a CTA of the token packers: 16 lanes each
+inline constexpr int kPackRows = 16;  // tokens a CTA of sinks: 16 lanes each
 
 }  // namespace rillkv::kernels::cuda

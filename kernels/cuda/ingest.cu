@@ -5,7 +5,7 @@
 //            The order of its sum is part of the format's byte identity (it decides widths), so
 //            tokens are not split over threads: kAhead loads are under way instead.
 //   keys     a kv head and kIngestRows tokens, 16 bytes a thread where alignment allows
-//   values   the same; rotated, a warp has kRowsAtOnce rows, element lane + 32 k in lane `lane`:
+//   values   the same; rotated, a warp has kRows rows at once, element lane + 32 k in lane `lane`:
 //            the butterflies' spans 1 to 16 are shuffles, and loads need no alignment
 //
 // blockIdx.z is the sequence of params.steps.
@@ -19,8 +19,7 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-constexpr int kAhead = 32;      // loads of a thread's channel under way
-constexpr int kRowsAtOnce = 4;  // of a warp that rotates
+constexpr int kAhead = 32;  // loads of a thread's channel under way
 constexpr uint32_t kAllLanes = 0xffffffffu;
 enum class What : uint32_t { kKeys = 1, kValues = 2, kQueries = 3 };
 
@@ -240,12 +239,14 @@ __device__ uint32_t rotate_rows(const Rows<T>& r, const IngestParams& p, const S
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = static_cast<int>(blockDim.x) / 32;
   const bool mine = lane < p.head_dim;
+  constexpr int kRows =
+      kElements == 8 ? 2 : 4;  // of a warp at once: head_dim 256 has no registers for more
   uint32_t most = 0;
-  for (int row = warp * kRowsAtOnce; row < r.count; row += warps * kRowsAtOnce) {
-    T raw[kRowsAtOnce][kElements];
-    float x[kRowsAtOnce][kElements];
+  for (int row = warp * kRows; row < r.count; row += warps * kRows) {
+    T raw[kRows][kElements];
+    float x[kRows][kElements];
 #pragma unroll
-    for (int n = 0; n < kRowsAtOnce; ++n) {
+    for (int n = 0; n < kRows; ++n) {
 #pragma unroll
       for (int k = 0; k < kElements; ++k) {
         raw[n][k] = from_float<T>(0.0f);
@@ -255,7 +256,7 @@ __device__ uint32_t rotate_rows(const Rows<T>& r, const IngestParams& p, const S
       }
     }
 #pragma unroll
-    for (int n = 0; n < kRowsAtOnce; ++n) {
+    for (int n = 0; n < kRows; ++n) {
 #pragma unroll
       for (int k = 0; k < kElements; ++k) x[n][k] = to_float(raw[n][k]);
     }
@@ -264,7 +265,7 @@ __device__ uint32_t rotate_rows(const Rows<T>& r, const IngestParams& p, const S
       if (span >= p.head_dim) break;
       const bool high = (lane & span) != 0;
 #pragma unroll
-      for (int n = 0; n < kRowsAtOnce; ++n) {
+      for (int n = 0; n < kRows; ++n) {
 #pragma unroll
         for (int k = 0; k < kElements; ++k) {
           const float other = __shfl_xor_sync(kAllLanes, x[n][k], span);
@@ -275,7 +276,7 @@ __device__ uint32_t rotate_rows(const Rows<T>& r, const IngestParams& p, const S
 #pragma unroll
     for (int span = 1; span < kElements; span *= 2) {
 #pragma unroll
-      for (int n = 0; n < kRowsAtOnce; ++n) {
+      for (int n = 0; n < kRows; ++n) {
 #pragma unroll
         for (int k = 0; k < kElements; ++k) {
           if ((k & span) != 0) continue;
@@ -286,7 +287,7 @@ __device__ uint32_t rotate_rows(const Rows<T>& r, const IngestParams& p, const S
       }
     }
 #pragma unroll
-    for (int n = 0; n < kRowsAtOnce; ++n) {
+    for (int n = 0; n < kRows; ++n) {
       if (row + n >= r.count || !mine) continue;
       const int t = r.first + row + n;
       const bool kept = t >= s.sink_tokens;
@@ -373,17 +374,17 @@ __device__ void ingest(const IngestParams& p) {
 }  // namespace
 }  // namespace rillkv::kernels::cuda
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads, 4)
     rillkv_ingest_bf16(const __grid_constant__ rillkv::kernels::cuda::IngestParams p) {
   rillkv::kernels::cuda::ingest<__nv_bfloat16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads, 4)
     rillkv_ingest_fp16(const __grid_constant__ rillkv::kernels::cuda::IngestParams p) {
   rillkv::kernels::cuda::ingest<__half>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kIngestThreads, 4)
     rillkv_ingest_fp32(const __grid_constant__ rillkv::kernels::cuda::IngestParams p) {
   rillkv::kernels::cuda::ingest<float>(p);
 }

@@ -14,19 +14,12 @@
 
 namespace rillkv::kernels::cuda {
 
-// ---- statistics ----
-/// absmax [heads, head_dim] (NaN if any is NaN) and squares [heads, head_dim] += x^2, either may be
-/// null. Per channel tokens are added in ascending order, fp32, without contraction.
-void column_statistics(Queue& queue, const ColumnStatisticsParams& params, int heads);
-
-// ---- packing; the bytes are those of kernels/cpu ----
-/// Affine channel blocks; `params.drops` is filled in. Blocks = tokens / block_size rounded up.
-void pack_channels_affine(Queue& queue, PackChannelsAffineParams params, int kv_heads);
+// ---- packing; the bytes are those of kernels/cpu. Policy "adaptive": ingest.h ----
+/// Blocks = tokens / block_size rounded up.
 void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& params, int kv_heads);
-void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_heads);
 /// Rows first_row .. first_row + tokens - 1 of one block a kv head (`blocks` is [kv_heads]) of
 /// block_size rows; the others are left alone.
-void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads);
+void pack_sinks(Queue& queue, const PackSinksParams& params, int kv_heads);
 
 // ---- rotations ----
 void rope(Queue& queue, const RotateParams& params);

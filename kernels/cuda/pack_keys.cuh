@@ -1,4 +1,6 @@
-// A channel block of rillkv_pack_*, one CTA:
+// A channel block of rillkv_pack_*, one CTA (a channel's place depends on all widths, so several
+// would each read the whole block, and of block 0 none could tell when the tail's rows may be
+// overwritten):
 //
 //   1. the tile to shared memory, all of its loads under way at once; 2. lo, hi of each channel;
 //   3. widths; 4. lo/step as stored; 5. codes, a byte each, in shared memory [head_dim][block_size
@@ -15,65 +17,90 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-/// The tokens of a block as they are read: from the tile, or where it does not fit, from where they
-/// are.
+/// Element (token, channel) of a block: from its tile [tokens, head_dim] in shared memory, or where
+/// that does not fit, from where the rows are. Which is known when compiling: a pointer that may be
+/// either is read by generic loads, with a branch at each.
 template <typename T>
-struct BlockTile {
-  const T* tile;  // [tokens, head_dim] or null
-  const VirtualRows<T>& rows;
-  int first, tokens, head_dim;
+struct TileElements {
+  uint32_t tile;  // from the start of shared memory, bytes
+  int head_dim;
 
-  __device__ float operator()(int token, int channel) const {
-    return to_float(tile != nullptr ? tile[token * head_dim + channel]
-                                    : rows.row(first + token)[channel]);
+  __device__ T operator()(int token, int channel) const {
+    return reinterpret_cast<const T*>(shared_memory + tile)[token * head_dim + channel];
+  }
+  /// Channels channel and channel + 1; channel and head_dim are even.
+  __device__ float2 pair(int token, int channel) const {
+    struct alignas(2 * sizeof(T)) Two {
+      T low, high;
+    };
+    const auto two = *reinterpret_cast<const Two*>(shared_memory + tile +
+                                                   (token * head_dim + channel) * sizeof(T));
+    return {to_float(two.low), to_float(two.high)};
+  }
+};
+template <typename T>
+struct RowElements {
+  const VirtualRows<T>& rows;
+  int first;
+
+  __device__ T operator()(int token, int channel) const { return rows.row(first + token)[channel]; }
+  __device__ float2 pair(int token, int channel) const {
+    const T* row = rows.row(first + token) + channel;
+    return {to_float(row[0]), to_float(row[1])};
   }
 };
 
+/// Tokens first .. first + tokens - 1 to the tile.
 template <typename T>
-__device__ void load_tile(const BlockTile<T>& x, T* tile) {
+__device__ void load_tile(const VirtualRows<T>& rows, int first, int tokens, int head_dim,
+                          T* tile) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  if (x.rows.wide) {
-    const int chunks = x.head_dim / Chunk<T>::kElements;
+  if (rows.wide) {
+    const int chunks = head_dim / Chunk<T>::kElements;
     const uint32_t to = shared_address(tile);
-    for (int i = thread; i < x.tokens * chunks; i += threads) {
+    for (int i = thread; i < tokens * chunks; i += threads) {
       copy_async_16(to + static_cast<uint32_t>(i) * 16,
-                    x.rows.row(x.first + i / chunks) + i % chunks * Chunk<T>::kElements);
+                    rows.row(first + i / chunks) + i % chunks * Chunk<T>::kElements);
     }
     copy_async_commit();
     copy_async_wait<0>();
   } else {
 #pragma unroll 8
-    for (int i = thread; i < x.tokens * x.head_dim; i += threads) {
-      tile[i] = x.rows.row(x.first + i / x.head_dim)[i % x.head_dim];
+    for (int i = thread; i < tokens * head_dim; i += threads) {
+      tile[i] = rows.row(first + i / head_dim)[i % head_dim];
     }
   }
   __syncthreads();
 }
 
-/// lo and hi of each channel, exactly; the CTA's threads share a channel's tokens if they are more
-/// than the channels.
-template <typename T>
-__device__ void tile_ranges(const BlockTile<T>& x, const ChannelPackShared& s) {
-  const int head_dim = x.head_dim, threads = static_cast<int>(blockDim.x);
-  const int shares = max(1, threads / head_dim);
-  for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
-    const int c = i % head_dim, share = i / head_dim;
-    const int first = min(share, x.tokens - 1);
-    float lo = x(first, c), hi = lo;
+/// lo and hi of each channel, exactly: a thread has two channels, and the CTA's threads share a
+/// channel's tokens if they are more than the channels.
+template <typename Elements>
+__device__ void tile_ranges(const Elements& x, int tokens, int head_dim,
+                            const ChannelPackShared& s) {
+  const int threads = static_cast<int>(blockDim.x);
+  const int pairs = head_dim / 2, shares = max(1, threads / head_dim);
+  auto* lows = reinterpret_cast<float2*>(s.partial);  // [shares][pairs]
+  float2* highs = lows + shares * pairs;
+  for (int i = static_cast<int>(threadIdx.x); i < shares * pairs; i += threads) {
+    const int c = i % pairs * 2, share = i / pairs;
+    const int first = min(share, tokens - 1);
+    float2 lo = x.pair(first, c), hi = lo;
 #pragma unroll 8
-    for (int t = first + shares; t < x.tokens; t += shares) {
-      const float value = x(t, c);
-      lo = fminf(lo, value);
-      hi = fmaxf(hi, value);
+    for (int t = first + shares; t < tokens; t += shares) {
+      const float2 value = x.pair(t, c);
+      lo = {fminf(lo.x, value.x), fminf(lo.y, value.y)};
+      hi = {fmaxf(hi.x, value.x), fmaxf(hi.y, value.y)};
     }
-    s.partial[i] = lo;
-    s.partial[shares * head_dim + i] = hi;
+    lows[i] = lo;
+    highs[i] = hi;
   }
   __syncthreads();
   for (int c = static_cast<int>(threadIdx.x); c < head_dim; c += threads) {
-    const float* los = s.partial + c;
-    const float* his = los + shares * head_dim;
+    const float* los = reinterpret_cast<const float*>(lows) + c;
+    const float* his = reinterpret_cast<const float*>(highs) + c;
     float lo = los[0], hi = his[0];
+#pragma unroll 8
     for (int share = 1; share < shares; ++share) {
       lo = fminf(lo, los[share * head_dim]);
       hi = fmaxf(hi, his[share * head_dim]);
@@ -84,20 +111,47 @@ __device__ void tile_ranges(const BlockTile<T>& x, const ChannelPackShared& s) {
   __syncthreads();
 }
 
-/// How many of the gains are at least this one; for all threads.
-__device__ inline int gains_from(const ChannelPackShared& s, int count, uint32_t least) {
-  int found = 0;
-  for (int base = 0; base < count; base += static_cast<int>(blockDim.x)) {
-    const int i = base + static_cast<int>(threadIdx.x);
-    found += __syncthreads_count(i < count && __float_as_uint(s.gains[i]) >= least ? 1 : 0);
+/// The smallest gain that is taken, bit by bit, if `wanted` of `count` are; how many are greater,
+/// and how many at least it.
+struct Search {
+  uint32_t least;
+  int greater, taken;
+};
+/// By one warp, which holds the gains in registers: other warps would be waited for at every bit.
+__device__ inline Search search_gains(const float* gains, int count, int wanted) {
+  constexpr int kOwn = 16;  // of a lane in registers: all at head_dim 128
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  uint32_t own[kOwn];
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    own[k] = lane + 32 * k < count ? __float_as_uint(gains[lane + 32 * k]) : 0;
   }
-  return found;
+  const auto at_least = [&](uint32_t from) {  // from > 0
+    int found[4] = {};
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) found[k % 4] += own[k] >= from ? 1 : 0;
+    for (int i = lane + 32 * kOwn; i < count; i += 32) {
+      found[0] += __float_as_uint(gains[i]) >= from ? 1 : 0;
+    }
+    return __reduce_add_sync(0xffffffffu, found[0] + found[1] + found[2] + found[3]);
+  };
+  Search search = {0, 0, count};
+#pragma unroll 1
+  for (uint32_t bit = 1u << 30; bit != 0 && search.taken != wanted; bit >>= 1) {
+    const int found = at_least(search.least | bit);
+    if (found >= wanted) {
+      search.least |= bit;
+      search.taken = found;
+    }
+  }
+  // Those equal to the least are one too many only where the search went down to the last bit.
+  if (search.taken != wanted) search.greater = at_least(search.least + 1);
+  return search;
 }
 
 /// Greedy reverse water-filling, as kernels/cpu/allocate_widths.cpp defines it. A pair's gains
 /// shrink from class to class, so "greedy" is "the `increments` largest of all gains", ties to the
-/// lower class, then the lower pair. Gains are not negative, so they compare as integers: the
-/// smallest that is taken is found bit by bit.
+/// lower class, then the lower pair. Gains are not negative, so they compare as integers.
 __device__ inline void fill_widths(const PackParams& p, const float* energy,
                                    const ChannelPackShared& s) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
@@ -112,22 +166,18 @@ __device__ inline void fill_widths(const PackParams& p, const float* energy,
   for (int pair = thread; pair < pairs; pair += threads) s.levels[pair] = 0;
   __syncthreads();
   const int wanted = min(p.increments, count);
-  uint32_t least = 0;
-  int taken = count;  // gains of `least` and more: at least `wanted`
-  for (uint32_t bit = 1u << 30; bit != 0 && taken != wanted; bit >>= 1) {
-    const int found = gains_from(s, count, least | bit);
-    if (found >= wanted) {
-      least |= bit;
-      taken = found;
-    }
+  auto* shared_search = reinterpret_cast<Search*>(s.partial);
+  if (thread < 32) {
+    const Search search = search_gains(s.gains, count, wanted);
+    if (thread == 0) *shared_search = search;
   }
-  // Those equal to the least are one too many only where the search went down to the last bit.
-  const int above = taken == wanted ? 0 : gains_from(s, count, least + 1);
+  __syncthreads();
+  const auto [least, greater, taken] = *shared_search;
   for (int i = thread; i < count && wanted > 0; i += threads) {
     const uint32_t own = __float_as_uint(s.gains[i]);
     if (own < least) continue;
     if (own == least && taken != wanted) {
-      int before = above;
+      int before = greater;
       for (int j = 0; j < i; ++j) before += __float_as_uint(s.gains[j]) == own ? 1 : 0;
       if (before >= wanted) continue;
     }
@@ -141,6 +191,38 @@ __device__ inline void fill_widths(const PackParams& p, const float* energy,
   __syncthreads();
 }
 
+/// Everything that a block's bytes need once its elements can be read.
+template <typename Elements>
+__device__ void pack_elements(const PackParams& p, const Elements& x, int tokens,
+                              const float* energy, const ChannelPackShared& s, uint8_t* out) {
+  const int head_dim = p.head_dim, block_size = p.block_size;
+  const int threads = static_cast<int>(blockDim.x);
+  tile_ranges(x, tokens, head_dim, s);
+  fill_widths(p, energy, s);
+  scan_plane_counts(s.widths, head_dim, s.offsets);
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
+  const int shares = max(1, threads / head_dim);
+  for (int i = static_cast<int>(threadIdx.x); i < shares * head_dim; i += threads) {
+    const int c = i % head_dim, share = i / head_dim;
+    const int width = format::channel_width(s.widths, c, head_dim);
+    const AffineScale scale = affine_scale(s.lo[c], s.hi[c], width);
+    if (share == 0) {
+      lo_out[c] = scale.lo_bits;
+      step_out[c] = scale.step_bits;
+    }
+    uint8_t* codes = s.codes + c * (block_size + 4);
+    int t = share;
+#pragma unroll 8
+    for (; t < tokens; t += shares) {
+      codes[t] = static_cast<uint8_t>(affine_code(to_float(x(t, c)), scale, width));
+    }
+    for (; t < block_size; t += shares) codes[t] = 0;
+  }
+  __syncthreads();
+  write_planes(head_dim, block_size, s, false, out);
+}
+
 template <typename T>
 __device__ void pack_keys(const PackParams& p) {
   const int head_dim = p.head_dim, block_size = p.block_size;
@@ -150,36 +232,20 @@ __device__ void pack_keys(const PackParams& p) {
   const ChannelPackShared& s = layout.codes;
   const VirtualRows<T> rows(p, p.keys, p.tail_keys, kv_head);
   const int first = block * block_size;
-  auto* tile = reinterpret_cast<T*>(layout.tile);
-  const BlockTile<T> x = {tile, rows, first, min(block_size, p.tokens - first), head_dim};
   uint8_t* out = p.storage[block] + static_cast<int64_t>(kv_head) * p.key_bytes;
   if (thread == 0 && p.key_table != nullptr) {
     p.key_table[static_cast<int64_t>(p.first_block + block) * p.kv_heads + kv_head] = out;
   }
-  if (tile != nullptr) load_tile(x, tile);
-  tile_ranges(x, s);
-  fill_widths(p, p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim, s);
-  scan_plane_counts(s.widths, head_dim, s.offsets);
-  auto* lo_out = reinterpret_cast<uint16_t*>(out);
-  auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));
-  const int shares = max(1, threads / head_dim);
-  for (int i = thread; i < shares * head_dim; i += threads) {
-    const int c = i % head_dim, share = i / head_dim;
-    const int width = format::channel_width(s.widths, c, head_dim);
-    const AffineScale scale = affine_scale(s.lo[c], s.hi[c], width);
-    if (share == 0) {
-      lo_out[c] = scale.lo_bits;
-      step_out[c] = scale.step_bits;
-    }
-    uint8_t* codes = s.codes + c * (block_size + 4);
-#pragma unroll 4
-    for (int t = share; t < block_size; t += shares) {
-      codes[t] =
-          t < x.tokens ? static_cast<uint8_t>(affine_code(x(t, c), scale, width)) : uint8_t{0};
-    }
+  const int tokens = min(block_size, p.tokens - first);
+  const float* energy =
+      p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim;
+  if (layout.tile != nullptr) {
+    load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
+    const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
+    pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+  } else {
+    pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
   }
-  __syncthreads();
-  write_planes(head_dim, block_size, s, false, out);
   if (block != 0) return;
   // All of this CTA's reads of the tail lie before a barrier.
   for (int n = thread / 32; n < leftover(p); n += threads / 32) {

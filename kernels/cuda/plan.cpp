@@ -26,25 +26,6 @@ std::string describe(const BlockPackParams& p, int kv_heads) {
 
 }  // namespace
 
-void column_statistics(Queue& queue, const ColumnStatisticsParams& params, int heads) {
-  const int threads = params.head_dim >= 256 ? 256 : (params.head_dim + 31) / 32 * 32;
-  submit(queue, "rillkv_column_statistics", heads, 1, 1, threads, 0, params,
-         [&] { return describe_input(params.tokens, heads, params.head_dim, params.dtype); });
-}
-
-void pack_channels_affine(Queue& queue, PackChannelsAffineParams params, int kv_heads) {
-  for (int s = 0; s + 1 < params.class_count; ++s) {
-    const auto unit = [](int width) {
-      const double top = static_cast<double>((1 << width) - 1);
-      return 1.0 / (top * top);
-    };
-    params.drops[s] = static_cast<float>(unit(params.classes[s]) - unit(params.classes[s + 1]));
-  }
-  const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
-  submit(queue, "rillkv_pack_channels_affine", kv_heads, blocks_of(params.block), 1, kPackThreads,
-         shared.bytes, params, [&] { return describe(params.block, kv_heads); });
-}
-
 void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& params,
                              int kv_heads) {
   const ChannelPackShared shared(nullptr, params.block.head_dim, params.block.block_size);
@@ -52,15 +33,7 @@ void pack_channels_symmetric(Queue& queue, const PackChannelsSymmetricParams& pa
          kPackThreads, shared.bytes, params, [&] { return describe(params.block, kv_heads); });
 }
 
-void pack_tokens_affine(Queue& queue, const PackTokensParams& params, int kv_heads) {
-  const BlockPackParams& block = params.block;
-  submit(queue, "rillkv_pack_tokens_affine", kv_heads, blocks_of(block),
-         (block.block_size + kPackRows - 1) / kPackRows, kPackThreads,
-         TokenPackShared(block.head_dim).bytes(kPackRows), params,
-         [&] { return describe(block, kv_heads); });
-}
-
-void pack_sinks(Queue& queue, const PackTokensParams& params, int kv_heads) {
+void pack_sinks(Queue& queue, const PackSinksParams& params, int kv_heads) {
   const BlockPackParams& block = params.block;
   if (params.first_row < 0 || params.first_row + block.tokens > block.block_size) {
     throw std::invalid_argument("pack_sinks: rows " + std::to_string(params.first_row) + " + " +

@@ -19,19 +19,6 @@ __device__ bool locate(const RotateParams& p, int64_t& token, int64_t& head) {
   return token < p.tokens;
 }
 
-/// f(T()) with the element type: once a kernel, since a load that chooses is consumed before the
-/// next is issued.
-template <typename F>
-__device__ void with_type(Dtype dtype, F f) {
-  if (dtype == Dtype::kBFloat16) {
-    f(__nv_bfloat16());
-  } else if (dtype == Dtype::kFloat16) {
-    f(__half());
-  } else {
-    f(float());
-  }
-}
-
 template <typename T>
 __device__ void rope(const RotateParams& p) {
   int64_t token, head;

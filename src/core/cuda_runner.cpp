@@ -33,7 +33,7 @@ void pack_sinks_on_device(CudaBackend& backend, const CompressionConfig& config,
                           const at::Tensor& pointers, const at::Tensor& keys,
                           const at::Tensor& values, int64_t first) {
   const auto pack = [&](const at::Tensor& x, int64_t bits, int64_t row) {
-    cuda::PackTokensParams p;
+    cuda::PackSinksParams p;
     p.block.input = activation(x);
     p.block.dtype = kernel_dtype(x.scalar_type());
     p.block.tokens = static_cast<int32_t>(x.size(0));

@@ -98,13 +98,8 @@ std::map<std::string, Use> launched() {
   cuda::BlockPackParams block;
   block.tokens = block.block_size = 128;
   block.head_dim = 128;
-  cuda::pack_channels_affine(queue, {.block = block}, 1);
   cuda::pack_channels_symmetric(queue, {.block = block}, 1);
-  cuda::pack_tokens_affine(queue, {.block = block, .groups = 2}, 1);
   cuda::pack_sinks(queue, {.block = block}, 1);
-  cuda::ColumnStatisticsParams statistics;
-  statistics.head_dim = 128;
-  cuda::column_statistics(queue, statistics, 1);
   cuda::RotateParams rotation;
   rotation.tokens = rotation.heads = 1;
   rotation.head_dim = 128;

@@ -1,7 +1,6 @@
-// CUDA statistics, packers, rotations and dequantisation: the same bytes as kernels/cpu's scalar
+// CUDA packers of policy "ema" and of sinks, and dequantisation, against kernels/cpu's scalar
 // table, which has its own tests against an oracle.
 #include <cmath>
-#include <functional>
 #include <random>
 
 #include "kernels/cpu/kernels.h"
@@ -122,140 +121,6 @@ class CudaPackTest : public EveryDevice {
   const kernels::cpu::KernelTable* scalar_ = nullptr;
 };
 
-TEST_P(CudaPackTest, ColumnStatistics) {
-  under_every_order([&] {
-    for (const Case& c : kCases) {
-      ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-      fill_awkward(x, 1);
-      if (c.head_dim > 6) x.set(c.tokens / 2, 0, 5, std::nan(""));
-      const DeviceActivation on_device = to_device(c, x);
-      const auto count = static_cast<size_t>(c.kv_heads * c.head_dim);
-      std::vector<float> most(count), squares(count);
-      for (size_t i = 0; i < count; ++i) squares[i] = 0.1f * static_cast<float>(i);
-      ptx::DeviceArray<float> device_most(device(), count), device_squares(device(), squares);
-      DeviceQueue queue(device(), 1);
-      cuda::ColumnStatisticsParams p;
-      p.input = on_device.activation();
-      p.dtype = c.dtype;
-      p.tokens = c.tokens;
-      p.head_dim = c.head_dim;
-      p.absmax = device_most.data();
-      p.squares = device_squares.data();
-      cuda::column_statistics(queue, p, c.kv_heads);
-      for (int h = 0; h < c.kv_heads; ++h) {
-        scalar_->absmax(x.pack_params(h, c.block_size), most.data() + h * c.head_dim);
-        scalar_->add_squares(x.pack_params(h, c.block_size), squares.data() + h * c.head_dim);
-      }
-      const auto got_most = device_most.to_vector(), got_squares = device_squares.to_vector();
-      for (size_t i = 0; i < count; ++i) {
-        ASSERT_EQ(std::memcmp(&got_most[i], &most[i], 4), 0) << c << " absmax " << i;
-        const bool both_nan = std::isnan(got_squares[i]) && std::isnan(squares[i]);
-        ASSERT_TRUE(both_nan || got_squares[i] == squares[i]) << c << " squares " << i;
-      }
-    }
-  });
-}
-
-TEST_P(CudaPackTest, ChannelsAffineWithGivenWidths) {
-  under_every_order([&] {
-    for (const Case& c : kCases) {
-      ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-      fill_awkward(x, 2);
-      const DeviceActivation on_device = to_device(c, x);
-      std::vector<uint8_t> widths;
-      std::vector<size_t> sizes;
-      for (int i = 0; i < blocks_of(c) * c.kv_heads; ++i) {
-        const auto drawn = random_widths(c.head_dim, false, static_cast<uint32_t>(i));
-        int sum = 0;
-        for (int w : drawn) sum += w;
-        sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
-        const auto stored = stored_widths(drawn);
-        widths.insert(widths.end(), stored.begin(), stored.end());
-      }
-      ptx::DeviceArray<uint8_t> device_widths(device(), widths);
-      Packed packed = make_blocks(sizes);
-      DeviceQueue queue(device(), 1);
-      cuda::PackChannelsAffineParams p;
-      p.block = block_params(c, on_device, packed);
-      p.widths = device_widths.data();
-      cuda::pack_channels_affine(queue, p, c.kv_heads);
-      for (int n = 0; n < blocks_of(c); ++n) {
-        for (int h = 0; h < c.kv_heads; ++h) {
-          const auto i = static_cast<size_t>(n * c.kv_heads + h);
-          std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo;
-          const auto params = cpu_params(c, x, n, h);
-          scalar_->min_max(params, lo.data(), hi.data());
-          GuardedBuffer expected(sizes[i]);
-          scalar_->pack_channels_affine(params, lo.data(), hi.data(),
-                                        widths.data() + i * static_cast<size_t>(c.head_dim) / 2,
-                                        expected.data());
-          expect_same(packed, i, expected.bytes(), testing::PrintToString(c.head_dim));
-          if (HasFatalFailure()) return;
-        }
-      }
-    }
-  });
-}
-
-TEST_P(CudaPackTest, ChannelsAffineWithWidthsOfItsOwn) {
-  under_every_order([&] {
-    const std::vector<std::vector<int>> all_classes = {
-        {1, 2, 3, 4, 5, 6, 7, 8}, {2, 4, 6, 8}, {4}, {1, 8}};
-    for (const Case& c : kCases) {
-      for (const auto& classes : all_classes) {
-        ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-        fill_awkward(x, 3);
-        const DeviceActivation on_device = to_device(c, x);
-        const int pairs = c.head_dim / 2, count = static_cast<int>(classes.size());
-        const int increments = pairs * (count - 1) * 2 / 5;
-        // Few distinct energies and constant channels make ties.
-        std::mt19937 random(4);
-        std::vector<float> energy(static_cast<size_t>(blocks_of(c) * c.kv_heads * c.head_dim));
-        for (float& e : energy) e = static_cast<float>(random() % 5) * 0.37f;
-        ptx::DeviceArray<float> device_energy(device(), energy);
-
-        std::vector<std::vector<uint8_t>> expected;
-        std::vector<size_t> sizes;
-        for (int n = 0; n < blocks_of(c); ++n) {
-          for (int h = 0; h < c.kv_heads; ++h) {
-            const auto i = static_cast<size_t>(n * c.kv_heads + h);
-            std::vector<float> lo(static_cast<size_t>(c.head_dim)), hi = lo, range = lo;
-            const auto params = cpu_params(c, x, n, h);
-            scalar_->min_max(params, lo.data(), hi.data());
-            for (size_t k = 0; k < range.size(); ++k) range[k] = hi[k] - lo[k];
-            std::vector<uint8_t> widths(static_cast<size_t>(pairs));
-            kernels::cpu::allocate_widths(
-                range.data(), energy.data() + i * static_cast<size_t>(c.head_dim), c.head_dim,
-                classes.data(), count, increments, widths.data());
-            int sum = 0;
-            for (int k = 0; k < c.head_dim; ++k) {
-              sum += format::channel_width(widths.data(), k, c.head_dim);
-            }
-            sizes.push_back(format::channel_block_bytes(c.head_dim, c.block_size, false, sum));
-            GuardedBuffer block(sizes.back());
-            scalar_->pack_channels_affine(params, lo.data(), hi.data(), widths.data(),
-                                          block.data());
-            expected.push_back(block.bytes());
-          }
-        }
-        Packed packed = make_blocks(sizes);
-        DeviceQueue queue(device(), 1);
-        cuda::PackChannelsAffineParams p;
-        p.block = block_params(c, on_device, packed);
-        p.energy = device_energy.data();
-        p.class_count = count;
-        std::copy(classes.begin(), classes.end(), p.classes);
-        p.increments = increments;
-        cuda::pack_channels_affine(queue, p, c.kv_heads);
-        for (size_t i = 0; i < expected.size(); ++i) {
-          expect_same(packed, i, expected[i], testing::PrintToString(c.head_dim));
-          if (HasFatalFailure()) return;
-        }
-      }
-    }
-  });
-}
-
 TEST_P(CudaPackTest, ChannelsSymmetric) {
   under_every_order([&] {
     for (const Case& c : kCases) {
@@ -301,46 +166,6 @@ TEST_P(CudaPackTest, ChannelsSymmetric) {
   });
 }
 
-TEST_P(CudaPackTest, TokensAffine) {
-  under_every_order([&] {
-    for (const Case& c : kCases) {
-      for (int bits = 2; bits <= 8; ++bits) {
-        ActivationBuffer x(c.dtype, c.tokens, c.kv_heads, c.head_dim);
-        if (bits % 2 == 0) {
-          x.fill_normal(6);
-        } else {
-          fill_awkward(x, 6);
-        }
-        const DeviceActivation on_device = to_device(c, x);
-        const int groups = format::value_groups(c.head_dim, bits < 5 ? 64 : 24);
-        const std::vector<size_t> sizes(
-            static_cast<size_t>(blocks_of(c) * c.kv_heads),
-            format::token_block_bytes(c.block_size, c.head_dim, groups, false, bits));
-        Packed packed = make_blocks(sizes);
-        DeviceQueue queue(device(), 1);
-        cuda::PackTokensParams p;
-        p.block = block_params(c, on_device, packed);
-        p.groups = groups;
-        p.bits = bits;
-        cuda::pack_tokens_affine(queue, p, c.kv_heads);
-        int64_t clipped = 0;
-        for (int n = 0; n < blocks_of(c); ++n) {
-          for (int h = 0; h < c.kv_heads; ++h) {
-            const auto i = static_cast<size_t>(n * c.kv_heads + h);
-            GuardedBuffer expected(sizes[i]);
-            clipped +=
-                scalar_->pack_tokens_affine(cpu_params(c, x, n, h), groups, bits, expected.data());
-            expect_same(packed, i, expected.bytes(), testing::PrintToString(bits));
-            if (HasFatalFailure()) return;
-          }
-        }
-        EXPECT_EQ(static_cast<int64_t>(packed.clipped->to_vector()[0]), clipped)
-            << c << " " << bits;
-      }
-    }
-  });
-}
-
 TEST_P(CudaPackTest, SinkRowsOnly) {
   under_every_order([&] {
     for (int head_dim : {6, 64, 128}) {
@@ -353,7 +178,7 @@ TEST_P(CudaPackTest, SinkRowsOnly) {
         const size_t size = format::sink_block_bytes(c.block_size, head_dim, bits);
         Packed packed = make_blocks({size, size}, 0x5a);
         DeviceQueue queue(device(), 1);
-        cuda::PackTokensParams p;
+        cuda::PackSinksParams p;
         p.block = block_params(c, on_device, packed);
         p.bits = bits;
         p.first_row = first_row;

@@ -102,63 +102,6 @@ TEST(CudaProfileTest, ValuesOfAnyWidthHaveNoBankConflicts) {
   }
 }
 
-/// Packs two blocks of one kv head, keys and values of policy "adaptive".
-Profile profile_of_packers(int head_dim, Dtype dtype) {
-  const int tokens = 256, block_size = 128, count = 2;
-  const auto device = make_executor(0, true);
-  DeviceQueue queue(*device, 1);
-  ActivationBuffer x(dtype, tokens, 1, head_dim);
-  x.fill_normal(3);
-  const auto input = DeviceActivation::copy_of(*device, x.activation(), dtype, tokens, 1, head_dim);
-  const auto blocks_of = [&](size_t bytes, std::vector<ptx::DeviceArray<uint8_t>>& blocks) {
-    std::vector<uint8_t*> pointers;
-    for (int i = 0; i < count; ++i) {
-      blocks.emplace_back(*device, bytes);
-      pointers.push_back(blocks.back().data());
-    }
-    return ptx::DeviceArray<uint8_t*>(*device, pointers);
-  };
-  std::vector<ptx::DeviceArray<uint8_t>> keys, values;
-  const int groups = format::value_groups(head_dim, 64), increments = head_dim / 2 * 13 / 4;
-  const auto key_pointers = blocks_of(
-      format::channel_block_bytes(head_dim, block_size, false, head_dim + 2 * increments), keys);
-  const auto value_pointers =
-      blocks_of(format::token_block_bytes(block_size, head_dim, groups, false, 4), values);
-  const ptx::DeviceArray<float> energy(
-      *device, std::vector<float>(static_cast<size_t>(count * head_dim), 1.0f));
-  kernels::cuda::BlockPackParams block;
-  block.input = input.activation();
-  block.dtype = dtype;
-  block.tokens = tokens;
-  block.block_size = block_size;
-  block.head_dim = head_dim;
-  block.blocks = key_pointers.data();
-  kernels::cuda::PackChannelsAffineParams channels;
-  channels.block = block;
-  channels.energy = energy.data();
-  channels.class_count = 8;
-  for (int i = 0; i < 8; ++i) channels.classes[i] = i + 1;
-  channels.increments = increments;
-  kernels::cuda::pack_channels_affine(queue, channels, 1);
-  kernels::cuda::PackTokensParams rows;
-  rows.block = block;
-  rows.block.blocks = value_pointers.data();
-  rows.groups = groups;
-  kernels::cuda::pack_tokens_affine(queue, rows, 1);
-  return sum_of(device->reports());
-}
-
-TEST(CudaProfileTest, PackersHaveNoBankConflictsAndWasteNoSectors) {
-  for (Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
-    for (int head_dim : {64, 128}) {
-      const Profile profile = profile_of_packers(head_dim, dtype);
-      EXPECT_EQ(profile.conflicts, 0u) << profile.worst;
-      EXPECT_EQ(profile.excess, 0u) << profile.worst;
-      EXPECT_GT(profile.sectors, 0u);
-    }
-  }
-}
-
 /// One launch packs two blocks of one kv head, from an empty tail; `instructions`: of its warps.
 Profile profile_of_pack(int head_dim, Dtype dtype, uint64_t& instructions) {
   const int tokens = 256, block_size = 128, count = 2;
