@@ -22,8 +22,9 @@
 #include "benchmarks/cuda_steps.h"
 #include "benchmarks/cuda_timing.h"
 #include "benchmarks/cuda_works.h"
+#include "benchmarks/ingest_model.h"
 #include "benchmarks/launch_model.h"
-#include "benchmarks/slice_estimate.h"
+#include "benchmarks/slice_model.h"
 #include "benchmarks/token_model.h"
 #include "rillkv/files.h"
 #include "support/cli.h"
@@ -178,27 +179,27 @@ void print_predictions() {
   std::printf("what,gpu,name,depth,launches,synchronisations,device_s,total_s\n");
   for (const bench::Gpu& gpu : {bench::a100(), bench::h100()}) {
     for (const Shape& s : kShapes) {
-      // Keys and values come in 16 bits an element and leave in what the packed cache takes.
-      const auto p = bench::model_params(s.heads, s.kv_heads, s.head_dim, 1, 8 + kChunk);
-      const double pack = 4.0 * kChunk * s.kv_heads * s.head_dim + bench::model_cache_bytes(p);
-      for (const auto& [what, bytes] :
-           {std::pair{"ingest", bench::ingest_bytes(s, kChunk)}, std::pair{"pack", pack}}) {
+      const bench::IngestEstimate e =
+          bench::estimate_ingest(gpu, {s.heads, s.kv_heads, s.head_dim, kChunk});
+      for (const auto& [what, seconds] :
+           {std::pair{"ingest", e.ingest_s()}, std::pair{"pack", e.pack_s()}}) {
         std::printf("%s,%s,%s,%d,1,0,%.6g,%.6g\n", what, gpu.name.c_str(),
-                    bench::name_of(s).c_str(), kChunk, bytes / gpu.bandwidth,
-                    bench::small_kernel_seconds(bytes, gpu.bandwidth));
+                    bench::name_of(s).c_str(), kChunk, seconds, seconds + e.launches_s / 2);
       }
     }
   }
   // device_s: of the fused kernel; total_s: by slices.
   for (const Shape& s : kShapes) {
     for (const int depth : {kDepth, kLong, 131072}) {
-      const auto p = bench::model_params(s.heads, s.kv_heads, s.head_dim, kChunk, depth);
-      const bench::SliceEstimate slices =
-          bench::estimate_slices(bench::h100(), s.heads, s.kv_heads, s.head_dim, kChunk, depth);
-      std::printf("slices,H100,%s,%d,%d,0,%.6g,%.6g\n", bench::name_of(s).c_str(), depth,
-                  slices.launches,
-                  bench::predict(bench::h100(), p, bench::model_cache_bytes(p)).expected_s(),
-                  slices.expected_s());
+      const auto p = bench::slice_model_params(s.heads, s.kv_heads, s.head_dim, kChunk, depth);
+      const double fused =
+          bench::predict(bench::h100(), p, bench::model_cache_bytes(p)).expected_s();
+      for (const auto& [what, flops] : {std::pair{"slices-flash", bench::kFlashFlops},
+                                        std::pair{"slices-cudnn", bench::kCudnnFlops}}) {
+        const bench::SlicePrediction slices = bench::predict_slices(bench::h100(), p, flops);
+        std::printf("%s,H100,%s,%d,%d,0,%.6g,%.6g\n", what, bench::name_of(s).c_str(), depth,
+                    3 * slices.slices + 3, fused, slices.expected_s());
+      }
     }
   }
   const bench::TokenShape shape = bench::smollm2();

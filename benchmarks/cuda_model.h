@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -55,17 +56,37 @@ inline nlohmann::ordered_json time_model_at(const LlamaModel& model,
           {"token_s", token}};
 }
 
+/// Each with CUDA graphs and without, beside policy "dense" (LibTorch's FlashAttention).
 inline void time_model(const std::string& folder, at::Device device,
                        const std::function<void(const nlohmann::ordered_json&)>& take) {
   const LlamaModel model = load_model(folder, {at::kBFloat16, device});
-  const CompressionConfig balanced = CompressionConfig::preset("balanced");
-  time_model_at(model, balanced, 256, 1);  // what is made once
+  /// A cache, and settings that are read when it is made or when a pass begins.
+  struct Side {
+    const char *preset, *graphs, *prefill;
+  };
+  constexpr Side kSides[] = {{"balanced", "1", "fused"},
+                             {"balanced", "0", "fused"},
+                             {"dense", "1", "fused"},
+                             {"balanced", "1", "slices"},
+                             {"balanced", "1", "slices-flash"}};
   for (const auto& [depth, count] :
        std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {4096, 1}, {512, 8}, {512, 32}}) {
-    nlohmann::ordered_json result = {{"cache", "balanced"}};
-    result.update(time_model_at(model, balanced, depth, count));
-    take(result);
+    for (const Side& side : kSides) {
+      const bool slices = std::string(side.prefill) != "fused";
+      if (slices && depth < 4096) continue;
+      setenv("RILLKV_CUDA_GRAPHS", side.graphs, 1);
+      setenv("RILLKV_PREFILL", side.prefill, 1);
+      const CompressionConfig config = CompressionConfig::preset(side.preset);
+      if (depth == 0) time_model_at(model, config, 256, 1);  // what is made once
+      nlohmann::ordered_json result = {{"cache", side.preset},
+                                       {"graphs", std::string(side.graphs) == "1"},
+                                       {"prefill", side.prefill}};
+      result.update(time_model_at(model, config, depth, count));
+      take(result);
+    }
   }
+  unsetenv("RILLKV_CUDA_GRAPHS");
+  unsetenv("RILLKV_PREFILL");
 }
 
 }  // namespace rillkv::bench

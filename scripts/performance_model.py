@@ -76,9 +76,10 @@ assumed to be no faster than on Ampere, an SM and clock. The fused kernels use n
 CHUNKS = """
 ## Ingest and packing, a layer and chunk of 256 tokens
 
-One launch each. A floor: bytes over the bandwidth, and the {gap:g} us between launches. What holds these kernels up
-is latency (a query channel's squares are added token by token, a key block's widths are chosen one step at a time),
-which this does not count. The design's aim is at most 15 us for both at 32/8/128 on an H100.
+One launch each; `benchmarks/ingest_model.h`. What holds these kernels up is latency (a query channel's squares are
+added token by token, a key block's widths are chosen one step at a time): the longest CTA's chain of loads, barriers and
+dependent steps, counted by hand, or all CTAs' instructions where that is more; and the gap before a launch. The aim is at
+most 15 us for both at 32/8/128 on an H100.
 
 {table}
 """
@@ -87,9 +88,9 @@ SLICES = """
 ## Prefill by slices, microseconds a layer, H100
 
 Off by default, and not run on a GPU either: blocks become dense once a chunk, in scratch that stays in the L2
-cache, and a library attends to them with `wgmma`. `benchmarks/slice_estimate.h`: expanding at the issue rate
-above, the products at {share:.0f} % of the tensor cores' peak (FlashAttention-3 reports 75 % at best), {launches:.0f} launches a
-slice of 4096 tokens; nothing overlaps.
+cache, and a library attends to them. `benchmarks/slice_model.h`: expanding and folding by the executor's instructions at
+{rate:.0f} % of the issue slots, the library at {flash:.0f} TFLOP/s (flash attention) or {cudnn:.0f} (cuDNN), both
+assumed, where its CTAs fill the SMs; nothing overlaps.
 
 {table}
 """
@@ -167,19 +168,25 @@ def rate(name: str) -> int:
 
 def chunk_table(rows: list[dict]) -> str:
     """Ingest and packing side by side."""
-    lines = ["| GPU | heads | ingest, memory | floor | packing, memory | floor |", "|---|---|---|---|---|---|"]
+    lines = ["| GPU | heads | ingest | packing | both, with their launches |", "|---|---|---|---|---|"]
     for ingest in (r for r in rows if r["what"] == "ingest"):
         pack = next(r for r in rows
                     if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
-        lines.append(f"| {ingest['gpu']} | {ingest['name']} | " + " | ".join(
-            microseconds(float(r[key])) for r in (ingest, pack) for key in ("device_s", "total_s")) + " |")
+        both = sum(float(r["total_s"]) for r in (ingest, pack))
+        lines.append(f"| {ingest['gpu']} | {ingest['name']} | {microseconds(float(ingest['device_s']))}"
+                     f" | {microseconds(float(pack['device_s']))} | {microseconds(both)} |")
     return "\n".join(lines)
 
 
 def slice_table(rows: list[dict]) -> str:
-    lines = ["| heads | cached | launches | by slices | the fused kernel |", "|---|---|---|---|---|"]
-    lines += [f"| {r['name']} | {int(r['depth']) // 1024}k | {r['launches']} | {microseconds(float(r['total_s']))}"
-              f" | {microseconds(float(r['device_s']))} |" for r in rows]
+    lines = ["| heads | cached | launches | the fused kernel | by slices, flash | by slices, cuDNN |",
+             "|---|---|---|---|---|---|"]
+    for flash in (r for r in rows if r["what"] == "slices-flash"):
+        cudnn = next(r for r in rows if r["what"] == "slices-cudnn"
+                     and (r["name"], r["depth"]) == (flash["name"], flash["depth"]))
+        lines.append(f"| {flash['name']} | {int(flash['depth']) // 1024}k | {flash['launches']}"
+                     f" | {microseconds(float(flash['device_s']))} | {microseconds(float(flash['total_s']))}"
+                     f" | {microseconds(float(cudnn['total_s']))} |")
     return "\n".join(lines)
 
 
@@ -218,12 +225,11 @@ def page() -> str:
                              + table(mine, bandwidth[gpu]) + "\n")
     launches = {name: 1e6 * constant("launch_model.h", f"k{name}Seconds")
                 for name in ("LaunchHost", "KernelGap", "Synchronisation")}
-    header = (ROOT / "benchmarks" / "slice_estimate.h").read_text()
     parts.append(SLICES.format(
-        share=100 * constant("slice_estimate.h", "kLibraryShare"),
-        launches=float(re.search(r"kLaunchesASlice\s*=\s*(\d+);", header).group(1)),
-        table=slice_table([r for r in others if r["what"] == "slices"])))
-    parts.append(CHUNKS.format(gap=launches["KernelGap"], table=chunk_table(others)))
+        rate=100 * constant("slice_model.h", "kSliceIssueRate"),
+        flash=constant("slice_model.h", "kFlashFlops") / 1e12,
+        cudnn=constant("slice_model.h", "kCudnnFlops") / 1e12, table=slice_table(others)))
+    parts.append(CHUNKS.format(table=chunk_table(others)))
     parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
     return "".join(parts) + TAIL.format(tile=instructions_of_decode())
 
