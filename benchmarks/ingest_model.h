@@ -62,7 +62,9 @@ inline double query_chain_cycles(const IngestShape& s) {
 }
 
 /// A key CTA of rillkv_pack_*: its tile, the search for the least gain (31 bits; one warp, 16 gains
-/// a lane), the scan of the planes' places (one warp), barriers, and what all of its warps issue.
+/// a lane), the scan of the planes' places (one warp), barriers, and what all of its warps issue:
+/// at the rate of two CTAs of attention, since it has as many warps as they. That is an assumption:
+/// at kIssueRateAlone it takes 3.5 us more at head_dim 128.
 inline double key_block_chain_cycles(const IngestShape& s) {
   const double tile = kL2Cycles + 2.0 * s.block_size * s.head_dim / kL2BytesACycle;
   const double search = 31 * (2 * 16 + 2 * kAddCycles + kReduceCycles);
