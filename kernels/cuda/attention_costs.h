@@ -13,8 +13,8 @@ namespace rillkv::kernels::cuda {
 /// Warp instructions a CTA issues for a packed tile of 128 tokens; decode's for up to 8 query rows,
 /// as one query has.
 constexpr int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 10941 : 15297;
-  return head_dim == 64 ? 5407 : 8107;
+  if (prefill) return head_dim == 64 ? 10829 : 15192;
+  return head_dim == 64 ? 5410 : 7998;
 }
 
 /// Warp instructions an SM issues a cycle, of 4: by all of its CTAs, and by one alone, whose eight
