@@ -9,11 +9,12 @@
 #   --dry-run    no GPU: the same commands must get as far as asking for one, Python's steps compute
 #                something small on the CPU, and prefill runs there. What remains to fail on a GPU is
 #                what the steps measure.
-#   --only ...   these steps alone
+#   --only ...   these steps alone, and the checkpoint that they read
 #   RILLKV_GPU_PYTHON   the Python to use; default: python3
 #
 # Each step has its own time limit and what is left of the whole; one that fails does not stop the
-# others. At most eight files: summary.txt and steps.json (what each step ended with), log.txt (what it
+# others. What matters most comes first: whether results are right, attention beside Torch's, the model,
+# the tools. Earlier results in DIR go. At most eight files: summary.txt and steps.json (what each step ended with), log.txt (what it
 # printed), attention.json, sdpa.json, kernels.json, prefill.json, ncu.txt. Nothing of the GPU is set.
 set -uo pipefail
 
@@ -42,6 +43,13 @@ while (($#)); do
 done
 [[ -x $bin/bench_cuda ]] || fail "no $bin/bench_cuda: scripts/gpu_prepare.sh makes it, before this machine"
 
+all_steps=machine,environment,kernel_tests,core_tests,bench_attention,sdpa,checkpoint,prefill,prefill_device,bench_cuda,memcheck,racecheck,ncu
+wants() { [[ -z $only || ",$only," == *",$1,"* ]]; }
+for name in ${only//,/ }; do
+  [[ ",$all_steps," == *",$name,"* ]] || fail "--only: no step $name: expected some of $all_steps"
+done
+if [[ -n $only ]] && { wants prefill || wants prefill_device || wants bench_cuda; }; then only+=,checkpoint; fi
+
 total_s=540       # of all steps
 kill_after_s=5    # after a step's limit, for what ignores it
 log_bytes=1000000 # a step may print
@@ -51,6 +59,8 @@ mkdir -p "$out" || fail "cannot make $out"
 out=$(cd "$out" && pwd)
 bin=$(cd "$bin" && pwd)
 work=$(mktemp -d) || fail "cannot make a temporary folder"
+ulimit -c 0                # the core of a program that uses a GPU can fill a disk,
+ulimit -f $((4 * 1048576)) # and so can one that never stops printing: 4 GiB a file
 trap 'rm -rf "$work"' EXIT
 
 # LibTorch and what it needs are the Python package's, before the build machine's own paths.
@@ -78,13 +88,28 @@ statuses=()
 times=()
 notes=()
 
-# step NAME SECONDS COMMAND...: its output goes to the log, its status to the summary. With $judge set,
-# that function turns the output and the status into the step's: 0 or not, and a note on stdout.
+# What every step so far ended with; written after each, so that it is there if this script is killed.
+write_steps() {
+  local i
+  {
+    printf '{"dry_run": %s, "seconds": %d, "steps": [\n' "$( ((dry)) && echo true || echo false)" $(($(date +%s) - begin))
+    for i in "${!names[@]}"; do
+      ((i)) && printf ',\n'
+      printf '  {"name": "%s", "status": %d, "seconds": %s, "note": "%s"}' "${names[i]}" "${statuses[i]}" "${times[i]}" "${notes[i]//\"/}"
+    done
+    printf '\n]}\n'
+  } >"$work/steps.json"
+  cp "$work/steps.json" "$out/steps.json"
+}
+
+# step NAME SECONDS COMMAND...: its output goes to the log, its status to the summary. $judge says how
+# the output counts, $remark is added to the note.
 judge=
+remark=
 step() {
   local name=$1 limit=$2 file="$work/output" status started left note=
   shift 2
-  [[ -z $only || ",$only," == *",$name,"* ]] || return 0
+  wants "$name" || return 0
   left=$((total_s - kill_after_s - ($(date +%s) - begin)))
   ((limit > left)) && limit=$left
   printf '\n======== %s: %s\n' "$name" "$*" >>"$out/log.txt"
@@ -104,8 +129,15 @@ step() {
         status=1 note="expected to ask for a GPU"
       fi
     elif [[ $judge == gtest ]]; then
-      note=$(gtest_note "$file" "$status") || status=1
+      local tests
+      # What was stopped keeps its status and its note.
+      tests=$(gtest_note "$file" "$status") || ((status != 0)) || status=1
+      note+="${note:+, }$tests"
+    elif [[ $judge == ncu ]] && ((status == 0)) && ! grep -q 'rillkv_' "$work/ncu.txt" 2>/dev/null; then
+      # It may have no right to the counters, which it says in its own log.
+      status=1 note="no kernel profiled: $(grep -hm 1 '==ERROR==' "$work/ncu.txt" "$file" 2>/dev/null | cut -c 1-160)"
     fi
+    note+="${remark:+${note:+; }$remark}"
   fi
   times+=("$(awk -v a="$started" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }')")
   if (($(stat -c %s "$file") > log_bytes)); then
@@ -120,8 +152,9 @@ step() {
   [[ $name == machine || $name == environment ]] && cat "$file" >>"$work/machine.txt"
   names+=("$name")
   statuses+=("$status")
-  notes+=("$note")
-  printf '%-22s %4s %7s s  %s\n' "$name" "$status" "${times[-1]}" "$note"
+  notes+=("${note//[$'\n\t\\']/ }")
+  write_steps
+  printf '%-22s %4s %7s s  %s\n' "$name" "$status" "${times[-1]}" "${notes[-1]}"
   if ((status != 0)); then tail -n 4 "$file" | cut -c 1-300 | sed 's/^/    | /'; fi
   return 0
 }
@@ -158,6 +191,11 @@ judge=gtest
 step kernel_tests 90 "$bin/rillkv_cuda_tests" '--gtest_filter=*/gpu'
 step core_tests 90 "$bin/rillkv_cuda_core_tests" '--gtest_filter=*/gpu'
 
+judge=measures
+step bench_attention 120 "$bin/bench_attention" --device cuda --json "$out/attention.json" --depths 4096,16384,32768,131072
+judge=
+step sdpa 60 "$python" scripts/gpu_sdpa.py --json "$out/sdpa.json" --depths 4096,16384,32768,131072 "${dry_run[@]}"
+
 # A real model's way, on random weights of SmolLM2's shapes; a small one on the CPU in a dry run.
 judge=
 model="$work/model"
@@ -174,21 +212,21 @@ fi
 
 judge=measures
 step bench_cuda 90 "$bin/bench_cuda" --device cuda --model "$model" --json "$out/kernels.json"
-step bench_attention 120 "$bin/bench_attention" --device cuda --json "$out/attention.json" --depths 4096,16384,32768,131072
-judge=
-step sdpa 60 "$python" scripts/gpu_sdpa.py --json "$out/sdpa.json" --depths 4096,16384,32768,131072 "${dry_run[@]}"
 
 # What the tools of CUDA say; where one is missing, or in a dry run, the command alone.
 few='*CudaAttentionTest.SplitsGiveTheSameAsOne/gpu:*CudaAttentionTest.Sinks/gpu:*CudaStepsTest.EveryTailAndNoBlocks/gpu:*CudaIngestTest.*/gpu:*CudaPackBlocksTest.*/gpu:*CudaSlices.PartsOfASlice/gpu:*CudaRotateTest.*/gpu'
 judge=gtest
+((dry)) || have compute-sanitizer || remark="without compute-sanitizer: the tests alone"
 sanitizer() { ((!dry)) && have compute-sanitizer && printf 'compute-sanitizer --tool %s --error-exitcode 9 --print-limit 20' "$1"; }
 for tool in memcheck racecheck; do
   # shellcheck disable=SC2046 # words
   step "$tool" 60 $(sanitizer "$tool") "$bin/rillkv_cuda_tests" "--gtest_filter=$few"
 done
 judge=measures
+remark=
 entries=(--device cuda --once --only 'decode,merge,prefill,ingest,pack')
 if ((!dry)) && have ncu; then
+  judge=ncu
   step ncu 75 ncu --clock-control none --target-processes application-only --kernel-name 'regex:rillkv_' \
     --launch-count 24 --section SpeedOfLight --section LaunchStats --section Occupancy \
     --section SchedulerStats --section WarpStateStats --section MemoryWorkloadAnalysis \
@@ -196,18 +234,11 @@ if ((!dry)) && have ncu; then
     --log-file "$work/ncu.txt" "$bin/bench_cuda" "${entries[@]}"
   [[ -f $work/ncu.txt ]] && head -c 4000000 "$work/ncu.txt" >"$out/ncu.txt"
 else
+  ((dry)) || remark="without ncu: the launches alone"
   step ncu 60 "$bin/bench_cuda" "${entries[@]}"
 fi
 
 failed=0
-{
-  printf '{"dry_run": %s, "seconds": %d, "steps": [\n' "$( ((dry)) && echo true || echo false)" $(($(date +%s) - begin))
-  for i in "${!names[@]}"; do
-    ((i)) && printf ',\n'
-    printf '  {"name": "%s", "status": %d, "seconds": %s, "note": "%s"}' "${names[i]}" "${statuses[i]}" "${times[i]}" "${notes[i]//\"/}"
-  done
-  printf '\n]}\n'
-} >"$out/steps.json"
 {
   [[ -f $work/machine.txt ]] && cat "$work/machine.txt"
   for i in "${!names[@]}"; do

@@ -4,6 +4,8 @@ first GPU only what a step measures can fail. RILLKV_GPU_BIN: the folder of the 
 import json
 import os
 import pathlib
+import re
+import signal
 import struct
 import subprocess
 import sys
@@ -15,8 +17,8 @@ from needs import needs
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "scripts"
 BIN = os.environ.get("RILLKV_GPU_BIN", "")
-STEPS = ["machine", "environment", "kernel_tests", "core_tests", "checkpoint", "prefill", "prefill_device",
-         "bench_cuda", "bench_attention", "sdpa", "memcheck", "racecheck", "ncu"]
+STEPS = ["machine", "environment", "kernel_tests", "core_tests", "bench_attention", "sdpa", "checkpoint", "prefill",
+         "prefill_device", "bench_cuda", "memcheck", "racecheck", "ncu"]
 
 
 def run(*command, **environment):
@@ -88,7 +90,8 @@ class DryRun(Folder):
         result, steps = self.steps_of(programs, "kernel_tests,bench_cuda,bench_attention")
         self.assertEqual(result.returncode, 1)
         self.assertIn("unknown option", result.stdout)
-        self.assertIn("2 of 3 steps failed", result.stdout)
+        self.assertIn("2 of 4 steps failed", result.stdout)  # and the checkpoint that bench_cuda reads
+        self.assertEqual(steps["checkpoint"]["status"], 0)
         self.assertEqual(steps["bench_cuda"]["status"], 2)
         self.assertEqual(steps["kernel_tests"]["status"], 1)  # no test is not success
         self.assertEqual(steps["bench_attention"]["status"], 0)
@@ -96,6 +99,26 @@ class DryRun(Folder):
     def test_a_program_that_asks_for_no_gpu_has_not_understood(self):
         _, steps = self.steps_of(self.programs(bench_cuda="exit 0"), "bench_cuda")
         self.assertEqual(steps["bench_cuda"]["status"], 1)
+
+    def test_every_test_that_the_sanitizer_gets_exists(self):
+        text = (SCRIPTS / "gpu_check.sh").read_text()
+        patterns = re.search(r"^few='(.+)'$", text, re.M).group(1).split(":")
+        self.assertGreater(len(patterns), 3)
+        for pattern in patterns:
+            listed = subprocess.run([pathlib.Path(BIN) / "rillkv_cuda_tests", "--gtest_list_tests",
+                                     f"--gtest_filter={pattern}"], capture_output=True, text=True, check=True).stdout
+            self.assertRegex(listed, r"(?m)^  \S", pattern)  # gtest itself says nothing
+
+    def test_what_has_ended_is_there_when_the_script_is_killed(self):
+        # The parent of this program is timeout, whose parent is the script.
+        programs = self.programs(bench_attention="script=$(cut -d ' ' -f 4 /proc/$PPID/stat)\n"
+                                                 "grep -q gpu_check.sh /proc/$script/cmdline && kill -KILL $script")
+        out = self.folder / "out"
+        result = run(SCRIPTS / "gpu_check.sh", "--dry-run", "--bin", programs, "--out", out, "--only",
+                     "machine,bench_attention", TMPDIR=self.folder)
+        self.assertEqual(result.returncode, -signal.SIGKILL)
+        report = json.loads((out / "steps.json").read_text())
+        self.assertEqual([step["name"] for step in report["steps"]], ["machine"])
 
     def test_what_a_step_prints_is_bounded(self):
         programs = self.programs(bench_cuda="yes long | head -c 40000000; echo no CUDA device; exit 1")
@@ -106,8 +129,12 @@ class DryRun(Folder):
 
 class Arguments(Folder):
     def test_bad_arguments_end_in_one_line(self):
+        made = self.folder / "made"
+        made.mkdir()
+        (made / "bench_cuda").touch(mode=0o755)
         for arguments, expected in ((["--nonsense"], "unknown argument"), (["--out"], "expected a value"),
-                                    (["--bin", self.folder], "gpu_prepare.sh")):
+                                    (["--bin", self.folder], "gpu_prepare.sh"),
+                                    (["--bin", self.folder / "made", "--only", "ncu,nuc"], "no step nuc")):
             result = run(SCRIPTS / "gpu_check.sh", *arguments)
             self.assertEqual(result.returncode, 2)
             self.assert_one_line(result, expected)
