@@ -1,5 +1,7 @@
 // rillkv_ingest_*: rotation, tail, maxima, squares and energies, and the word of what cannot be
 // quantised, against tests/cuda/ingest_oracle.h.
+#include <bit>
+
 #include "tests/cuda/ingest_oracle.h"
 
 namespace rillkv::test {
@@ -111,7 +113,7 @@ class CudaIngestTest : public EveryDevice {
                           const std::vector<float>& expected, const char* what) {
     ASSERT_LE(expected.size(), got.size());
     for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_EQ(std::memcmp(&got[i], &expected[i], 4), 0)
+      ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(expected[i]))
           << c << ": " << what << " " << i << ": " << got[i] << ", not " << expected[i];
     }
   }

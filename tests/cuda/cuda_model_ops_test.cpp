@@ -352,6 +352,8 @@ TEST_P(CudaModelOpsTest, BeginPassWritesStepsIdsAndRotations) {
         std::vector<cuda::SequenceStep> steps;
         std::vector<int32_t> ids;
         const std::vector<float> untouched(static_cast<size_t>(2 * block_size * half), 7);
+        // Only their addresses count.
+        const std::vector<cuda::LayerState> places(static_cast<size_t>(sequences));
         for (int s = 0; s < sequences; ++s) {
           cuda::SequenceStep step;
           step.block_count = s % 8;
@@ -361,7 +363,7 @@ TEST_P(CudaModelOpsTest, BeginPassWritesStepsIdsAndRotations) {
           tails.emplace_back(device(), untouched);
           step.tail_cos = tails.back().data();
           step.tail_sin = step.tail_cos + block_size * half;
-          step.layers = reinterpret_cast<const cuda::LayerState*>(uintptr_t{64} + s);
+          step.layers = &places[static_cast<size_t>(s)];
           steps.push_back(step);
           ids.push_back(1000 + s);
         }

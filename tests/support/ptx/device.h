@@ -77,7 +77,8 @@ class DeviceArray {
         count_(count),
         data_(static_cast<T*>(device.allocate(count * sizeof(T)))) {}
   DeviceArray(Device& device, const std::vector<T>& values) : DeviceArray(device, values.size()) {
-    device_->upload(data_, values.data(), count_ * sizeof(T));
+    device_->upload(static_cast<void*>(data_), static_cast<const void*>(values.data()),
+                    count_ * sizeof(T));
   }
   DeviceArray(DeviceArray&& other) noexcept
       : device_(other.device_),
@@ -90,14 +91,15 @@ class DeviceArray {
     return *this;
   }
   ~DeviceArray() {
-    if (data_ != nullptr) device_->release(data_);
+    if (data_ != nullptr) device_->release(static_cast<void*>(data_));
   }
 
   T* data() const { return data_; }
   size_t size() const { return count_; }
   std::vector<T> to_vector() const {
     std::vector<T> host(count_);
-    device_->download(host.data(), data_, count_ * sizeof(T));
+    device_->download(static_cast<void*>(host.data()), static_cast<const void*>(data_),
+                      count_ * sizeof(T));
     return host;
   }
 
