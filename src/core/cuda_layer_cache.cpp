@@ -56,20 +56,10 @@ at::Tensor CudaLayerCache::ingest(const Chunk& chunk, const at::Tensor& energies
   at::Tensor values = chunk.v;
   if (rotates)
     values = at::empty({chunk.v.size(0), chunk.v.size(1), chunk.v.size(2)}, chunk.v.options());
-  cuda::IngestParams p;
-  p.queries = activation(chunk.q);
-  p.keys = activation(chunk.k);
-  p.values = activation(chunk.v);
+  cuda::IngestParams p = ingest_params(chunk.q, chunk.k, chunk.v, config_.block_size, rotates);
   if (rotates) p.rotated = mutable_activation(values);
-  p.dtype = kernel_dtype(chunk.q.scalar_type());
-  p.heads = static_cast<int32_t>(geometry_.heads);
-  p.kv_heads = static_cast<int32_t>(geometry_.kv_heads);
-  p.head_dim = static_cast<int32_t>(geometry_.head_dim);
-  p.block_size = static_cast<int32_t>(config_.block_size);
-  p.tokens = static_cast<int32_t>(chunk.q.size(0));
   p.sink_tokens = static_cast<int32_t>(chunk.sinks.end);
   p.tail_count = static_cast<int32_t>(tail_count_);
-  p.rotate_values = rotates ? 1 : 0;
   p.error = state_.error_word();
   p.layer = static_cast<int32_t>(layer_);
   p.seen = blocks_.empty() ? 0 : 1;

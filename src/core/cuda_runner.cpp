@@ -48,6 +48,22 @@ void pack_sinks_on_device(CudaBackend& backend, const CompressionConfig& config,
   pack(values, config.value_bits_sink_outlier, 1);
 }
 
+cuda::IngestParams ingest_params(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                 int64_t block_size, bool rotates_values) {
+  cuda::IngestParams p;
+  p.queries = activation(q);
+  p.keys = activation(k);
+  p.values = activation(v);
+  p.dtype = kernel_dtype(q.scalar_type());
+  p.heads = static_cast<int32_t>(q.size(1));
+  p.kv_heads = static_cast<int32_t>(k.size(1));
+  p.head_dim = static_cast<int32_t>(q.size(2));
+  p.block_size = static_cast<int32_t>(block_size);
+  p.tokens = static_cast<int32_t>(q.size(0));
+  p.rotate_values = rotates_values ? 1 : 0;
+  return p;
+}
+
 void run_attention(CudaBackend& backend, const kernels::AttentionParams& params,
                    const uint16_t* in_block_half, int64_t key_block_bytes,
                    const SliceOptions& slices) {

@@ -8,6 +8,7 @@
 #include "core/block_device.h"
 #include "core/cuda_backend.h"
 #include "core/slice_attention.h"
+#include "kernels/cuda/ingest_params.h"
 #include "kernels/params.h"
 #include "rillkv/compression_config.h"
 
@@ -24,6 +25,12 @@ at::Tensor upload_sink_pointers(CudaBackend& backend, const PackedSinks& sinks);
 void pack_sinks_on_device(CudaBackend& backend, const CompressionConfig& config,
                           const at::Tensor& pointers, const at::Tensor& keys,
                           const at::Tensor& values, int64_t first);
+
+/// What rows of a pass are to ingest, whoever's they are: no counts, no places. q: [tokens, heads,
+/// head_dim], k, v: [tokens, kv_heads, head_dim].
+kernels::cuda::IngestParams ingest_params(const at::Tensor& q, const at::Tensor& k,
+                                          const at::Tensor& v, int64_t block_size,
+                                          bool rotates_values);
 
 /// Attention of one sequence; in_block_half: DeviceRotationTable's; key_block_bytes: of the largest
 /// key block, one kv head; slices: whether prefill goes that way.

@@ -10,7 +10,7 @@
 
 #include "core/assert.h"
 #include "core/cache_access.h"
-#include "core/kernel_views.h"
+#include "core/cuda_runner.h"
 #include "kernels/cuda/ingest.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/model_ops.h"
@@ -111,17 +111,7 @@ at::Tensor DeviceDecoder::attend(CudaSequence& first, int64_t planned_blocks, in
   const auto* steps = reinterpret_cast<const cuda::SequenceStep*>(steps_.const_data_ptr<uint8_t>());
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
   cuda::AttentionParams shape = first.layer(layer).step_params(q, out);
-  cuda::IngestParams p;
-  p.queries = activation(q);
-  p.keys = activation(k);
-  p.values = activation(v);
-  p.dtype = shape.dtype;
-  p.heads = shape.heads;
-  p.kv_heads = shape.kv_heads;
-  p.head_dim = shape.head_dim;
-  p.block_size = shape.block_size;
-  p.tokens = static_cast<int32_t>(count);
-  p.rotate_values = shape.rotate_output ? 1 : 0;
+  cuda::IngestParams p = ingest_params(q, k, v, config.block_size, shape.rotate_output);
   p.layer = static_cast<int32_t>(layer);
   p.keep = static_cast<float>(config.query_energy_decay);
   p.take = static_cast<float>(1 - config.query_energy_decay);
