@@ -1,33 +1,87 @@
 // (e) Decode attention, fast path: few query rows against a long prefix. head_dim 64 or 128, bf16
 // or fp16, blocks of 128 tokens.
 //
-// A CTA owns 16 query rows (the G heads of a kv head share them, r = t * G + g) and a split of the
-// tiles. Filling a tile is the work here, the matrix products are small: the 8 warps fill K
-// together, each multiplies 16 of its 128 tokens, they exchange row maxima and probabilities
-// through shared memory, fill V together, and each sums D / 8 of the channels over all tokens. Two
-// CTAs an SM overlap their phases, and the packed blocks of the next tile are on their way
-// meanwhile, its scales first: prepare_channels works on them while others multiply. The result is
-// a part per split; rillkv_merge finishes.
+// A CTA of four warps owns 8 query rows (the G heads of a kv head share them, r = t * G + g) and a
+// split of the tiles. Unpacking is the work here, the matrix products are small: keys and values
+// are A operands made in registers from packed codes, never a tile, and the 8 rows are the columns
+// of the products (decode_keys.cuh, decode_values.cuh).
 //
-// Shared memory (AttentionShared): one tile, used for K then V, packed K + R(t0), packed V,
-// queries, probabilities, row maxima, the table of prepare_channels.
+//   scores    a warp: half the tokens of a block, half of its channel pairs
+//   exchange  warps of the same tokens add up each other's scores: 32 tokens each
+//   values    a warp: its 32 tokens, all channels; its own maximum, sum and output, which meet
+//             those of the other warps after the last tile
+//
+// Two barriers a block: K has come and the last V is done with; V has come and K is done with. Four
+// CTAs an SM fill each other's gaps. A block's scales travel before its codes: two warps, in turns,
+// make the next block's query operands of them while others multiply.
+//
+// Sinks and uncompressed tokens come after the blocks (decode_rows.cuh).
 #pragma once
 
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_sequence.cuh"
+#include "kernels/cuda/decode_keys.cuh"
+#include "kernels/cuda/decode_rows.cuh"
+#include "kernels/cuda/decode_softmax.cuh"
+#include "kernels/cuda/decode_values.cuh"
+#include "kernels/cuda/element.cuh"
 #include "kernels/cuda/shared_layout.h"
 
 namespace rillkv::kernels::cuda {
 
 extern __shared__ __align__(1024) uint8_t attention_shared[];
 
+/// The CTA's queries, rotated, in fp32: each row times a power of two, so that its products with
+/// any block's scales are numbers of fp16; scales[row] takes scores of them (of keys times
+/// kKeyUnit) to units of log2. Rows past the last are zeros. A warp a row.
+template <int D, typename T>
+__device__ inline void load_decode_queries(float2* queries, int stride, float* scales,
+                                           const AttentionParams& p, int kv_head, int row0,
+                                           int rows) {
+  constexpr int kHalf = D / 2, kEach = D / 64;
+  const int group = p.heads / p.kv_heads, lane = lane_id();
+#pragma unroll 1
+  for (int row = warp_id(); row < kDecodeRows; row += kDecodeWarps) {
+    float2 rotated[kEach] = {};
+    float most = 0.0f;
+    if (row0 + row < rows) {
+      const int t = (row0 + row) / group, g = (row0 + row) % group;
+      const T* q = static_cast<const T*>(in_global(p.queries.data)) + t * p.queries.token_stride +
+                   (kv_head * group + g) * p.queries.head_stride;
+#pragma unroll
+      for (int i = 0; i < kEach; ++i) {
+        const int pair = lane + 32 * i;
+        const int64_t angle = static_cast<int64_t>(t) * kHalf + pair;
+        const float c = in_global(p.query_cos)[angle], s = in_global(p.query_sin)[angle];
+        const float x = to_float(q[pair]), y = to_float(q[pair + kHalf]);
+        rotated[i] = {x * c - y * s, x * s + y * c};
+        most = fmaxf(most, fmaxf(fabsf(rotated[i].x), fabsf(rotated[i].y)));
+      }
+    }
+#pragma unroll
+    for (int span = 16; span > 0; span /= 2) {
+      most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, span));
+    }
+    // The largest comes to lie in [1/8, 1/4).
+    const int exponent = min(max(static_cast<int>(__float_as_uint(most) >> 23), 4), 250);
+    const float factor = __uint_as_float(static_cast<uint32_t>(251 - exponent) << 23);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      queries[row * stride + lane + 32 * i] = {rotated[i].x * factor, rotated[i].y * factor};
+    }
+    if (lane == 0) {
+      scales[row] =
+          p.scale * kScoreUnit * __uint_as_float(static_cast<uint32_t>(exponent + 3) << 23);
+    }
+  }
+}
+
 template <int D, typename T>
 __device__ void decode(const AttentionLaunchParams& launch) {
-  constexpr int kWarpTokens = kAttentionTile / kFastWarps;
-  constexpr int kFragments = D / 8 / kFastWarps;  // this warp's channels, 8 at a time
-  constexpr AttentionShared layout(D, false);
+  constexpr DecodeShared layout(D);
+  constexpr int kPairWarps = D / 64;  // with a thread a channel pair
   const AttentionParams& p = load_sequence(attention_shared + layout.sequence, launch);
-  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
+  const int kv_head = static_cast<int>(blockIdx.y), lane = lane_id(), warp = warp_id();
   const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
   const int group = p.heads / p.kv_heads, rows = p.query_count * group;
@@ -44,198 +98,250 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   }
   int begin, end;
   split_range(visible.count(), split, splits, begin, end);
+  const int first_block = max(begin, visible.sinks);
+  const int last_block = min(end, visible.sinks + visible.blocks);  // the one after it
 
-  uint8_t* tile_memory = attention_shared;
-  uint8_t* packed_keys = attention_shared + layout.packed_keys;
+  uint8_t* packed_values = attention_shared + layout.values;
+  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix);
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
-  uint8_t* packed_values = attention_shared + layout.packed_values;
-  uint8_t* table = attention_shared + layout.key_table;
-  uint8_t* queries = attention_shared + layout.queries;
-  uint8_t* weights = attention_shared + layout.weights;  // [16][128] 16-bit, swizzled
-  float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
+  const float* scales = reinterpret_cast<const float*>(attention_shared + layout.scales);
+  const uint32_t queries = shared_address(attention_shared + layout.queries);
+  const uint32_t value_table = shared_address(attention_shared + layout.value_table);
+  const KeyOperands operands = {shared_address(attention_shared + layout.pairs),
+                                shared_address(attention_shared + layout.operands)};
+  const auto key_codes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
 
   // Pointers to packed blocks are fetched into shared memory a tile before the blocks, which are
   // fetched a tile before they are worked on: nobody waits for two loads one after the other.
   auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
-  const auto is_block = [&](int tile) {
-    return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
-  };
+  const auto pointer = [&](int tile, int which) { return next[4 * (tile & 3) + which]; };
   const auto fetch_pointers = [&](int tile) {
-    if (threadIdx.x == 0 && is_block(tile)) {
+    if (threadIdx.x == 0 && tile < last_block) {
       const int64_t block = tile - visible.sinks, at = block * p.kv_heads + kv_head;
-      const uint32_t to = shared_address(next + 3 * (tile & 1));
+      const uint32_t to = shared_address(next + 4 * (tile & 3));
       copy_async_8(to, p.prefix.keys + at);
       copy_async_8(to + 8, p.prefix.rotations + block);
       copy_async_8(to + 16, p.prefix.values + at);
     }
   };
-  const auto pointer = [&](int tile, int which) { return next[3 * (tile & 1) + which]; };
   const auto copy_scales = [&](int tile) {
-    if (is_block(tile)) {
-      copy_key_scales<D>(packed_keys, start, p, static_cast<const uint8_t*>(pointer(tile, 0)),
-                         static_cast<const float*>(pointer(tile, 1)));
-    }
-    fetch_pointers(tile + 1);
-    copy_async_commit();
+    if (tile >= last_block) return;
+    copy_key_scales<D, kDecodeThreads>(packed_keys, start, p,
+                                       static_cast<const uint8_t*>(pointer(tile, 0)),
+                                       static_cast<const float*>(pointer(tile, 1)));
   };
   const auto copy_keys = [&](int tile) {  // after its scales
-    if (is_block(tile)) {
-      copy_key_codes<D>(packed_keys, p, static_cast<const uint8_t*>(pointer(tile, 0)));
+    if (tile < last_block) {
+      const int bytes = channel_block_size<D>(packed_keys, p.prefix.keys_symmetric,
+                                              p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
+      copy_block_async<D, kDecodeThreads>(packed_keys + key_codes,
+                                          static_cast<const uint8_t*>(pointer(tile, 0)) + key_codes,
+                                          bytes - key_codes);
     }
     copy_async_commit();
-  };
-  const auto prepare = [&](int tile) {
-    if (is_block(tile) && threadIdx.x < D / 2) {
-      prepare_channels<D, true>(table, packed_keys, p.prefix.keys_symmetric, start);
-    }
   };
   const auto copy_values = [&](int tile) {
-    if (is_block(tile)) {
-      copy_value_block<D>(packed_values, static_cast<const uint8_t*>(pointer(tile, 2)),
-                          value_block_size<D>(p));
+    copy_value_block<D, kDecodeThreads>(
+        packed_values, static_cast<const uint8_t*>(pointer(tile, 2)), value_block_size<D>(p));
+  };
+  // Warps take turns, so that the SM's schedulers have equal work.
+  const auto prepare = [&](int tile) {
+    const int from = (tile * kPairWarps) & (kDecodeWarps - 1);
+    if (tile < last_block && warp >= from && warp < from + kPairWarps) {
+      prepare_keys<D>(operands, packed_keys, p.prefix.keys_symmetric, start, queries,
+                      layout.query_stride, last_row - row0 + 1, 32 * (warp - from) + lane);
     }
-    copy_async_commit();
   };
 
-  fetch_pointers(begin);
-  copy_async_commit();
-  if (warp_id() == 0) load_queries<D, T>(queries, p, kv_head, row0, rows);
+  if (first_block < last_block) {
+    fetch_pointers(first_block);
+    fetch_pointers(first_block + 1);
+    copy_async_commit();
+    // Of rows that do not exist.
+    for (int i = static_cast<int>(threadIdx.x); i < 4 * D; i += kDecodeThreads) {
+      store_shared_16(operands.queries + 16 * static_cast<uint32_t>(i), {0, 0, 0, 0});
+    }
+  }
+  load_decode_queries<D, T>(
+      reinterpret_cast<float2*>(attention_shared + layout.queries), layout.query_stride / 8,
+      reinterpret_cast<float*>(attention_shared + layout.scales), p, kv_head, row0, rows);
   copy_async_wait<0>();
   __syncthreads();
-  copy_scales(begin);
-  copy_keys(begin);
-  copy_values(begin);
-  int last_index[2];
+  if (first_block < last_block) {
+    copy_scales(first_block);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    copy_keys(first_block);
+    prepare(first_block);
+  }
+
+  const int my_row = 2 * (lane & 3);
+  int last_index[2];  // of this lane's two rows
+  float scale_log2[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    last_index[r] = first_query + min(row0 + lane_id() / 4 + 8 * r, rows - 1) / group;
+    last_index[r] = first_query + min(row0 + my_row + r, rows - 1) / group;
+    scale_log2[r] = scales[my_row + r];
   }
-  const uint32_t query_base = query_fragment_base<D>(queries);
-  const uint32_t weight_base = query_fragment_base<kAttentionTile>(weights);
-  const int my_token = warp_id() * kWarpTokens, my_channel = warp_id() * 8 * kFragments;
-  const int my_row = lane_id() / 4;
-  const float scale_log2 = p.scale * kScoreUnit;
-  SoftmaxState state;  // max of all warps' tokens, sum of this lane's
-  float o[kFragments][4] = {};
-  // Up to 8 rows, the second half of a lane's scores belongs to none: its probabilities stay zero.
-  const int halves = rows - row0 > 8 ? 2 : 1;
-  if (halves == 1) {
-    const uint32_t unused = shared_address(weights) + 8 * 2 * kAttentionTile;
-    if (thread < 128) store_shared_16(unused + 16 * static_cast<uint32_t>(thread), {0, 0, 0, 0});
-  }
-  copy_async_wait<2>();
-  __syncthreads();
-  prepare(begin);
+  DecodeSoftmax state;
+  float o[D / 16][4] = {};
+  const int half = warp >> 1, share = warp & 1;
+  const uint32_t exchange =
+      shared_address(attention_shared + layout.exchange) + 16 * static_cast<uint32_t>(lane);
 
 #pragma unroll 1
-  for (int i = begin; i < end; ++i) {
-    const Tile tile = tile_at(p, visible, i, kAttentionTile);
-    copy_async_wait<1>();  // K(i); V(i) may be under way
+  for (int i = first_block; i < last_block; ++i) {
+    copy_async_wait<0>();  // K(i)
     __syncthreads();
+    copy_values(i);
     copy_scales(i + 1);
-    fill_keys<D, T>(tile_memory, tile, p, kv_head, packed_keys, table, thread);
+    fetch_pointers(i + 2);
+    copy_async_commit();
+
+    float s[4][4] = {};
+    add_key_scores<D>(s, operands, packed_keys + key_codes, p.in_block_half, half, share);
+    // This warp keeps operands 2 share and 2 share + 1.
+    const auto send = [&](int slot, const float(&x)[4]) {
+      store_shared_16(exchange + static_cast<uint32_t>(1024 * (warp ^ 1) + 512 * slot),
+                      {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                       __float_as_uint(x[3])});
+    };
+    float mine[2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) mine[j][e] = share == 0 ? s[j][e] : s[j + 2][e];
+    }
+    if (share == 0) {
+      send(0, s[2]);
+      send(1, s[3]);
+    } else {
+      send(0, s[0]);
+      send(1, s[1]);
+    }
+    copy_async_wait<0>();  // V(i), scales of K(i + 1)
     __syncthreads();
     copy_keys(i + 1);
-
-    float s[2][4] = {};
-    if (my_token < tile.length) {
-      with_layout(!keys_by_channel(tile), [&](auto layout) {
-        constexpr bool by_column = decltype(layout)::by_column;
-        const auto keys =
-            wide_operand<by_column, row_bytes<D>(!by_column)>(tile_memory).from(my_token);
-        unrolled<0, D, 16>([&](auto k) {
-          uint32_t a[4], b[4];
-          load_query_fragment(a, query_base, k.value);
-          keys.template load<0, k.value>(b);
-          mma_16x8x16(s[0], a, b[0], b[1]);
-          mma_16x8x16(s[1], a, b[2], b[3]);
-        });
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const uint4 x = load_shared_16(exchange + static_cast<uint32_t>(1024 * warp + 512 * j));
+      mine[j][0] += __uint_as_float(x.x);
+      mine[j][1] += __uint_as_float(x.y);
+      mine[j][2] += __uint_as_float(x.z);
+      mine[j][3] += __uint_as_float(x.w);
+    }
+    const int first_index = p.prefix.sink_capacity + (i - visible.sinks) * kAttentionTile;
+    const int limit[2] = {last_index[0] - first_index + 1, last_index[1] - first_index + 1};
+    if (min(limit[0], limit[1]) < kAttentionTile) {
+      mask_tokens(mine, limit, [&](int j, int later) {
+        return 8 * half + lane / 4 + 16 * (2 * share + j) + 64 * later;
       });
     }
-    int limit[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      limit[r] = min(tile.length, last_index[r] - tile.first_index + 1);
-    }
-    mask_scores<kWarpTokens>(s, limit, my_token, tile.kind == TileKind::kBlock);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (r >= halves) continue;
-      const float most = row_max<kWarpTokens>(s, r);
-      if ((lane_id() & 3) == 0) maxima[kMaximaRow * (my_row + 8 * r) + warp_id()] = most;
-    }
-    copy_async_wait<1>();  // V(i), scales of K(i+1); its codes may be under way
-    __syncthreads();
-
-    uint32_t probabilities[1][4];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (r >= halves) continue;
-      const float* theirs = maxima + kMaximaRow * (my_row + 8 * r);
-      const auto a = *reinterpret_cast<const float4*>(theirs);
-      const auto b = *reinterpret_cast<const float4*>(theirs + 4);
-      const float most =
-          fmaxf(fmaxf(fmaxf(a.x, a.y), fmaxf(a.z, a.w)), fmaxf(fmaxf(b.x, b.y), fmaxf(b.z, b.w)));
-      const float fade = softmax_row<kWarpTokens>(s, probabilities, state, r, most, scale_log2);
-#pragma unroll
-      for (int n = 0; n < kFragments; ++n) {
-        o[n][2 * r] *= fade;
-        o[n][2 * r + 1] *= fade;
+    Probabilities probabilities[2];
+    softmax(mine, scale_log2, state, probabilities, o);
+    if (p.prefix.values_channel_major) {
+      if (warp < kPairWarps) {
+        prepare_channel_values<D>(value_table, packed_values, static_cast<int>(threadIdx.x));
       }
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        *reinterpret_cast<uint32_t*>(
-            weights + swizzled(my_row + 8 * r, my_token / 8 + j, 2 * kAttentionTile) +
-            4 * (lane_id() & 3)) = probabilities[0][2 * j + r];
-      }
-    }
-    if (p.prefix.values_channel_major && tile.kind == TileKind::kBlock) {
-      if (threadIdx.x < D / 2) prepare_channels<D, false>(table, packed_values, true, nullptr);
       __syncthreads();
+      add_channel_values<D>(o, probabilities, value_table, packed_values, half, 2 * share);
+    } else {
+      add_token_values<D>(o, probabilities, packed_values, p.prefix.value_groups,
+                          p.prefix.value_bits, half, 2 * share);
     }
-    fill_values<D, T>(tile_memory, tile, p, kv_head, packed_values, table, thread);
-    __syncthreads();
-    copy_values(i + 1);
     prepare(i + 1);
-    with_layout(values_by_channel(tile, p), [&](auto layout) {
-      constexpr bool by_column = decltype(layout)::by_column;
-      const auto values =
-          narrow_operand<by_column, row_bytes<D>(by_column)>(tile_memory).from(my_channel);
-      unrolled<0, kAttentionTile, 32>([&](auto k) {
-        if (k.value >= tile.length) return;
-        uint32_t a0[4], a1[4];
-        load_query_fragment(a0, weight_base, k.value);
-        load_query_fragment(a1, weight_base, k.value + 16);
-        unrolled<0, kFragments, 1>([&](auto n) {
-          uint32_t b[4];
-          values.template load<8 * n.value, k.value>(b);
-          mma_16x8x16(o[n.value], a0, b[0], b[1]);
-          mma_16x8x16(o[n.value], a1, b[2], b[3]);
-        });
-      });
-    });
   }
-  copy_async_wait<0>();
+
+  uint8_t* tile_memory = packed_values;
+#pragma unroll 1
+  for (int i = begin; i < end; ++i) {
+    if (i == first_block && first_block < last_block) i = last_block;
+    if (i >= end) break;
+    const Tile tile = tile_at(p, visible, i, kAttentionTile);
+#pragma unroll 1
+    for (int first = 0; first < tile.length; first += 16 * kDecodeWarps) {
+      const int length = min(tile.length - first, 16 * kDecodeWarps);
+      const bool busy = 16 * warp < length;
+      __syncthreads();
+      fill_row_keys<D, T, kDecodeThreads>(tile_memory, tile.kind, p, kv_head, tile.number + first,
+                                          length);
+      __syncthreads();
+      Probabilities probabilities[1] = {};
+      if (busy) {
+        float s[1][4] = {};
+        add_row_scores<D>(s[0], tile_memory, queries, layout.query_stride);
+        int limit[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          limit[r] = min(length, last_index[r] - tile.first_index - first + 1);
+        }
+        mask_tokens(s, limit, [&](int, int later) { return 16 * warp + lane / 4 + 8 * later; });
+        softmax(s, scale_log2, state, probabilities, o);
+      }
+      __syncthreads();
+      fill_row_values<D, T, kDecodeThreads>(tile_memory, tile.kind, p, kv_head, tile.number + first,
+                                            length);
+      __syncthreads();
+      if (busy) add_row_values<D>(o, probabilities[0], tile_memory);
+    }
+  }
   __syncthreads();
 
-  // The warps' sums are of their own tokens; the maximum is common.
-  const int64_t part =
-      (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
+  // The warps' outputs meet at the largest of their maxima.
+  float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
+  float* sums = reinterpret_cast<float*>(attention_shared + layout.sums);
+  float* all = reinterpret_cast<float*>(packed_values);
+  constexpr int kStride = DecodeShared::sum_stride(D);
+  if (lane < 4) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) maxima[kDecodeRows * warp + my_row + r] = state.max[r];
+  }
+  __syncthreads();
+  float factor[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float sum = quad_sum(state.sum[r]);
-    if ((lane_id() & 3) == 0) maxima[kMaximaRow * (my_row + 8 * r) + warp_id()] = sum;
+    float most = maxima[my_row + r];
+#pragma unroll
+    for (int w = 1; w < kDecodeWarps; ++w) {
+      most = fmaxf(most, maxima[kDecodeRows * w + my_row + r]);
+    }
+    factor[r] = exp2_fast(state.max[r] - (most == -INFINITY ? 0.0f : most));
+    const float sum = over_tokens(state.sum[r], [](float a, float b) { return a + b; }) * factor[r];
+    if (lane < 4) sums[kDecodeRows * warp + my_row + r] = sum;
+  }
+#pragma unroll
+  for (int m = 0; m < D / 16; ++m) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      all[(kDecodeRows * warp + my_row + (e & 1)) * kStride + 16 * m + 8 * (e >> 1) + lane / 4] =
+          o[m][e] * factor[e & 1];
+    }
   }
   __syncthreads();
-  write_part<D>(o, my_channel, launch, part, row0, rows);
-  if (warp_id() == 0) {
-    float total[2] = {};
+  const int64_t part =
+      (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
+  const int64_t out_row = part * launch.row_stride + row0;
+  for (int i = static_cast<int>(threadIdx.x); i < (last_row - row0 + 1) * (D / 4);
+       i += kDecodeThreads) {
+    const int row = i / (D / 4), at = 4 * (i % (D / 4));
+    float4 x = {};
 #pragma unroll
-    for (int w = 0; w < kFastWarps; ++w) {
-      total[0] += maxima[kMaximaRow * my_row + w];
-      total[1] += maxima[kMaximaRow * (my_row + 8) + w];
+    for (int w = 0; w < kDecodeWarps; ++w) {
+      const auto y = *reinterpret_cast<const float4*>(all + (kDecodeRows * w + row) * kStride + at);
+      x = {x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w};
     }
-    write_part_sums(state, total, launch, part, row0, rows);
+    *reinterpret_cast<float4*>(launch.part_out + (out_row + row) * D + at) = x;
+  }
+  const int row = static_cast<int>(threadIdx.x);
+  if (row <= last_row - row0) {
+    float most = maxima[row], sum = sums[row];
+#pragma unroll
+    for (int w = 1; w < kDecodeWarps; ++w) {
+      most = fmaxf(most, maxima[kDecodeRows * w + row]);
+      sum += sums[kDecodeRows * w + row];
+    }
+    *reinterpret_cast<float2*>(launch.part_max_sum + 2 * (out_row + row)) = {most, sum};
   }
 }
 

@@ -1,12 +1,12 @@
-// Instantiations of the decode kernel for head_dim 64. Two CTAs an SM.
+// Instantiations of the decode kernel for head_dim 64. Four CTAs an SM.
 #include "kernels/cuda/attention_decode.cuh"
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kFastThreads, 2)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kDecodeThreads, 4)
     rillkv_decode_d64_bf16(const __grid_constant__ rillkv::kernels::cuda::AttentionLaunchParams p) {
   rillkv::kernels::cuda::decode<64, __nv_bfloat16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kFastThreads, 2)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kDecodeThreads, 4)
     rillkv_decode_d64_fp16(const __grid_constant__ rillkv::kernels::cuda::AttentionLaunchParams p) {
   rillkv::kernels::cuda::decode<64, __half>(p);
 }

@@ -297,21 +297,20 @@ __device__ inline void write_part_sums(const SoftmaxState& state, const float (&
 // ---- packed blocks on their way to shared memory ----
 
 /// Copies what is left of a packed block asynchronously, 16 bytes a thread at a time.
-template <int kAt, int kMost>
+template <int kThreads, int kAt, int kMost>
 __device__ inline void copy_block_async(uint32_t to, const uint8_t* from, int left) {
   if constexpr (kAt < kMost) {
     if (left <= kAt) return;
     copy_async_16<kAt>(to, from);
-    copy_block_async<kAt + 16 * kFastThreads, kMost>(to, from, left);
+    copy_block_async<kThreads, kAt + 16 * kThreads, kMost>(to, from, left);
   }
 }
 /// All threads of the CTA; `bytes` is a multiple of 16, and of 8 bits an element at most.
-template <int D>
+template <int D, int kThreads = kFastThreads>
 __device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
-  constexpr auto kMost = static_cast<int>(format::token_block_bytes(
-      kAttentionTile, D, AttentionShared::value_groups_at_most(D), false, 8));
+  constexpr int kMost = value_block_bytes_at_most(D);
   const int first = 16 * opaque(static_cast<int>(threadIdx.x));
-  copy_block_async<0, kMost>(shared_address(to) + static_cast<uint32_t>(first), from + first,
+  copy_block_async<kThreads, 0, kMost>(shared_address(to) + static_cast<uint32_t>(first), from + first,
                              bytes - first);
 }
 
@@ -333,24 +332,24 @@ __device__ inline int channel_block_size(const uint8_t* block, bool symmetric, i
 
 /// A key block travels in two parts: scales, widths and R(t0), which prepare_channels reads, then
 /// the codes.
-template <int D>
+template <int D, int kThreads = kFastThreads>
 __device__ inline void copy_key_scales(uint8_t* to, float* start, const AttentionParams& p,
                                        const uint8_t* block, const float* rotation) {
   const int thread = opaque(static_cast<int>(threadIdx.x));
   const int bytes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
   if (16 * thread < bytes) {
     copy_async_16(shared_address(to + 16 * thread), block + 16 * thread);
-  } else if (thread >= kFastThreads - D / 4) {
-    const int i = 4 * (thread - (kFastThreads - D / 4));
+  } else if (thread >= kThreads - D / 4) {
+    const int i = 4 * (thread - (kThreads - D / 4));
     copy_async_16(shared_address(start + i), rotation + i);
   }
 }
-template <int D>
+template <int D, int kThreads = kFastThreads>
 __device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, const uint8_t* block) {
   const int bytes = channel_block_size<D>(block, p.prefix.keys_symmetric,
                                           p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
   const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
-  copy_block_async<D>(to + scales, block + scales, bytes - scales);
+  copy_block_async<D, kThreads>(to + scales, block + scales, bytes - scales);
 }
 
 /// Bytes of a value block; 0 for policy "ema", whose blocks differ.
@@ -361,9 +360,9 @@ __device__ inline int value_block_size(const AttentionParams& p) {
              : static_cast<int>(format::token_block_bytes(kAttentionTile, D, p.prefix.value_groups,
                                                           false, p.prefix.value_bits));
 }
-template <int D>
+template <int D, int kThreads = kFastThreads>
 __device__ inline void copy_value_block(uint8_t* to, const uint8_t* block, int bytes) {
-  copy_block_async<D>(to, block, channel_block_size<D>(block, true, bytes));
+  copy_block_async<D, kThreads>(to, block, channel_block_size<D>(block, true, bytes));
 }
 
 /// The tiles [begin, end) of a split.

@@ -13,7 +13,7 @@ namespace {
 constexpr int kDecodeRowsAtMost = 32;  // beyond, filling tiles per 16 rows costs more than it saves
 constexpr int kMaxPrefillSplits = 8;   // bounds the workspace: rows * splits * head_dim floats
 constexpr int kMaxDecodeSplits = kMaxSplits;
-constexpr int kDecodeCtasPerSm = 2;  // __launch_bounds__ of the decode kernels
+constexpr int kDecodeCtasPerSm = 4;  // __launch_bounds__ of the decode kernels
 
 enum class Path { kPrefill, kDecode, kGeneric };
 
@@ -48,7 +48,7 @@ bool fast(const AttentionParams& p, bool blocks) {
     if (p.block_size != kAttentionTile) return false;
     if (!aligned(p.in_block_half)) return false;
     if (!x.values_channel_major &&
-        (x.value_groups > AttentionShared::value_groups_at_most(D) || D % x.value_groups != 0)) {
+        (x.value_groups > value_groups_at_most(D) || D % x.value_groups != 0)) {
       return false;
     }
   }
@@ -135,7 +135,8 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   const AttentionParams& first = sequences[0];
   Plan plan;
   bool all_fast = true, known = true;
-  int tiles = 0, most_key_bytes = 0;
+  const int D = sequences[0].head_dim;
+  int tiles = 0, most_key_bytes = 0, most_value_bytes = 0;
   for (int i = 0; i < count; ++i) {
     const AttentionParams& p = sequences[i];
     plan.rows = std::max(plan.rows, p.query_count * (p.heads / p.kv_heads));
@@ -145,13 +146,17 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
     known = known && (steps ? p.key_block_bytes > 0 && !p.prefix.keys_symmetric
                             : p.prefix.block_count == 0 || p.key_block_bytes > 0);
     most_key_bytes = std::max(most_key_bytes, p.key_block_bytes);
+    if (steps || p.prefix.block_count > 0) {
+      most_value_bytes = std::max(most_value_bytes, DecodeShared::value_bytes(D, p.prefix));
+    }
   }
-  const int D = first.head_dim;
   const bool bf16 = first.dtype == Dtype::kBFloat16;
   const bool decode = plan.rows <= kDecodeRowsAtMost;
   if (all_fast) {
+    const int key_bytes = known ? most_key_bytes : key_block_bytes_at_most(D);
     plan.shared_bytes =
-        static_cast<size_t>(AttentionShared(D, !decode).bytes(D, known ? most_key_bytes : 0));
+        static_cast<size_t>(decode ? DecodeShared(D).bytes(D, key_bytes + most_value_bytes)
+                                   : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));
     all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
   }
   const auto work = [&](int ctas_an_sm) {
@@ -247,7 +252,9 @@ void launch_attention(Queue& queue, const Plan& plan, AttentionLaunchParams& par
   launch.grid[0] = static_cast<uint32_t>(plan.row_tiles * plan.splits);
   launch.grid[1] = static_cast<uint32_t>(first.kv_heads);
   launch.grid[2] = static_cast<uint32_t>(here);
-  launch.threads = plan.path == Path::kGeneric ? kGenericThreads : kFastThreads;
+  launch.threads = plan.path == Path::kGeneric  ? kGenericThreads
+                   : plan.path == Path::kDecode ? kDecodeThreads
+                                                : kFastThreads;
   launch.shared_bytes = plan.shared_bytes;
   launch.params = &params;
   launch.params_bytes = sizeof(params);

@@ -13,7 +13,7 @@
 // halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor
 // cores); a barrier ends the interval.
 //
-// Shared memory (AttentionShared): K tile, V tile, packed K + R(t0), packed V: at most 99 KB.
+// Shared memory (PrefillShared): K tile, V tile, packed K + R(t0), packed V: at most 99 KB.
 // The design follows FlashAttention-2 (Dao 2023) for the softmax and the register layout.
 #pragma once
 
@@ -41,7 +41,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   int begin, end;
   split_range(visible.count(), split, launch.splits, begin, end);
 
-  constexpr AttentionShared layout(D, true);
+  constexpr PrefillShared layout(D);
   uint8_t* key_tile = attention_shared;
   uint8_t* value_tile = attention_shared + layout.values;
   uint8_t* packed_keys = attention_shared + layout.packed_keys;

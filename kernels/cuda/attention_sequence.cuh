@@ -52,16 +52,18 @@ __device__ inline const AttentionParams& load_sequence(uint8_t* memory,
     static_cast<uint32_t*>(to)[i] = static_cast<const uint32_t*>(from)[i];
   };
   constexpr int kWords = sizeof(AttentionParams) / 4;
-  static_assert(sizeof(AttentionParams) % 4 == 0 && kWords <= kFastThreads - 32);
+  static_assert(sizeof(AttentionParams) % 4 == 0);
   const bool steps = launch.steps != nullptr;
-  if (thread < kWords) copy_word(p, &launch.sequences[steps ? 0 : sequence], thread);
+  for (int i = thread; i < kWords; i += kDecodeThreads) {
+    copy_word(p, &launch.sequences[steps ? 0 : sequence], i);
+  }
   if (!steps) {
     __syncthreads();
     return *p;
   }
   auto* step = reinterpret_cast<SequenceStep*>(memory + DecodeSequence::kStep);
   auto* layer = reinterpret_cast<LayerState*>(memory + DecodeSequence::kLayer);
-  if (warp_id() == kFastWarps - 1) {
+  if (warp_id() == kDecodeThreads / 32 - 1) {
     constexpr int kStepWords = sizeof(SequenceStep) / 4, kLayerWords = sizeof(LayerState) / 4;
     static_assert(kStepWords <= 32 && kLayerWords <= 32 && offsetof(SequenceStep, layers) == 0);
     const int lane = lane_id();

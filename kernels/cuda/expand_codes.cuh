@@ -57,9 +57,31 @@ __device__ inline uint32_t hmul2(uint32_t a, uint32_t b) {
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
   return out;
 }
+__device__ inline uint32_t hadd2(uint32_t a, uint32_t b) {
+  uint32_t out;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+  return out;
+}
+/// A pair of 2^kPower in fp16.
+template <int kPower>
+__device__ constexpr uint32_t twice_power() {
+  return static_cast<uint32_t>(kPower + 15) << 10 | static_cast<uint32_t>(kPower + 15) << 26;
+}
 __device__ inline uint32_t hneg2(uint32_t a) {  // an operand's sign in SASS
   uint32_t out;
   asm("neg.f16x2 %0, %1;" : "=r"(out) : "r"(a));
+  return out;
+}
+
+/// One half of a pair in both: which half an operand takes is part of the instruction in SASS.
+__device__ inline uint32_t low_twice(uint32_t x) {
+  uint32_t out;
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {l, l};}" : "=r"(out) : "r"(x));
+  return out;
+}
+__device__ inline uint32_t high_twice(uint32_t x) {
+  uint32_t out;
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; mov.b32 %0, {h, h};}" : "=r"(out) : "r"(x));
   return out;
 }
 

@@ -122,9 +122,6 @@ struct TokenPackShared {
   }
 };
 
-/// Floats of a row of the warps' maxima: 8, and 4 more so that 8 rows differ in their banks.
-inline constexpr int kMaximaRow = 12;
-
 /// Bytes of a ChannelTable (fill_channels.cuh).
 RILLKV_HOST_DEVICE constexpr int channel_table_bytes(int head_dim) {
   return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 42));
@@ -151,47 +148,92 @@ RILLKV_HOST_DEVICE constexpr size_t merge_shared_bytes(int head_dim) {
   return sizeof(float) * kMergeWarps * static_cast<size_t>(head_dim);
 }
 
-/// Shared memory of the fast attention kernels, offsets in bytes, known when compiling. The tiles
-/// are 128 tokens of 16-bit keys and values; decode has one tile for both. Packed values have room
-/// for 8 bits an element; packed keys come last, and have it too unless the largest is known.
-struct AttentionShared {
+/// The fast paths take value groups of 64 channels and more; smaller ones go the generic way.
+RILLKV_HOST_DEVICE constexpr int value_groups_at_most(int head_dim) { return head_dim / 64; }
+/// Room for a packed block of values or of keys of 128 tokens at 8 bits an element.
+RILLKV_HOST_DEVICE constexpr int value_block_bytes_at_most(int head_dim) {
+  return static_cast<int>(
+      format::token_block_bytes(128, head_dim, value_groups_at_most(head_dim), false, 8));
+}
+RILLKV_HOST_DEVICE constexpr int key_block_bytes_at_most(int head_dim) {
+  return static_cast<int>(format::channel_block_bytes(head_dim, 128, false, 8 * head_dim));
+}
+
+/// Shared memory of the prefill kernels, offsets in bytes, known when compiling. The tiles are 128
+/// tokens of 16-bit keys and values. Packed keys come last and have room for 8 bits an element
+/// unless the largest is known.
+struct PrefillShared {
   int values;         // value tile (the key tile is at 0)
-  int queries;        // decode: 16 query rows
-  int weights;        // decode: 16 rows of 128 probabilities
-  int maxima;         // decode: float[16 rows][kMaximaRow], of 8 warps
-  int last_index;     // prefill: int[128 rows], the last index a row sees
+  int last_index;     // int[128 rows], the last index a row sees
   int next;           // pointers to two tiles' blocks
-  int sequence;       // decode: DecodeSequence
   int key_table;      // the key block's ChannelTable
-  int value_table;    // prefill: the value block's; decode: the same
+  int value_table;    // the value block's
   int rotation;       // float[D]: cos and sin of R(t0)
   int packed_values;  // the block
   int packed_keys;    // the block
 
-  RILLKV_HOST_DEVICE constexpr AttentionShared(int head_dim, bool prefill)
-      : values(prefill ? 128 * 2 * head_dim : 0),
-        queries(values + 128 * 2 * head_dim),
-        weights(queries + (prefill ? 0 : 16 * 2 * head_dim)),
-        maxima(weights + (prefill ? 0 : 16 * 2 * 128)),
-        last_index(maxima + (prefill ? 0 : 4 * 16 * kMaximaRow)),
-        next(last_index + (prefill ? 4 * 128 : 0)),
-        sequence(next + 64),
-        key_table(sequence + (prefill ? 0 : DecodeSequence::kBytes)),
-        value_table(key_table + (prefill ? channel_table_bytes(head_dim) : 0)),
+  RILLKV_HOST_DEVICE constexpr explicit PrefillShared(int head_dim)
+      : values(128 * 2 * head_dim),
+        last_index(values + 128 * 2 * head_dim),
+        next(last_index + 4 * 128),
+        key_table(next + 64),
+        value_table(key_table + channel_table_bytes(head_dim)),
         rotation(value_table + channel_table_bytes(head_dim)),
         packed_values(rotation + 4 * head_dim),
-        packed_keys(packed_values + static_cast<int>(format::token_block_bytes(
-                                        128, head_dim, value_groups_at_most(head_dim), false, 8))) {
-  }
+        packed_keys(packed_values + value_block_bytes_at_most(head_dim)) {}
   /// All of it; key_block_bytes 0: not known.
   RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int key_block_bytes) const {
-    return packed_keys + (key_block_bytes > 0 ? key_block_bytes
-                                              : static_cast<int>(format::channel_block_bytes(
-                                                    head_dim, 128, false, 8 * head_dim)));
+    return packed_keys +
+           (key_block_bytes > 0 ? key_block_bytes : key_block_bytes_at_most(head_dim));
   }
-  /// The fast paths take groups of 64 channels and more; smaller ones go the generic way.
-  RILLKV_HOST_DEVICE static constexpr int value_groups_at_most(int head_dim) {
-    return head_dim / 64;
+};
+
+/// Shared memory of the decode kernels, offsets in bytes. What is known when compiling comes first,
+/// then the packed blocks, values and keys; in their place, when there are none left, a tile of 64
+/// uncompressed tokens, and at the end the warps' sums.
+struct DecodeShared {
+  int pairs;        // KeyOperands (decode_keys.cuh)
+  int operands;     // the same
+  int queries;      // float2[8 rows][D/2], rotated, a row query_stride apart
+  int scales;       // float[8 rows]: from scores of these queries to units of log2
+  int maxima;       // float[4 warps][8 rows]
+  int sums;         // float[4 warps][8 rows]
+  int exchange;     // uint4[4 warps][2][32 lanes]: scores on their way to another warp
+  int value_table;  // uint4[D], policy "ema" (decode_values.cuh)
+  int rotation;     // float[D]: cos and sin of R(t0)
+  int next;         // pointers to four tiles' blocks
+  int sequence;     // DecodeSequence
+  int values;       // packed values; tile; sums
+  int query_stride;
+
+  RILLKV_HOST_DEVICE constexpr explicit DecodeShared(int head_dim)
+      : pairs(0),
+        operands(pairs + 8 * head_dim),
+        queries(operands + 64 * head_dim),
+        scales(queries + kDecodeRows * (4 * head_dim + 64)),
+        maxima(scales + 4 * kDecodeRows),
+        sums(maxima + 4 * 4 * kDecodeRows),
+        exchange(sums + 4 * 4 * kDecodeRows),
+        value_table(exchange + 4 * 2 * 512),
+        rotation(value_table + 16 * head_dim),
+        next(rotation + 4 * head_dim),
+        sequence(next + 128),
+        values(static_cast<int>(
+            format::align_up(static_cast<size_t>(sequence + DecodeSequence::kBytes), 512))),
+        query_stride(4 * head_dim + 64) {}
+  /// Of packed values: what precedes the packed keys. Token blocks have one size.
+  RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
+    return x.values_channel_major ? value_block_bytes_at_most(head_dim)
+                                  : static_cast<int>(format::token_block_bytes(
+                                        128, head_dim, x.value_groups, false, x.value_bits));
+  }
+  /// Floats of a row of the warps' sums: 8 rows of 4 lanes meet all banks.
+  RILLKV_HOST_DEVICE static constexpr int sum_stride(int head_dim) { return head_dim + 4; }
+  /// All of it; `packed`: of a key and a value block.
+  RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int packed) const {
+    const int tile = 64 * 2 * head_dim, all_sums = 4 * kDecodeRows * 4 * sum_stride(head_dim);
+    const int rest = tile > all_sums ? tile : all_sums;
+    return values + (packed > rest ? packed : rest);
   }
 };
 

@@ -127,13 +127,13 @@ __device__ inline void store_rotated(uint8_t* tile, int row, int q, const T* den
 }
 
 /// Sinks (in global memory) to [token][channel] rows. Keys are rotated.
-template <int D, bool kRotate>
+template <int D, bool kRotate, int kThreads>
 __device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, int width,
                            const float* cosines, const float* sines, int first, int length) {
   constexpr int kLanes = D / 8;  // a lane takes four channels and their partners
   const int thread = opaque(static_cast<int>(threadIdx.x));
   const int q = thread % kLanes;
-  for (int token = thread / kLanes; token < rows_read(length); token += kFastThreads / kLanes) {
+  for (int token = thread / kLanes; token < rows_read(length); token += kThreads / kLanes) {
     float4 x = {}, y = {};
     if (token < length) {
       const int row = first + token;
@@ -150,14 +150,14 @@ __device__ void fill_sinks(uint8_t* tile, const uint8_t* block, int capacity, in
 }
 
 /// Dense keys, rotated, to [token][channel] rows.
-template <int D, typename T>
+template <int D, typename T, int kThreads>
 __device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int kv_head, int first,
                                 int length) {
   constexpr int kItems = D / 8;  // of four channels in half a row
   const T* keys =
       static_cast<const T*>(in_global(segment.keys.data)) + kv_head * segment.keys.head_stride;
   for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
-       i += kFastThreads) {
+       i += kThreads) {
     const int token = i / kItems, q = i % kItems;
     if (token < length) {
       const int64_t row = first + token, at = row * (D / 2);
@@ -170,14 +170,14 @@ __device__ void fill_dense_keys(uint8_t* tile, const DenseSegment& segment, int 
 }
 
 /// Dense values to [token][channel] rows.
-template <int D, typename T>
+template <int D, typename T, int kThreads>
 __device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, int kv_head,
                                   int first, int length) {
   constexpr int kItems = D / 8;
   const T* values =
       static_cast<const T*>(in_global(segment.values.data)) + kv_head * segment.values.head_stride;
   for (int i = opaque(static_cast<int>(threadIdx.x)); i < rows_read(length) * kItems;
-       i += kFastThreads) {
+       i += kThreads) {
     const int token = i / kItems, chunk = i % kItems;
     uint4 x = {};
     if (token < length) {
@@ -193,6 +193,34 @@ __device__ void fill_dense_values(uint8_t* tile, const DenseSegment& segment, in
   }
 }
 
+/// Keys of a tile that is not a block, `length` from token `first` of its segment on.
+template <int D, typename T, int kThreads>
+__device__ void fill_row_keys(uint8_t* tile, TileKind kind, const AttentionParams& p, int kv_head,
+                              int first, int length) {
+  if (kind == TileKind::kSinks) {
+    fill_sinks<D, true, kThreads>(
+        tile, in_global(p.prefix.sink_keys) + kv_head * p.prefix.sink_key_stride,
+        p.prefix.sink_capacity, p.prefix.sink_key_bits, in_global(p.prefix.sink_cos),
+        in_global(p.prefix.sink_sin), first, length);
+  } else {
+    fill_dense_keys<D, T, kThreads>(tile, kind == TileKind::kTail ? p.tail : p.chunk, kv_head,
+                                    first, length);
+  }
+}
+/// The same of values.
+template <int D, typename T, int kThreads>
+__device__ void fill_row_values(uint8_t* tile, TileKind kind, const AttentionParams& p, int kv_head,
+                                int first, int length) {
+  if (kind == TileKind::kSinks) {
+    fill_sinks<D, false, kThreads>(
+        tile, in_global(p.prefix.sink_values) + kv_head * p.prefix.sink_value_stride,
+        p.prefix.sink_capacity, p.prefix.sink_value_bits, nullptr, nullptr, first, length);
+  } else {
+    fill_dense_values<D, T, kThreads>(tile, kind == TileKind::kTail ? p.tail : p.chunk, kv_head,
+                                      first, length);
+  }
+}
+
 /// Any tile of keys. `packed` holds the block and `table` what prepare_channels made of it, where
 /// the tile is one. `thread` is the CTA's thread, opaque if what depends on it must not be kept.
 template <int D, typename T>
@@ -202,14 +230,8 @@ __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p
     fill_channel_block<D, true>(tile,
                                 packed + format::channel_codes_offset(D, p.prefix.keys_symmetric),
                                 table, p.in_block_half, thread);
-  } else if (t.kind == TileKind::kSinks) {
-    fill_sinks<D, true>(tile, in_global(p.prefix.sink_keys) + kv_head * p.prefix.sink_key_stride,
-                        p.prefix.sink_capacity, p.prefix.sink_key_bits,
-                        in_global(p.prefix.sink_cos), in_global(p.prefix.sink_sin), t.number,
-                        t.length);
   } else {
-    fill_dense_keys<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
-                          t.length);
+    fill_row_keys<D, T, kFastThreads>(tile, t.kind, p, kv_head, t.number, t.length);
   }
 }
 
@@ -217,20 +239,13 @@ __device__ void fill_keys(uint8_t* tile, const Tile& t, const AttentionParams& p
 template <int D, typename T>
 __device__ void fill_values(uint8_t* tile, const Tile& t, const AttentionParams& p, int kv_head,
                             const uint8_t* packed, uint8_t* table, int thread) {
-  if (t.kind == TileKind::kBlock) {
-    if (p.prefix.values_channel_major) {
-      fill_channel_block<D, false>(tile, packed + format::channel_codes_offset(D, true), table,
-                                   nullptr, thread);
-    } else {
-      fill_token_block<D>(tile, packed, p.prefix.value_groups, p.prefix.value_bits, thread);
-    }
-  } else if (t.kind == TileKind::kSinks) {
-    fill_sinks<D, false>(
-        tile, in_global(p.prefix.sink_values) + kv_head * p.prefix.sink_value_stride,
-        p.prefix.sink_capacity, p.prefix.sink_value_bits, nullptr, nullptr, t.number, t.length);
+  if (t.kind != TileKind::kBlock) {
+    fill_row_values<D, T, kFastThreads>(tile, t.kind, p, kv_head, t.number, t.length);
+  } else if (p.prefix.values_channel_major) {
+    fill_channel_block<D, false>(tile, packed + format::channel_codes_offset(D, true), table,
+                                 nullptr, thread);
   } else {
-    fill_dense_values<D, T>(tile, t.kind == TileKind::kTail ? p.tail : p.chunk, kv_head, t.number,
-                            t.length);
+    fill_token_block<D>(tile, packed, p.prefix.value_groups, p.prefix.value_bits, thread);
   }
 }
 

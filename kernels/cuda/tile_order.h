@@ -24,15 +24,28 @@ RILLKV_HOST_DEVICE constexpr int token_at_position(int position) {
 /// AttentionParams::in_block_half: R(j) of a block of 128 tokens in fp16, cosines [D/2][128] then
 /// sines, a row in the order of a tile, its 16-byte chunks where a swizzled tile has them (chunk k
 /// of row r at k ^ (r & 7)): one offset leads to the angles and to the place of the rotated keys.
-RILLKV_HOST_DEVICE constexpr size_t half_rotation_elements(int head_dim) {
-  return 128 * static_cast<size_t>(head_dim);
-}
 RILLKV_HOST_DEVICE constexpr size_t half_rotation_index(int pair, int position) {
   return 128 * static_cast<size_t>(pair) +
          static_cast<size_t>(((position >> 3 ^ (pair & 7)) << 3) + (position & 7));
 }
 
-/// Fills that table from in_block_cos and in_block_sin, all in host memory.
+/// Behind it, the same angles as decode reads them: a pair (cosine, sine) of each token, eight of a
+/// word of a nibble plane by four: [D/2 pairs][2][16 words][4], (e / 4, word, e % 4) being token
+/// word + 16 e.
+RILLKV_HOST_DEVICE constexpr size_t pair_rotations_offset(int head_dim) {
+  return 128 * static_cast<size_t>(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr size_t pair_rotation_index(int head_dim, int pair, int token) {
+  const int word = token & 15, e = token >> 4;
+  return pair_rotations_offset(head_dim) +
+         2 * static_cast<size_t>(128 * pair + 64 * (e >> 2) + 4 * word + (e & 3));
+}
+/// Elements of both.
+RILLKV_HOST_DEVICE constexpr size_t half_rotation_elements(int head_dim) {
+  return 2 * pair_rotations_offset(head_dim);
+}
+
+/// Fills both from in_block_cos and in_block_sin, all in host memory.
 void fill_half_rotations(const float* cosines, const float* sines, int head_dim, uint16_t* out);
 
 }  // namespace rillkv::kernels::cuda

@@ -17,8 +17,10 @@ class CudaAttentionTest : public EveryDevice {
     // The scenario's blocks differ in size, which leaves room for the largest in shared memory:
     // more than some GPUs have.
     const bool decode = entry.find("decode") != std::string::npos;
-    const int most =
-        kernels::cuda::AttentionShared(shape.head_dim, !decode).bytes(shape.head_dim, 0);
+    const int D = shape.head_dim, blocks = kernels::cuda::key_block_bytes_at_most(D) +
+                                           kernels::cuda::value_block_bytes_at_most(D);
+    const int most = decode ? kernels::cuda::DecodeShared(D).bytes(D, blocks)
+                            : kernels::cuda::PrefillShared(D).bytes(D, 0);
     const bool fits = most <= queue.shared_memory_limit();
     if (fits) {
       EXPECT_EQ(queue.entries()[0], entry) << shape;

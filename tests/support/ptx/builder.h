@@ -100,7 +100,7 @@ bool decode_convert(Builder& b);  // cvt
 bool decode_memory(Builder& b);   // ld st prefetch
 bool decode_async(Builder& b);    // cp.async
 bool decode_warp(Builder& b);     // shfl vote match redux activemask bar.warp
-bool decode_matrix(Builder& b);   // ldmatrix mma
+bool decode_matrix(Builder& b);   // ldmatrix movmatrix mma
 bool decode_control(Builder& b);  // bra ret bar trap membar
 
 }  // namespace rillkv::ptx

@@ -1,4 +1,4 @@
-// ldmatrix and mma.sync.
+// ldmatrix, movmatrix and mma.sync.
 //
 // A register that holds an 8x8 matrix of 16-bit elements has element (row, 2*j + i) in half i of
 // lane 4*row + j. An array of 32 lanes is therefore the matrix itself, row by row: fragments need
@@ -60,6 +60,29 @@ bool decode_load_matrices(Builder& b) {
   b.op.site = 0;
   b.op.control = Control::kCollective;
   b.op.run = transposed ? load_matrices<true> : load_matrices<false>;
+  return true;
+}
+
+/// operand[0]: result, operand[1]: a matrix, transposed.
+void transpose_matrix(Warp& w, const Op& op) {
+  const auto* from = w.lanes<uint16_t>(op.operand[1]);
+  uint16_t rows[64];
+  std::memcpy(rows, from, sizeof(rows));
+  auto* to = w.lanes<uint16_t>(op.operand[0]);
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) to[8 * i + j] = rows[8 * j + i];
+  }
+}
+
+bool decode_transpose_matrix(Builder& b) {
+  if (!b.take("sync") || !b.take("aligned") || !b.take("m8n8") || !b.take("trans") ||
+      !b.take("b16")) {
+    b.unsupported();
+  }
+  b.op.operand[0] = b.out(b.operand(0), {'b', 32});
+  b.op.operand[1] = b.in(b.operand(1), {'b', 32});
+  b.op.control = Control::kCollective;
+  b.op.run = transpose_matrix;
   return true;
 }
 
@@ -214,6 +237,7 @@ bool decode_multiply_add(Builder& b) {
 
 bool decode_matrix(Builder& b) {
   if (b.name() == "ldmatrix") return decode_load_matrices(b);
+  if (b.name() == "movmatrix") return decode_transpose_matrix(b);
   if (b.name() == "mma") return decode_multiply_add(b);
   return false;
 }
