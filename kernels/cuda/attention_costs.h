@@ -10,11 +10,16 @@
 
 namespace rillkv::kernels::cuda {
 
-/// Warp instructions a CTA issues for a packed tile of 128 tokens; decode's for up to 8 query rows,
-/// as one query has.
+/// Warp instructions a CTA issues for a packed tile of 128 tokens, without what ptxas makes part of
+/// others (copies of registers, signs); decode's for 8 query rows.
 constexpr int instructions_a_tile(int head_dim, bool prefill) {
-  if (prefill) return head_dim == 64 ? 10829 : 15192;
-  return head_dim == 64 ? 5410 : 7998;
+  if (prefill) return head_dim == 64 ? 9398 : 13642;
+  return head_dim == 64 ? 3400 : 5600;
+}
+/// Cycles of an SM's shared memory for the same: 128 bytes each.
+constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
+  if (prefill) return head_dim == 64 ? 2752 : 5358;
+  return head_dim == 64 ? 1 : 1;
 }
 
 /// Warp instructions an SM issues a cycle, of 4: by all of its CTAs, and by one alone, whose eight

@@ -33,18 +33,19 @@ extern __shared__ __align__(1024) uint8_t attention_shared[];
 
 /// The CTA's queries, rotated, in fp32: each row times a power of two, so that its products with
 /// any block's scales are numbers of fp16; scales[row] takes scores of them (of keys times
-/// kKeyUnit) to units of log2. Rows past the last are zeros. A warp a row.
+/// kKeyUnit) to units of log2, last_index[row] is the last index that it sees. Rows past the last
+/// are zeros. A warp a row.
 template <int D, typename T>
 __device__ inline void load_decode_queries(float2* queries, int stride, float* scales,
-                                           const AttentionParams& p, int kv_head, int row0,
-                                           int rows) {
+                                           int* last_index, const AttentionParams& p, int kv_head,
+                                           int row0, int end_row) {
   constexpr int kHalf = D / 2, kEach = D / 64;
   const int group = p.heads / p.kv_heads, lane = lane_id();
 #pragma unroll 1
   for (int row = warp_id(); row < kDecodeRows; row += kDecodeWarps) {
     float2 rotated[kEach] = {};
     float most = 0.0f;
-    if (row0 + row < rows) {
+    if (row0 + row < end_row) {
       const int t = (row0 + row) / group, g = (row0 + row) % group;
       const T* q = static_cast<const T*>(in_global(p.queries.data)) + t * p.queries.token_stride +
                    (kv_head * group + g) * p.queries.head_stride;
@@ -70,228 +71,118 @@ __device__ inline void load_decode_queries(float2* queries, int stride, float* s
       queries[row * stride + lane + 32 * i] = {rotated[i].x * factor, rotated[i].y * factor};
     }
     if (lane == 0) {
+      last_index[row] =
+          static_cast<int>(p.first_query_index) + min(row0 + row, end_row - 1) / group;
       scales[row] =
           p.scale * kScoreUnit * __uint_as_float(static_cast<uint32_t>(exponent + 3) << 23);
     }
   }
 }
 
+/// What a CTA attends. `cta` is blockIdx.x.
+struct DecodeShare {
+  int row0, rows;  // the first row and how many, none if the CTA has nothing to do
+  int split;
+  VisibleTiles visible;
+  int begin, end;              // its tiles
+  int first_block, end_block;  // its blocks
+
+  __device__ DecodeShare(const AttentionParams& p, const AttentionLaunchParams& launch, int cta)
+      : row0(cta % launch.row_tiles * kDecodeRows),
+        rows(min(kDecodeRows, p.query_count * (p.heads / p.kv_heads) - row0)),
+        split(cta / launch.row_tiles),
+        visible(p,
+                static_cast<int>(p.first_query_index) + (row0 + rows - 1) / (p.heads / p.kv_heads),
+                kAttentionTile) {
+    int splits = launch.splits;
+    if (launch.steps != nullptr) {  // those that exist; the merge asks for no others
+      splits = min(splits, step_tiles(p.prefix.sink_capacity, p.prefix.block_count));
+      if (split >= splits) rows = 0;
+    }
+    split_range(visible.count(), split, splits, begin, end);
+    first_block = max(begin - visible.sinks, 0);
+    end_block = min(end - visible.sinks, visible.blocks);
+  }
+  /// The i-th of its tiles that are not blocks.
+  __device__ int tile_after_blocks(int i) const {
+    const int tile = begin + i;
+    return tile < visible.sinks ? tile : tile + max(end_block - first_block, 0);
+  }
+};
+
+/// Of the two rows of a lane (decode_softmax.cuh); read where they are used, since the loop over
+/// blocks has no register to spare.
+template <int D>
+__device__ inline void scales_of_rows(float (&scale_log2)[2]) {
+  const uint2 x = load_shared_8(shared_address(attention_shared + DecodeShared(D).scales) +
+                                8 * static_cast<uint32_t>(opaque(lane_id()) & 3));
+  scale_log2[0] = __uint_as_float(x.x);
+  scale_log2[1] = __uint_as_float(x.y);
+}
+/// How many tokens each sees from index `first_index` on; may be negative.
+template <int D>
+__device__ inline void limits_of_rows(int (&limit)[2], int first_index) {
+  const uint2 x = load_shared_8(shared_address(attention_shared + DecodeShared(D).last_index) +
+                                8 * static_cast<uint32_t>(opaque(lane_id()) & 3));
+  limit[0] = static_cast<int>(x.x) - first_index + 1;
+  limit[1] = static_cast<int>(x.y) - first_index + 1;
+}
+
+/// The CTA's tiles that are not blocks.
 template <int D, typename T>
-__device__ void decode(const AttentionLaunchParams& launch) {
+__device__ inline void attend_rows(DecodeSoftmax& state, float (&o)[D / 16][4],
+                                   const AttentionParams& p, const AttentionLaunchParams& launch) {
   constexpr DecodeShared layout(D);
-  constexpr int kPairWarps = D / 64;  // with a thread a channel pair
-  const AttentionParams& p = load_sequence(attention_shared + layout.sequence, launch);
-  const int kv_head = static_cast<int>(blockIdx.y), lane = lane_id(), warp = warp_id();
-  const int row_tile = static_cast<int>(blockIdx.x) % launch.row_tiles;
-  const int split = static_cast<int>(blockIdx.x) / launch.row_tiles;
-  const int group = p.heads / p.kv_heads, rows = p.query_count * group;
-  const int row0 = row_tile * kDecodeRows;
-  if (row0 >= rows) return;
-  const int first_query = static_cast<int>(p.first_query_index);
-
-  const int last_row = min(row0 + kDecodeRows, rows) - 1;
-  const VisibleTiles visible(p, first_query + last_row / group, kAttentionTile);
-  int splits = launch.splits;
-  if (launch.steps != nullptr) {  // those that exist; the merge asks for no others
-    splits = min(splits, step_tiles(p.prefix.sink_capacity, p.prefix.block_count));
-    if (split >= splits) return;
-  }
-  int begin, end;
-  split_range(visible.count(), split, splits, begin, end);
-  const int first_block = max(begin, visible.sinks);
-  const int last_block = min(end, visible.sinks + visible.blocks);  // the one after it
-
-  uint8_t* packed_values = attention_shared + layout.values;
-  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix);
-  float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
-  const float* scales = reinterpret_cast<const float*>(attention_shared + layout.scales);
-  const uint32_t queries = shared_address(attention_shared + layout.queries);
-  const uint32_t value_table = shared_address(attention_shared + layout.value_table);
-  const KeyOperands operands = {shared_address(attention_shared + layout.pairs),
-                                shared_address(attention_shared + layout.operands)};
-  const auto key_codes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
-
-  // Pointers to packed blocks are fetched into shared memory a tile before the blocks, which are
-  // fetched a tile before they are worked on: nobody waits for two loads one after the other.
-  auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
-  const auto pointer = [&](int tile, int which) { return next[4 * (tile & 3) + which]; };
-  const auto fetch_pointers = [&](int tile) {
-    if (threadIdx.x == 0 && tile < last_block) {
-      const int64_t block = tile - visible.sinks, at = block * p.kv_heads + kv_head;
-      const uint32_t to = shared_address(next + 4 * (tile & 3));
-      copy_async_8(to, p.prefix.keys + at);
-      copy_async_8(to + 8, p.prefix.rotations + block);
-      copy_async_8(to + 16, p.prefix.values + at);
-    }
-  };
-  const auto copy_scales = [&](int tile) {
-    if (tile >= last_block) return;
-    copy_key_scales<D, kDecodeThreads>(packed_keys, start, p,
-                                       static_cast<const uint8_t*>(pointer(tile, 0)),
-                                       static_cast<const float*>(pointer(tile, 1)));
-  };
-  const auto copy_keys = [&](int tile) {  // after its scales
-    if (tile < last_block) {
-      const int bytes = channel_block_size<D>(packed_keys, p.prefix.keys_symmetric,
-                                              p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
-      copy_block_async<D, kDecodeThreads>(packed_keys + key_codes,
-                                          static_cast<const uint8_t*>(pointer(tile, 0)) + key_codes,
-                                          bytes - key_codes);
-    }
-    copy_async_commit();
-  };
-  const auto copy_values = [&](int tile) {
-    copy_value_block<D, kDecodeThreads>(
-        packed_values, static_cast<const uint8_t*>(pointer(tile, 2)), value_block_size<D>(p));
-  };
-  // Warps take turns, so that the SM's schedulers have equal work.
-  const auto prepare = [&](int tile) {
-    const int from = (tile * kPairWarps) & (kDecodeWarps - 1);
-    if (tile < last_block && warp >= from && warp < from + kPairWarps) {
-      prepare_keys<D>(operands, packed_keys, p.prefix.keys_symmetric, start, queries,
-                      layout.query_stride, last_row - row0 + 1, 32 * (warp - from) + lane);
-    }
-  };
-
-  if (first_block < last_block) {
-    fetch_pointers(first_block);
-    fetch_pointers(first_block + 1);
-    copy_async_commit();
-    // Of rows that do not exist.
-    for (int i = static_cast<int>(threadIdx.x); i < 4 * D; i += kDecodeThreads) {
-      store_shared_16(operands.queries + 16 * static_cast<uint32_t>(i), {0, 0, 0, 0});
-    }
-  }
-  load_decode_queries<D, T>(
-      reinterpret_cast<float2*>(attention_shared + layout.queries), layout.query_stride / 8,
-      reinterpret_cast<float*>(attention_shared + layout.scales), p, kv_head, row0, rows);
-  copy_async_wait<0>();
-  __syncthreads();
-  if (first_block < last_block) {
-    copy_scales(first_block);
-    copy_async_commit();
-    copy_async_wait<0>();
-    __syncthreads();
-    copy_keys(first_block);
-    prepare(first_block);
-  }
-
-  const int my_row = 2 * (lane & 3);
-  int last_index[2];  // of this lane's two rows
-  float scale_log2[2];
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    last_index[r] = first_query + min(row0 + my_row + r, rows - 1) / group;
-    scale_log2[r] = scales[my_row + r];
-  }
-  DecodeSoftmax state;
-  float o[D / 16][4] = {};
-  const int half = warp >> 1, share = warp & 1;
-  const uint32_t exchange =
-      shared_address(attention_shared + layout.exchange) + 16 * static_cast<uint32_t>(lane);
-
+  const int lane = opaque(lane_id()), warp = warp_id();
+  uint8_t* tile_memory = attention_shared + layout.values;
 #pragma unroll 1
-  for (int i = first_block; i < last_block; ++i) {
-    copy_async_wait<0>();  // K(i)
-    __syncthreads();
-    copy_values(i);
-    copy_scales(i + 1);
-    fetch_pointers(i + 2);
-    copy_async_commit();
-
-    float s[4][4] = {};
-    add_key_scores<D>(s, operands, packed_keys + key_codes, p.in_block_half, half, share);
-    // This warp keeps operands 2 share and 2 share + 1.
-    const auto send = [&](int slot, const float(&x)[4]) {
-      store_shared_16(exchange + static_cast<uint32_t>(1024 * (warp ^ 1) + 512 * slot),
-                      {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
-                       __float_as_uint(x[3])});
-    };
-    float mine[2][4];
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) mine[j][e] = share == 0 ? s[j][e] : s[j + 2][e];
-    }
-    if (share == 0) {
-      send(0, s[2]);
-      send(1, s[3]);
-    } else {
-      send(0, s[0]);
-      send(1, s[1]);
-    }
-    copy_async_wait<0>();  // V(i), scales of K(i + 1)
-    __syncthreads();
-    copy_keys(i + 1);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const uint4 x = load_shared_16(exchange + static_cast<uint32_t>(1024 * warp + 512 * j));
-      mine[j][0] += __uint_as_float(x.x);
-      mine[j][1] += __uint_as_float(x.y);
-      mine[j][2] += __uint_as_float(x.z);
-      mine[j][3] += __uint_as_float(x.w);
-    }
-    const int first_index = p.prefix.sink_capacity + (i - visible.sinks) * kAttentionTile;
-    const int limit[2] = {last_index[0] - first_index + 1, last_index[1] - first_index + 1};
-    if (min(limit[0], limit[1]) < kAttentionTile) {
-      mask_tokens(mine, limit, [&](int j, int later) {
-        return 8 * half + lane / 4 + 16 * (2 * share + j) + 64 * later;
-      });
-    }
-    Probabilities probabilities[2];
-    softmax(mine, scale_log2, state, probabilities, o);
-    if (p.prefix.values_channel_major) {
-      if (warp < kPairWarps) {
-        prepare_channel_values<D>(value_table, packed_values, static_cast<int>(threadIdx.x));
-      }
-      __syncthreads();
-      add_channel_values<D>(o, probabilities, value_table, packed_values, half, 2 * share);
-    } else {
-      add_token_values<D>(o, probabilities, packed_values, p.prefix.value_groups,
-                          p.prefix.value_bits, half, 2 * share);
-    }
-    prepare(i + 1);
-  }
-
-  uint8_t* tile_memory = packed_values;
-#pragma unroll 1
-  for (int i = begin; i < end; ++i) {
-    if (i == first_block && first_block < last_block) i = last_block;
-    if (i >= end) break;
-    const Tile tile = tile_at(p, visible, i, kAttentionTile);
+  for (int i = 0;; ++i) {
+    // Found again rather than kept.
+    const DecodeShare again(p, launch, opaque(static_cast<int>(blockIdx.x)));
+    const int number = again.tile_after_blocks(i);
+    if (number >= again.end) break;
+    const Tile tile = tile_at(p, again.visible, number, kAttentionTile);
 #pragma unroll 1
     for (int first = 0; first < tile.length; first += 16 * kDecodeWarps) {
       const int length = min(tile.length - first, 16 * kDecodeWarps);
       const bool busy = 16 * warp < length;
       __syncthreads();
-      fill_row_keys<D, T, kDecodeThreads>(tile_memory, tile.kind, p, kv_head, tile.number + first,
-                                          length);
+      fill_row_keys<D, T, kDecodeThreads>(tile_memory, tile.kind, p, static_cast<int>(blockIdx.y),
+                                          tile.number + first, length);
       __syncthreads();
       Probabilities probabilities[1] = {};
       if (busy) {
         float s[1][4] = {};
-        add_row_scores<D>(s[0], tile_memory, queries, layout.query_stride);
+        add_row_scores<D>(s[0], tile_memory, shared_address(attention_shared + layout.queries),
+                          layout.query_stride);
         int limit[2];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          limit[r] = min(length, last_index[r] - tile.first_index - first + 1);
-        }
+        float scale_log2[2];
+        limits_of_rows<D>(limit, tile.first_index + first);
+        scales_of_rows<D>(scale_log2);
+        limit[0] = min(limit[0], length);
+        limit[1] = min(limit[1], length);
         mask_tokens(s, limit, [&](int, int later) { return 16 * warp + lane / 4 + 8 * later; });
         softmax(s, scale_log2, state, probabilities, o);
       }
       __syncthreads();
-      fill_row_values<D, T, kDecodeThreads>(tile_memory, tile.kind, p, kv_head, tile.number + first,
-                                            length);
+      fill_row_values<D, T, kDecodeThreads>(tile_memory, tile.kind, p, static_cast<int>(blockIdx.y),
+                                            tile.number + first, length);
       __syncthreads();
       if (busy) add_row_values<D>(o, probabilities[0], tile_memory);
     }
   }
-  __syncthreads();
+}
 
-  // The warps' outputs meet at the largest of their maxima.
+/// The CTA's part: the outputs of its warps, brought to the largest of their maxima.
+template <int D>
+__device__ inline void finish(const DecodeSoftmax& state, const float (&o)[D / 16][4],
+                              const AttentionParams& p, const AttentionLaunchParams& launch) {
+  constexpr DecodeShared layout(D);
+  const int lane = opaque(lane_id()), warp = warp_id(), my_row = 2 * (lane & 3);
+  __syncthreads();
   float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
   float* sums = reinterpret_cast<float*>(attention_shared + layout.sums);
-  float* all = reinterpret_cast<float*>(packed_values);
+  float* all = reinterpret_cast<float*>(attention_shared + layout.values);
   constexpr int kStride = DecodeShared::sum_stride(D);
   if (lane < 4) {
 #pragma unroll
@@ -319,11 +210,13 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     }
   }
   __syncthreads();
+  const DecodeShare last(p, launch, opaque(static_cast<int>(blockIdx.x)));
   const int64_t part =
-      (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
-  const int64_t out_row = part * launch.row_stride + row0;
-  for (int i = static_cast<int>(threadIdx.x); i < (last_row - row0 + 1) * (D / 4);
-       i += kDecodeThreads) {
+      (static_cast<int64_t>(blockIdx.z) * gridDim.y + static_cast<int>(blockIdx.y)) *
+          launch.splits +
+      last.split;
+  const int64_t out_row = part * launch.row_stride + last.row0;
+  for (int i = static_cast<int>(threadIdx.x); i < last.rows * (D / 4); i += kDecodeThreads) {
     const int row = i / (D / 4), at = 4 * (i % (D / 4));
     float4 x = {};
 #pragma unroll
@@ -334,7 +227,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     *reinterpret_cast<float4*>(launch.part_out + (out_row + row) * D + at) = x;
   }
   const int row = static_cast<int>(threadIdx.x);
-  if (row <= last_row - row0) {
+  if (row < last.rows) {
     float most = maxima[row], sum = sums[row];
 #pragma unroll
     for (int w = 1; w < kDecodeWarps; ++w) {
@@ -343,6 +236,170 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     }
     *reinterpret_cast<float2*>(launch.part_max_sum + 2 * (out_row + row)) = {most, sum};
   }
+}
+
+template <int D, typename T>
+__device__ void decode(const AttentionLaunchParams& launch) {
+  constexpr DecodeShared layout(D);
+  constexpr int kPairWarps = D / 64;  // with a thread a channel pair
+  const AttentionParams& p = load_sequence(attention_shared + layout.sequence, launch);
+  const int lane = lane_id(), warp = warp_id();
+  // Read where it is used, as other things here: the loop has no register to spare.
+  const auto kv_head = [] { return opaque(static_cast<int>(blockIdx.y)); };
+  const DecodeShare mine(p, launch, static_cast<int>(blockIdx.x));
+  if (mine.rows <= 0) return;
+  const int first_block = mine.first_block, end_block = mine.end_block, rows = mine.rows;
+
+  uint8_t* packed_values = attention_shared + layout.values;
+  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix);
+  float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
+  const uint32_t queries = shared_address(attention_shared + layout.queries);
+  const uint32_t value_table = shared_address(attention_shared + layout.value_table);
+  const KeyOperands operands = {shared_address(attention_shared + layout.pairs),
+                                shared_address(attention_shared + layout.operands)};
+  const auto key_codes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
+
+  // Pointers to packed blocks are fetched into shared memory a tile before the blocks, which are
+  // fetched a tile before they are worked on: nobody waits for two loads one after the other.
+  auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
+  const auto pointer = [&](int block, int which) { return next[4 * (block & 3) + which]; };
+  const auto fetch_pointers = [&](int block) {
+    if (threadIdx.x == 0 && block < end_block) {
+      const int64_t at = static_cast<int64_t>(block) * p.kv_heads + kv_head();
+      const uint32_t to = shared_address(next + 4 * (block & 3));
+      copy_async_8(to, p.prefix.keys + at);
+      copy_async_8(to + 8, p.prefix.rotations + block);
+      copy_async_8(to + 16, p.prefix.values + at);
+    }
+  };
+  const auto copy_scales = [&](int block) {
+    if (block >= end_block) return;
+    copy_key_scales<D, kDecodeThreads>(packed_keys, start, p,
+                                       static_cast<const uint8_t*>(pointer(block, 0)),
+                                       static_cast<const float*>(pointer(block, 1)));
+  };
+  const auto copy_keys = [&](int block) {  // after its scales
+    if (block < end_block) {
+      const int bytes = channel_block_size<D>(packed_keys, p.prefix.keys_symmetric,
+                                              p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
+      copy_block_async<D, kDecodeThreads>(
+          packed_keys + key_codes, static_cast<const uint8_t*>(pointer(block, 0)) + key_codes,
+          bytes - key_codes);
+    }
+    copy_async_commit();
+  };
+  const auto copy_values = [&](int block) {
+    copy_value_block<D, kDecodeThreads>(
+        packed_values, static_cast<const uint8_t*>(pointer(block, 2)), value_block_size<D>(p));
+  };
+  // Warps take turns, so that the SM's schedulers have equal work.
+  const auto prepare = [&](int block) {
+    const int from = (block * kPairWarps) & (kDecodeWarps - 1);
+    if (block < end_block && warp >= from && warp < from + kPairWarps) {
+      prepare_keys<D>(operands, packed_keys, p.prefix.keys_symmetric, start, queries,
+                      layout.query_stride, rows, 32 * (warp - from) + lane);
+    }
+  };
+
+  if (first_block < end_block) {
+    fetch_pointers(first_block);
+    fetch_pointers(first_block + 1);
+    copy_async_commit();
+    // Of rows that do not exist.
+    for (int i = static_cast<int>(threadIdx.x); i < 4 * D; i += kDecodeThreads) {
+      store_shared_16(operands.queries + 16 * static_cast<uint32_t>(i), {0, 0, 0, 0});
+    }
+  }
+  load_decode_queries<D, T>(reinterpret_cast<float2*>(attention_shared + layout.queries),
+                            layout.query_stride / 8,
+                            reinterpret_cast<float*>(attention_shared + layout.scales),
+                            reinterpret_cast<int*>(attention_shared + layout.last_index), p,
+                            kv_head(), mine.row0, mine.row0 + rows);
+  copy_async_wait<0>();
+  __syncthreads();
+  if (first_block < end_block) {
+    copy_scales(first_block);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    copy_keys(first_block);
+    prepare(first_block);
+  }
+
+  DecodeSoftmax state;
+  float o[D / 16][4] = {};
+  const int half = warp >> 1, share = warp & 1;
+  const uint32_t exchange =
+      shared_address(attention_shared + layout.exchange) + 16 * static_cast<uint32_t>(lane);
+
+#pragma unroll 1
+  for (int i = first_block; i < end_block; ++i) {
+    copy_async_wait<0>();  // K(i)
+    __syncthreads();
+    copy_values(i);
+    copy_scales(i + 1);
+    fetch_pointers(i + 2);
+    copy_async_commit();
+
+    float s[4][4] = {};
+    add_key_scores<D>(s, operands, packed_keys + key_codes, p.in_block_half, half, share);
+    // This warp keeps operands 2 share and 2 share + 1.
+    const auto send = [&](int slot, const float(&x)[4]) {
+      store_shared_16(exchange + static_cast<uint32_t>(1024 * (warp ^ 1) + 512 * slot),
+                      {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]),
+                       __float_as_uint(x[3])});
+    };
+    if (share == 0) {
+      send(0, s[2]);
+      send(1, s[3]);
+    } else {
+      send(0, s[0]);
+      send(1, s[1]);
+    }
+    float kept[2][4];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) kept[j][e] = share == 0 ? s[j][e] : s[j + 2][e];
+    }
+    copy_async_wait<0>();  // V(i), scales of K(i + 1)
+    __syncthreads();
+    copy_keys(i + 1);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const uint4 x = load_shared_16(exchange + static_cast<uint32_t>(1024 * warp + 512 * j));
+      kept[j][0] += __uint_as_float(x.x);
+      kept[j][1] += __uint_as_float(x.y);
+      kept[j][2] += __uint_as_float(x.z);
+      kept[j][3] += __uint_as_float(x.w);
+    }
+    const int first_index = p.prefix.sink_capacity + i * kAttentionTile;
+    int limit[2];
+    float scale_log2[2];
+    limits_of_rows<D>(limit, first_index);
+    scales_of_rows<D>(scale_log2);
+    if (min(limit[0], limit[1]) < kAttentionTile) {
+      mask_tokens(kept, limit, [&](int j, int later) {
+        return 8 * half + lane / 4 + 16 * (2 * share + j) + 64 * later;
+      });
+    }
+    Probabilities probabilities[2];
+    softmax(kept, scale_log2, state, probabilities, o);
+    if (p.prefix.values_channel_major) {
+      if (warp < kPairWarps) {
+        prepare_channel_values<D>(value_table, packed_values, static_cast<int>(threadIdx.x));
+      }
+      __syncthreads();
+      add_channel_values<D>(o, probabilities, value_table, packed_values, half, 2 * share);
+    } else {
+      add_token_values<D>(o, probabilities, packed_values, p.prefix.value_groups,
+                          p.prefix.value_bits, half, 2 * share);
+    }
+    prepare(i + 1);
+  }
+
+  attend_rows<D, T>(state, o, p, launch);
+  finish<D>(state, o, p, launch);
 }
 
 }  // namespace rillkv::kernels::cuda

@@ -17,7 +17,7 @@ inline constexpr int kDecodeWarps = kDecodeThreads / 32;
 template <int D>
 __device__ inline void add_row_scores(float (&s)[4], const uint8_t* tile, uint32_t queries,
                                       int stride) {
-  const int lane = lane_id(), row = 16 * warp_id() + (lane & 15);
+  const int lane = opaque(lane_id()), row = 16 * warp_id() + (lane & 15);
   const uint32_t keys = shared_address(tile) + swizzled(row, lane >> 4, 2 * D);
   uint32_t from = queries + static_cast<uint32_t>((lane >> 2) * stride + 16 * (lane & 3));
   // Channels 16 k .. 16 k + 15 and those D / 2 further on; both are in a pair of queries.
@@ -42,7 +42,7 @@ __device__ inline void add_row_scores(float (&s)[4], const uint8_t* tile, uint32
 template <int D>
 __device__ inline void add_row_values(float (&o)[D / 16][4], const Probabilities& p,
                                       const uint8_t* tile) {
-  const int lane = lane_id(), row = 16 * warp_id() + (lane & 7) + 8 * (lane >> 4);
+  const int lane = opaque(lane_id()), row = 16 * warp_id() + (lane & 7) + 8 * (lane >> 4);
   const uint32_t values = shared_address(tile) + swizzled(row, lane >> 3 & 1, 2 * D);
 #pragma unroll
   for (int m = 0; m < D / 16; ++m) {

@@ -11,7 +11,7 @@ namespace rillkv::kernels::cuda {
 
 /// Of the two rows of a lane; the maximum is the warp's, the sum of this lane's tokens.
 struct DecodeSoftmax {
-  float max[2] = {-INFINITY, -INFINITY};  // in units of log2
+  float max[2] = {-INFINITY, -INFINITY};  // or less by up to kMaxGrowth; in units of log2
   float sum[2] = {0.0f, 0.0f};
 };
 
@@ -22,6 +22,10 @@ __device__ inline float over_tokens(float x, F f) {
   for (int span = 4; span <= 16; span *= 2) x = f(x, __shfl_xor_sync(0xffffffffu, x, span));
   return x;
 }
+
+/// How far, in powers of two, scores may pass the maximum before sums are rescaled to them:
+/// probabilities of up to 2^8, far inside fp16. (The conditional rescaling of FlashAttention-4.)
+inline constexpr float kMaxGrowth = 8.0f;
 
 /// Scores become probabilities; `scale_log2` of both rows. Earlier sums `o` [channels x rows] fade.
 template <int kOperands, int kChannels>
@@ -35,7 +39,8 @@ __device__ inline void softmax(const float (&s)[kOperands][4], const float (&sca
 #pragma unroll
     for (int t = 1; t < kOperands; ++t) most = fmaxf(most, fmaxf(s[t][r], s[t][r + 2]));
     most = over_tokens(most, [](float a, float b) { return fmaxf(a, b); });
-    const float max = fmaxf(state.max[r], most * scale_log2[r]);
+    most *= scale_log2[r];
+    const float max = most > state.max[r] + kMaxGrowth ? most : state.max[r];
     exponent[r] = max == -INFINITY ? 0.0f : max;  // no visible token yet
     fade[r] = exp2_fast(state.max[r] - exponent[r]);
     state.max[r] = max;
@@ -52,8 +57,8 @@ __device__ inline void softmax(const float (&s)[kOperands][4], const float (&sca
       p[t].b[i] = transposed(Pair<__half>::pack(a, b));
     }
   }
-  // Seldom after the first tiles. A factor that is not a number is not 1.
-  if (__any_sync(0xffffffffu, !(fade[0] == 1.0f && fade[1] == 1.0f))) {
+  // The first tile, and hardly ever another.
+  if (__any_sync(0xffffffffu, fade[0] != 1.0f || fade[1] != 1.0f)) {
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
 #pragma unroll

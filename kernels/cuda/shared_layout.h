@@ -196,6 +196,7 @@ struct DecodeShared {
   int operands;     // the same
   int queries;      // float2[8 rows][D/2], rotated, a row query_stride apart
   int scales;       // float[8 rows]: from scores of these queries to units of log2
+  int last_index;   // int[8 rows]: the last index each sees
   int maxima;       // float[4 warps][8 rows]
   int sums;         // float[4 warps][8 rows]
   int exchange;     // uint4[4 warps][2][32 lanes]: scores on their way to another warp
@@ -211,7 +212,8 @@ struct DecodeShared {
         operands(pairs + 8 * head_dim),
         queries(operands + 64 * head_dim),
         scales(queries + kDecodeRows * (4 * head_dim + 64)),
-        maxima(scales + 4 * kDecodeRows),
+        last_index(scales + 4 * kDecodeRows),
+        maxima(last_index + 4 * kDecodeRows),
         sums(maxima + 4 * 4 * kDecodeRows),
         exchange(sums + 4 * 4 * kDecodeRows),
         value_table(exchange + 4 * 2 * 512),

@@ -65,6 +65,7 @@ struct Block {
   Epochs epochs;
   std::vector<Warp> warps;
   int64_t instructions = 0;
+  uint64_t* executions = nullptr;  // by op, or null
 
  private:
   void start_warps();

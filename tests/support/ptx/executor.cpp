@@ -182,6 +182,8 @@ Report Launcher::collect_raw(const std::vector<std::pair<const void*, size_t>>& 
   Report report;
   Block block(*program, grid_, block_, shared_bytes_, params.data(), check_,
               profile_ ? &profile : nullptr, &findings, seed_);
+  std::vector<uint64_t> executions(profile_ ? program->ops.size() : 0);
+  if (profile_) block.executions = executions.data();
   std::vector<uint64_t> order(grid_.count());
   std::iota(order.begin(), order.end(), uint64_t{0});
   if (seed_ != 0) {
@@ -200,6 +202,9 @@ Report Launcher::collect_raw(const std::vector<std::pair<const void*, size_t>>& 
   report.findings = findings.take();
   report.warp_instructions = static_cast<uint64_t>(block.instructions);
   if (profile_) report.sites = profile.results();
+  for (size_t i = 0; i < executions.size(); ++i) {
+    if (executions[i] > 0) report.opcodes[program->opcodes[i]] += executions[i];
+  }
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -70,6 +71,7 @@ struct Report {
   std::vector<Finding> findings;
   std::vector<SiteProfile> sites;  // empty unless profiled; in program order
   uint64_t warp_instructions = 0;
+  std::map<std::string, uint64_t> opcodes;  // warp instructions by name, if profiled
   bool completed = false;  // false: a finding stopped the launch
 
   bool has(Finding::Kind kind) const;

@@ -69,6 +69,7 @@ int64_t Warp::run(int64_t budget) {
     active = mask;
     if (op.guard >= 0) active &= op.guard_negated ? ~predicate(op.guard) : predicate(op.guard);
     ++executed;
+    if (block->executions != nullptr) ++block->executions[pc];
     switch (op.control) {
       case Control::kNone:
         if (active != 0) op.run(*this, op);
