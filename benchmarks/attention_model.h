@@ -88,10 +88,10 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   result.ctas = queue.ctas;
   result.splits = queue.splits;
   const bool prefill = queue.entry.find("prefill") != std::string::npos;
-  // Registers allow one CTA of the prefill kernels and two of decode
+  // Registers allow one CTA of the prefill kernels and four of decode
   // (tests/cuda/resource_budget.txt).
   const int by_shared = (gpu.shared_limit + 1024) / (queue.shared_bytes + 1024);
-  result.ctas_an_sm = prefill ? 1 : std::min(2, by_shared);
+  result.ctas_an_sm = prefill ? 1 : std::min(4, by_shared);
   const int tiles = p.prefix.block_count + (p.prefix.sink_count > 0) + (p.tail.count + 127) / 128 +
                     (p.chunk.count + 127) / 128;
   const int tiles_a_cta = (tiles + queue.splits - 1) / queue.splits;
@@ -100,14 +100,14 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   const int waves = (queue.ctas + slots - 1) / slots;
   const int ctas_of_sm = waves > 1 ? waves * result.ctas_an_sm
                                    : (queue.ctas + gpu.multiprocessors - 1) / gpu.multiprocessors;
-  const double rows = prefill ? kernels::cuda::kPrefillRows : kernels::cuda::kDecodeRows;
+  // Decode multiplies keys by cosines and by sines, and both by offsets: three products of scores.
+  const double rows = prefill ? kernels::cuda::kPrefillRows : 2 * kernels::cuda::kDecodeRows;
   const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
   result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
-  result.issue_rate =
-      (std::min(ctas_of_sm, result.ctas_an_sm) > 1 ? kernels::cuda::kIssueRate
-                                                   : kernels::cuda::kIssueRateAlone) /
-      4;
+  result.issue_rate = kernels::cuda::issue_rate(std::min(ctas_of_sm, result.ctas_an_sm) *
+                                                kernels::cuda::attention_warps(prefill)) /
+                      4;
   result.memory_s = cache_bytes / gpu.bandwidth;
   if (queue.merges) {
     result.merge_s = kernels::cuda::merge_cycles(p.head_dim, p.query_count * p.heads, queue.splits,

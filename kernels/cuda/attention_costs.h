@@ -19,12 +19,15 @@ constexpr int instructions_a_tile(int head_dim, bool prefill) {
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
   if (prefill) return head_dim == 64 ? 2752 : 5358;
-  return head_dim == 64 ? 1 : 1;
+  return head_dim == 64 ? 739 : 1419;
 }
 
-/// Warp instructions an SM issues a cycle, of 4: by all of its CTAs, and by one alone, whose eight
-/// warps wait for one another at barriers.
-inline constexpr double kIssueRate = 4 * 0.6, kIssueRateAlone = 4 * 0.4;
+/// Warp instructions an SM issues a cycle, of 4, with so many warps, which wait for memory, for their
+/// own results and for one another.
+inline constexpr double kIssueRate = 4 * 0.6, kIssueRateAWarp = 4 * 0.05;
+constexpr double issue_rate(int warps) { return std::min(kIssueRate, kIssueRateAWarp * warps); }
+/// With eight warps.
+inline constexpr double kIssueRateAlone = issue_rate(8);
 /// Cycles between a CTA's start and its first tile, and after its last: pointers (L2), blocks
 /// (memory), scales to a table (shuffles), parts on their way out.
 inline constexpr double kStartCycles = 290 + 600 + 400 + 200;
@@ -37,10 +40,14 @@ inline constexpr double kMergeCycles = 2 * 290 + 15 * 25 + 2 * 25 + 10 * 25 + 2 
 /// Bytes an SM moves to or from L2 in a cycle while others do too.
 inline constexpr double kPartBytesACycle = 32;
 
+constexpr int attention_warps(bool prefill) {
+  return (prefill ? kFastThreads : kDecodeThreads) / 32;
+}
 /// Cycles that a CTA takes for a tile when `resident` of them share an SM.
 constexpr double tile_cycles(int head_dim, bool prefill, int resident) {
-  const double instructions = instructions_a_tile(head_dim, prefill);
-  return std::max(instructions * resident / kIssueRate, instructions / kIssueRateAlone);
+  return resident * std::max(instructions_a_tile(head_dim, prefill) /
+                                 issue_rate(resident * attention_warps(prefill)),
+                             1.0 * wavefronts_a_tile(head_dim, prefill));
 }
 
 /// Cycles that parts cost: written by the attention kernel, launched for, read by the merge.

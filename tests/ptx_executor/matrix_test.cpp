@@ -1,4 +1,4 @@
-// ldmatrix and mma against the fragment tables of the PTX manual and sums in double.
+// ldmatrix, movmatrix and mma against the fragment tables of the PTX manual and sums in double.
 #include <bit>
 #include <cmath>
 #include <numeric>
@@ -46,6 +46,18 @@ int b_row(int lane, int i) { return lane % 4 * 2 + i % 2 + (i >= 2 ? 8 : 0); }
 int b_column(int lane) { return lane / 4; }
 int c_row(int lane, int i) { return lane / 4 + (i >= 2 ? 8 : 0); }
 int c_column(int lane, int i) { return lane % 4 * 2 + i % 2; }
+
+// Element i of lane l is (l / 4, 2 (l % 4) + i) of the matrix, before and after.
+TEST(PtxMatrix, Transposes) {
+  std::vector<uint32_t> in(32);
+  for (uint32_t lane = 0; lane < 32; ++lane) in[lane] = 2 * lane | (2 * lane + 1) << 16;
+  const std::vector<uint32_t> out =
+      run_fragments("movmatrix.sync.aligned.m8n8.trans.b16 %y0, %x0;", in, 1, 1);
+  for (uint32_t lane = 0; lane < 32; ++lane) {
+    const uint32_t row = lane / 4, column = 2 * (lane % 4);
+    EXPECT_EQ(out[lane], (8 * column + row) | (8 * (column + 1) + row) << 16) << lane;
+  }
+}
 
 struct MmaCase {
   const char* opcode;

@@ -25,6 +25,20 @@ void expect_banks(const std::string& store, uint64_t wavefronts, uint64_t least)
   EXPECT_EQ(site.min_wavefronts, least) << store;
 }
 
+TEST(PtxProfile, InstructionsByName) {
+  const Module module = Module::parse(entry_text("k", 1,
+                                                 "add.u32 %r1, %i, 1;\nadd.u32 %r1, %r1, 2;\n"
+                                                 "mul.lo.u32 %r2, %r1, %r1;\n"));
+  DeviceBuffer<uint32_t> data(std::vector<uint32_t>(1, 0));
+  const Report report = Launcher(module, "k").block({64}).profile().run(data.data());
+  EXPECT_EQ(report.opcodes.at("add.u32"), 4u);  // two warps
+  EXPECT_EQ(report.opcodes.at("mul.lo.u32"), 2u);
+  uint64_t sum = 0;
+  for (const auto& [name, count] : report.opcodes) sum += count;
+  EXPECT_EQ(sum, report.warp_instructions);
+  EXPECT_TRUE(Launcher(module, "k").block({64}).run(data.data()).opcodes.empty());
+}
+
 TEST(PtxProfile, BankConflicts) {
   const auto at = [](int stride) {
     return "mad.lo.u32 %r2, %i, " + std::to_string(stride) + ", %r1;\n";
