@@ -17,8 +17,8 @@ from needs import needs
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "scripts"
 BIN = os.environ.get("RILLKV_GPU_BIN", "")
-STEPS = ["machine", "environment", "kernel_tests", "core_tests", "bench_attention", "sdpa", "checkpoint", "prefill",
-         "prefill_device", "bench_cuda", "memcheck", "racecheck", "ncu"]
+STEPS = ["machine", "environment", "queue_tests", "kernel_tests", "core_tests", "bench_attention", "sdpa",
+         "checkpoint", "prefill", "prefill_device", "bench_cuda", "memcheck", "racecheck", "ncu"]
 
 
 def run(*command, **environment):
@@ -55,6 +55,7 @@ class DryRun(Folder):
             self.assertEqual(notes[name], "asked for a GPU")
         for name in ("kernel_tests", "core_tests", "memcheck", "racecheck"):
             self.assertRegex(notes[name], r"^[1-9]\d* tests, [1-9]\d* skipped, 0 failed$")
+        self.assertRegex(notes["queue_tests"], r"^[1-9]\d* tests, 0 skipped, 0 failed$")  # needs no GPU
         files = [file for file in out.rglob("*") if file.is_file()]
         self.assertLessEqual(len(files), 8)
         for file in files:
@@ -70,7 +71,8 @@ class DryRun(Folder):
         """A folder of the programs, of which some are scripts."""
         folder = self.folder / "bin"
         folder.mkdir()
-        for program in ("rillkv_cuda_tests", "rillkv_cuda_core_tests", "bench_attention", "bench_cuda", "prefill"):
+        for program in ("rillkv_cuda_tests", "rillkv_cuda_core_tests", "rillkv_cuda_queue_tests", "bench_attention",
+                        "bench_cuda", "prefill"):
             if program in replaced:
                 (folder / program).write_text("#!/bin/sh\n" + replaced[program] + "\n")
                 (folder / program).chmod(0o755)
@@ -95,6 +97,14 @@ class DryRun(Folder):
         self.assertEqual(steps["bench_cuda"]["status"], 2)
         self.assertEqual(steps["kernel_tests"]["status"], 1)  # no test is not success
         self.assertEqual(steps["bench_attention"]["status"], 0)
+
+    def test_a_test_that_needs_no_gpu_may_not_skip(self):
+        said = "[==========] 3 tests from 1 test suite ran. (1 ms total)"
+        programs = self.programs(rillkv_cuda_queue_tests=f"echo '{said}'; echo '[  SKIPPED ] 1 test, listed below:'")
+        result, steps = self.steps_of(programs, "queue_tests")
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual((steps["queue_tests"]["status"], steps["queue_tests"]["note"]),
+                         (1, "3 tests, 1 skipped, 0 failed"))
 
     def test_a_program_that_asks_for_no_gpu_has_not_understood(self):
         _, steps = self.steps_of(self.programs(bench_cuda="exit 0"), "bench_cuda")
