@@ -43,7 +43,7 @@ while (($#)); do
 done
 [[ -x $bin/bench_cuda ]] || fail "no $bin/bench_cuda: scripts/gpu_prepare.sh makes it, before this machine"
 
-all_steps=machine,environment,queue_tests,kernel_tests,core_tests,bench_attention,sdpa,checkpoint,prefill,prefill_device,bench_cuda,memcheck,racecheck,ncu
+all_steps=machine,environment,queue_tests,kernel_tests,core_tests,bench_attention,sdpa,checkpoint,prefill,prefill_device,bench_cuda,bench_slices,memcheck,racecheck,ncu
 wants() { [[ -z $only || ",$only," == *",$1,"* ]]; }
 for name in ${only//,/ }; do
   [[ ",$all_steps," == *",$name,"* ]] || fail "--only: no step $name: expected some of $all_steps"
@@ -218,6 +218,8 @@ fi
 
 judge=measures
 step bench_cuda 90 "$bin/bench_cuda" --device cuda --model "$model" --json "$out/kernels.json"
+# Prefill the other way, for the log: bench_attention's lines say which.
+step bench_slices 60 env RILLKV_PREFILL=slices "$bin/bench_attention" --device cuda --depths 4096,32768
 
 # What the tools of CUDA say; where one is missing, or in a dry run, the command alone.
 few='*CudaAttentionTest.SplitsGiveTheSameAsOne/gpu:*CudaAttentionTest.Sinks/gpu:*CudaStepsTest.EveryTailAndNoBlocks/gpu:*CudaIngestTest.*/gpu:*CudaPackBlocksTest.*/gpu:*CudaSlices.PartsOfASlice/gpu:*CudaRotateTest.*/gpu'

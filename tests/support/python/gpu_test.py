@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "scripts"
 BIN = os.environ.get("RILLKV_GPU_BIN", "")
 STEPS = ["machine", "environment", "queue_tests", "kernel_tests", "core_tests", "bench_attention", "sdpa",
-         "checkpoint", "prefill", "prefill_device", "bench_cuda", "memcheck", "racecheck", "ncu"]
+         "checkpoint", "prefill", "prefill_device", "bench_cuda", "bench_slices", "memcheck", "racecheck", "ncu"]
 
 
 def run(*command, **environment):
@@ -51,7 +51,7 @@ class DryRun(Folder):
         self.assertEqual({step["status"] for step in report["steps"]}, {0})
         self.assertLessEqual(report["seconds"], 540)
         notes = {step["name"]: step["note"] for step in report["steps"]}
-        for name in ("prefill_device", "bench_cuda", "bench_attention", "ncu"):
+        for name in ("prefill_device", "bench_cuda", "bench_attention", "bench_slices", "ncu"):
             self.assertEqual(notes[name], "asked for a GPU")
         for name in ("kernel_tests", "core_tests", "memcheck", "racecheck"):
             self.assertRegex(notes[name], r"^[1-9]\d* tests, [1-9]\d* skipped, 0 failed$")
@@ -191,13 +191,15 @@ class Summary(Folder):
                 "bound_s": 5e-6, "right": True}
         theirs = [{"kind": "decode", "shape": "32/8/128", "depth": 4096, "variant": name, "seconds": t}
                   for name, t in (("flash", 40e-6), ("flash, expanded", 30e-6), ("cudnn", 25e-6))]
+        slices = {**ours, "depth": 16384, "path": "slices", "bound_s": 0}  # the model has no bound there
         (self.folder / "attention.json").write_text(json.dumps(
-            {"results": [ours, {**ours, "depth": 8192, "right": False}]}))
+            {"results": [ours, {**ours, "depth": 8192, "right": False}, slices]}))
         (self.folder / "sdpa.json").write_text(json.dumps({"results": theirs, "ceilings": {"copy": 3e12}}))
         (self.folder / "kernels.json").write_text('{"results": [{"na')  # a program that was stopped
         text = self.summary()
         self.assertRegex(text, r"decode 32/8/128 after 4096 +10\.0 +8\.0 +5\.0 +30\.0 +25\.0  2\.50x\n")
         self.assertRegex(text, r"after 8192 .* - +-  -  WRONG\n")
+        self.assertRegex(text, r"after 16384, slices +10\.0 +8\.0 +- +- +-  -\n")
         self.assertIn("copy: 3e+12", text)
 
     def test_an_empty_folder_says_nothing(self):
