@@ -31,6 +31,7 @@
 
 #include "benchmarks/attention_case.h"
 #include "benchmarks/attention_cuda_command.h"
+#include "benchmarks/clock.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
 #include "core/huge_page_arena.h"

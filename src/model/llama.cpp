@@ -362,15 +362,19 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
   return logits;
 }
 
-QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
-                                            CacheProtocol protocol) const {
+CacheGeometry LlamaModelImpl::cache_geometry() const {
   CacheGeometry geometry;
   geometry.layers = config_.num_hidden_layers;
   geometry.heads = config_.num_attention_heads;
   geometry.kv_heads = config_.num_key_value_heads;
   geometry.head_dim = config_.head_dim;
   geometry.inverse_frequencies = rope_inverse_frequencies(config_);
-  return QuantizedKvCache(geometry, config, dtype_, protocol, device_);
+  return geometry;
+}
+
+QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
+                                            CacheProtocol protocol) const {
+  return QuantizedKvCache(cache_geometry(), config, dtype_, protocol, device_);
 }
 
 void LlamaModelImpl::pack() {
