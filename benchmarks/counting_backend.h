@@ -15,11 +15,10 @@
 
 namespace rillkv::bench {
 
-/// What the host did; LibTorch's own work besides (copies within the device, policy "dense") is not
-/// seen.
+/// What the host did. Launches are the library's kernels and `linear`, outside of graphs; LibTorch's
+/// own work besides (copies within the device, policy "dense") is not seen.
 struct Traffic {
-  int64_t launches =
-      0;  // of the library's kernels and of `linear`, but for those that were captured
+  int64_t launches = 0;
   int64_t captures = 0, replays = 0;   // of graphs
   int64_t uploads = 0, downloads = 0;  // copies
   int64_t waits = 0;                   // for what is on the stream
