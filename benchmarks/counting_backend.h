@@ -15,8 +15,8 @@
 
 namespace rillkv::bench {
 
-/// What the host did. Launches are the library's kernels and `linear`, outside of graphs; LibTorch's
-/// own work besides (copies within the device, policy "dense") is not seen.
+/// What the host did. Launches are the library's kernels and `linear`, outside of graphs; what else
+/// LibTorch does by itself (copies within the device, policy "dense") is not seen.
 struct Traffic {
   int64_t launches = 0;
   int64_t captures = 0, replays = 0;   // of graphs
