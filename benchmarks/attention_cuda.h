@@ -10,6 +10,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tile_order.h"
 #include "src/core/cuda_backend.h"
+#include "src/core/slice_attention.h"
 
 namespace rillkv::bench {
 
@@ -63,6 +64,13 @@ class CudaCase {
   void run() { run(backend_.queue()); }
   void run(kernels::cuda::Queue& queue) {
     kernels::cuda::attend(queue, &params_, 1, workspace_.mutable_data_ptr(), workspace_bytes_);
+  }
+  /// As core does it: by slices where `options` and the case have some, else by the fused kernel.
+  /// Whether it was by slices.
+  bool run(const SliceOptions& options) {
+    if (attend_by_slices(backend_, params_, options)) return true;
+    run();
+    return false;
   }
   /// Of the last run; see Case::relative_error.
   double relative_error() {

@@ -1,7 +1,9 @@
 // What bench_attention does for CUDA devices:
 //
 //   bench_attention --device cuda [--depths N,...] [--json FILE]
-//                                    uploads the cases, verifies them, times them by CUDA events
+//                                    uploads the cases, verifies them, times them by CUDA events;
+//                                    prefill as RILLKV_PREFILL says: by the fused kernel, or by
+//                                    slices where a case has some
 //   bench_attention --predictions    the model's table (scripts/performance_model.py formats it)
 #pragma once
 
@@ -13,7 +15,9 @@
 #include <vector>
 
 #include "benchmarks/attention_cuda.h"
+#include "benchmarks/attention_path.h"
 #include "benchmarks/cuda_timing.h"
+#include "rillkv/error.h"
 #include "rillkv/files.h"
 #include "support/cli.h"
 
@@ -27,8 +31,18 @@ struct CudaAttentionOptions {
   std::vector<int> depths{std::begin(kCudaDepths), std::end(kCudaDepths)};
 };
 
+/// What the model says, and its share of the time that was taken.
+inline std::string beside(const char* what, double model_s, double taken_s) {
+  if (model_s == 0) return str_cat("no ", what);
+  char text[64];
+  std::snprintf(text, sizeof text, "%s %.3f ms (%3.0f%%)", what, 1e3 * model_s,
+                100 * model_s / taken_s);
+  return text;
+}
+
 /// The report is written anew after each case: what is there counts, even if the program is ended.
 inline void time_on_cuda(const CudaAttentionOptions& options) {
+  const SliceOptions slices = {.path = prefill_path()};
   const at::Device device = open_device(options.device);
   const auto backend = cuda_backend(device);
   const Gpu gpu = gpu_of(device);
@@ -44,25 +58,22 @@ inline void time_on_cuda(const CudaAttentionOptions& options) {
       for (const int queries : {256, 1}) {
         Case host({shape, queries, depth, mixes()[0], Dtype::kBFloat16, true});
         CudaCase on_device(host, *backend);
-        on_device.run();
+        const double bytes = static_cast<double>(host.packed_bytes());
+        const AttentionPath path = attend_case(on_device, gpu, bytes, slices);
         const double error = on_device.relative_error();
         // The roundings of bf16 tiles, as for the CPU's kernels; these have fp16 ones.
         const bool right = error <= 2e-2;
         wrong += !right;
-        const double t = clock.cold([&] { on_device.run(); });
-        const double bytes = static_cast<double>(host.packed_bytes());
-        const Prediction prediction = predict(gpu, on_device.params(), bytes);
+        const double t = clock.cold([&] { on_device.run(slices); });
         const char* kind = queries == 1 ? "decode" : "prefill";
         const std::string name = std::to_string(shape.heads) + "/" +
                                  std::to_string(shape.kv_heads) + "/" +
                                  std::to_string(shape.head_dim);
         std::printf(
-            "%-7s %-9s %6d %-26s %8.3f ms %7.1f TFLOP/s %7.1f GB/s | bound %.3f ms (%3.0f%%), "
-            "expected %.3f ms (%3.0f%%) | error %.1e%s\n",
-            kind, name.c_str(), depth, prediction.entry.c_str(), 1e3 * t, host.flops() / t / 1e12,
-            bytes / t / 1e9, 1e3 * prediction.bound_s(), 100 * prediction.bound_s() / t,
-            1e3 * prediction.expected_s(), 100 * prediction.expected_s() / t, error,
-            right ? "" : " WRONG");
+            "%-7s %-9s %6d %-12s %-26s %8.3f ms %7.1f TFLOP/s %7.1f GB/s | %s, %s | error %.1e%s\n",
+            kind, name.c_str(), depth, path.name.c_str(), path.entry.c_str(), 1e3 * t,
+            host.flops() / t / 1e12, bytes / t / 1e9, beside("bound", path.bound_s, t).c_str(),
+            beside("expected", path.expected_s, t).c_str(), error, right ? "" : " WRONG");
         std::fflush(stdout);
         report["results"].push_back({{"kind", kind},
                                      {"shape", name},
@@ -70,14 +81,15 @@ inline void time_on_cuda(const CudaAttentionOptions& options) {
                                      {"depth", depth},
                                      {"mix", mixes()[0].name},
                                      {"dtype", "bf16"},
-                                     {"entry", prediction.entry},
-                                     {"splits", prediction.splits},
+                                     {"path", path.name},
+                                     {"entry", path.entry},
+                                     {"splits", path.splits},
                                      {"seconds", t},
                                      {"flops_per_s", host.flops() / t},
                                      {"cache_bytes", bytes},
                                      {"cache_bytes_per_s", bytes / t},
-                                     {"bound_s", prediction.bound_s()},
-                                     {"expected_s", prediction.expected_s()},
+                                     {"bound_s", path.bound_s},
+                                     {"expected_s", path.expected_s},
                                      {"relative_error", error},
                                      {"right", right}});
         if (!options.json.empty()) write_file_atomically(options.json, report.dump(2) + "\n");

@@ -8,7 +8,8 @@
 //   bench_attention --all [--benchmark_...]   Google Benchmark: shapes x depths x mixes x ISAs x
 //                                        dtypes, about 1500 cases: choose by --benchmark_filter
 //   bench_attention --device cuda [--depths N,...]   on a GPU, with the share of what the model
-//                                        predicts
+//                                        predicts; prefill as RILLKV_PREFILL says (fused, slices,
+//                                        slices-flash, auto), and which way it went
 //   ... --json FILE                      the figures of all but --all, for programs (--all has
 //                                        --benchmark_out)
 //
@@ -30,6 +31,7 @@
 
 #include "benchmarks/attention_case.h"
 #include "benchmarks/attention_cuda_command.h"
+#include "benchmarks/clock.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
 #include "core/huge_page_arena.h"

@@ -10,7 +10,8 @@
 // before it is timed, and a wrong one ends the program with status 1, after all have been timed.
 // Times are medians of CUDA events: "cold" after a flush of the L2 cache, "warm" right after the
 // same launch. "expected" is the performance model's (benchmarks/performance_model.md): what
-// attention should take, and a floor of the others.
+// attention should take, and a floor of the others. Of a model the JSON also says what the host did
+// for a prompt and for a token: launches, graphs, copies, waits.
 #include <algorithm>
 #include <cstdio>
 #include <string>

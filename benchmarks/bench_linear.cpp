@@ -24,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "benchmarks/clock.h"
 #include "benchmarks/machine_peak.h"
 #include "benchmarks/run_context.h"
 #include "core/huge_page_arena.h"

@@ -25,6 +25,7 @@
 #include <string_view>
 #include <vector>
 
+#include "benchmarks/clock.h"
 #include "benchmarks/model_parts.h"
 #include "benchmarks/run_context.h"
 #include "benchmarks/sdpa_model.h"

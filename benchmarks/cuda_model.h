@@ -6,27 +6,39 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "benchmarks/run_context.h"
+#include "benchmarks/clock.h"
+#include "benchmarks/counting_backend.h"
 #include "rillkv/compression_config.h"
 #include "rillkv/kv_cache.h"
 #include "rillkv/llama.h"
+#include "src/model/model_access.h"
 
 namespace rillkv::bench {
 
-/// Prompts of 512 tokens after `depth`, then decoded tokens, of `count` sequences at a time. Logits
-/// come to the host, so each forward ends when the device is done.
+struct ModelRun {
+  int64_t depth = 0;                 // tokens before what is timed
+  int64_t batch = 1;                 // sequences at a time
+  int64_t prompt = 512;              // timed, in chunks
+  int64_t tokens = 48, untimed = 8;  // decoded after it, of which the first are not timed
+};
+
+/// Prompts after `depth`, then decoded tokens. Logits come to the host, so each forward ends when
+/// the device is done. What the host did is that of the prompt, and of the last token alone: one in
+/// 128 also packs a block. The model must run over `backend`.
 inline nlohmann::ordered_json time_model_at(const LlamaModel& model,
-                                            const CompressionConfig& config, int64_t depth,
-                                            int64_t count) {
-  constexpr int64_t kPrompt = 512, kTokens = 48, kUntimed = 8;
+                                            const CompressionConfig& config, const ModelRun& run,
+                                            const CountingBackend& backend) {
   std::vector<QuantizedKvCache> caches;
   std::vector<SequenceChunk> batch;
-  for (int64_t i = 0; i < count; ++i) caches.push_back(model->make_cache(config));
+  for (int64_t i = 0; i < run.batch; ++i) {
+    caches.push_back(ModelAccess::make_cache(*model, config));
+  }
   at::Generator generator = at::detail::createCPUGenerator(7);
   const auto random_tokens = [&](int64_t tokens) {
     return at::randint(3, model->config().vocab_size, {tokens}, generator,
@@ -39,27 +51,39 @@ inline nlohmann::ordered_json time_model_at(const LlamaModel& model,
     model->forward(batch, Logits::kLast);
     return seconds() - begin;
   };
-  const int64_t chunk = config.chunk_size;
-  for (int64_t done = 0; done < depth; done += chunk) forward(std::min(chunk, depth - done));
-  double prefill = 0;
-  for (int64_t done = 0; done < kPrompt; done += chunk) prefill += forward(chunk);
+  const auto prefill = [&](int64_t tokens) {
+    double time = 0;
+    for (int64_t done = 0; done < tokens; done += config.chunk_size) {
+      time += forward(std::min(config.chunk_size, tokens - done));
+    }
+    return time;
+  };
+  prefill(run.depth);
+  Traffic before = backend.traffic();
+  const double prompt = prefill(run.prompt);
+  const Traffic of_prompt = backend.traffic() - before;
   std::vector<double> tokens;
-  for (int64_t i = 0; i < kTokens; ++i) {
+  for (int64_t i = 0; i < run.tokens; ++i) {
+    before = backend.traffic();
     const double t = forward(1);
-    if (i >= kUntimed) tokens.push_back(t);
+    if (i >= run.untimed) tokens.push_back(t);
   }
   const double token = median(tokens);
-  return {{"depth", depth},
-          {"batch", count},
-          {"prefill_tokens_per_s", static_cast<double>(kPrompt * count) / prefill},
-          {"decode_tokens_per_s", static_cast<double>(count) / token},
-          {"token_s", token}};
+  return {{"depth", run.depth},
+          {"batch", run.batch},
+          {"prefill_tokens_per_s", static_cast<double>(run.prompt * run.batch) / prompt},
+          {"decode_tokens_per_s", static_cast<double>(run.batch) / token},
+          {"token_s", token},
+          {"prompt_did", of_prompt.json()},
+          {"token_did", (backend.traffic() - before).json()}};
 }
 
 /// Each with CUDA graphs and without, beside policy "dense" (LibTorch's FlashAttention).
 inline void time_model(const std::string& folder, at::Device device,
                        const std::function<void(const nlohmann::ordered_json&)>& take) {
-  const LlamaModel model = load_model(folder, {at::kBFloat16, device});
+  LlamaModel model = load_model(folder, {at::kBFloat16, device});
+  const auto backend = std::make_shared<CountingBackend>(cuda_backend(device));
+  ModelAccess::use(*model, backend);
   /// A cache, and settings that are read when it is made or when a pass begins.
   struct Side {
     const char *preset, *graphs, *prefill;
@@ -77,11 +101,11 @@ inline void time_model(const std::string& folder, at::Device device,
       setenv("RILLKV_CUDA_GRAPHS", side.graphs, 1);
       setenv("RILLKV_PREFILL", side.prefill, 1);
       const CompressionConfig config = CompressionConfig::preset(side.preset);
-      if (depth == 0) time_model_at(model, config, 256, 1);  // what is made once
+      if (depth == 0) time_model_at(model, config, {.depth = 256}, *backend);  // what is made once
       nlohmann::ordered_json result = {{"cache", side.preset},
                                        {"graphs", std::string(side.graphs) == "1"},
                                        {"prefill", side.prefill}};
-      result.update(time_model_at(model, config, depth, count));
+      result.update(time_model_at(model, config, {.depth = depth, .batch = count}, *backend));
       take(result);
     }
   }

@@ -14,6 +14,8 @@
 #include "benchmarks/attention_cuda.h"
 #include "benchmarks/cuda_works.h"
 #include "kernels/cuda/sequence_step.h"
+#include "src/core/cuda_runner.h"
+#include "src/core/kernel_views.h"
 
 namespace rillkv::bench {
 
@@ -170,7 +172,7 @@ class DecodeBatch {
     steps_ = memory_.up(attending);
 
     step_shape_ = by_value_.front();
-    step_shape_.queries = activation_of(queries);
+    step_shape_.queries = activation(queries);
     step_shape_.out = {steps_out_.mutable_data_ptr(), steps_out_.stride(0), steps_out_.stride(1)};
     step_shape_.tail = {};
     step_shape_.tail.count = tail_count() + 1;
@@ -180,15 +182,7 @@ class DecodeBatch {
 
     new_keys_ = memory_.keep(random_bf16({count(), shape_.kv_heads, shape_.head_dim}, 21));
     new_values_ = memory_.keep(random_bf16({count(), shape_.kv_heads, shape_.head_dim}, 22));
-    ingest_.queries = activation_of(queries);
-    ingest_.keys = activation_of(new_keys_);
-    ingest_.values = activation_of(new_values_);
-    ingest_.dtype = Dtype::kBFloat16;
-    ingest_.heads = shape_.heads;
-    ingest_.kv_heads = shape_.kv_heads;
-    ingest_.head_dim = shape_.head_dim;
-    ingest_.tokens = count();
-    ingest_.rotate_values = 1;
+    ingest_ = ingest_params(queries, new_keys_, new_values_, 128, /*rotates_values=*/true);
     ingest_.keep = 0.9f;
     ingest_.take = 0.1f;
     ingest_.steps = memory_.up(ingesting);

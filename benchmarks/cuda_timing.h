@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "benchmarks/attention_model.h"
+#include "benchmarks/clock.h"
 #include "benchmarks/run_context.h"
 #include "kernels/cuda/launch.h"
 #include "rillkv/device.h"

@@ -21,6 +21,8 @@
 #include "kernels/cuda/model_ops.h"
 #include "kernels/packed_format.h"
 #include "src/core/cuda_backend.h"
+#include "src/core/cuda_runner.h"
+#include "src/core/kernel_views.h"
 
 namespace rillkv::bench {
 
@@ -70,10 +72,6 @@ inline at::Tensor random_bf16(at::IntArrayRef sizes, uint64_t seed) {
   return at::randn(sizes, generator, at::TensorOptions(at::kFloat)).to(at::kBFloat16);
 }
 
-inline kernels::Activation activation_of(const at::Tensor& x) {  // [tokens, heads, D], contiguous
-  return {x.const_data_ptr(), x.stride(0), x.stride(1)};
-}
-
 inline double difference(const at::Tensor& found, const at::Tensor& expected) {
   const at::Tensor exact = expected.cpu().to(at::kDouble);
   return ((found.cpu().to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
@@ -105,17 +103,8 @@ inline Work ingest_work(const Shape& s, int tokens, at::Device device) {
   const at::Tensor k = memory->keep(random_bf16({tokens, s.kv_heads, s.head_dim}, 2));
   const at::Tensor v = memory->keep(random_bf16({tokens, s.kv_heads, s.head_dim}, 3));
   const at::Tensor rotated = memory->zeros(v.sizes(), at::kBFloat16);
-  IngestParams p;
-  p.queries = activation_of(q);
-  p.keys = activation_of(k);
-  p.values = activation_of(v);
+  IngestParams p = ingest_params(q, k, v, 128, /*rotates_values=*/true);
   p.rotated = {rotated.mutable_data_ptr(), rotated.stride(0), rotated.stride(1)};
-  p.dtype = Dtype::kBFloat16;
-  p.heads = s.heads;
-  p.kv_heads = s.kv_heads;
-  p.head_dim = s.head_dim;
-  p.tokens = tokens;
-  p.rotate_values = 1;
   const at::Tensor error = memory->zeros({1}, at::kLong);
   p.error = static_cast<unsigned long long*>(error.mutable_data_ptr());
   p.keep = 0.9f;
@@ -157,8 +146,8 @@ inline Work pack_work(const Shape& s, int tokens, at::Device device) {
   const at::Tensor k = memory->keep(random_bf16({tokens, s.kv_heads, D}, 5));
   const at::Tensor v = memory->keep(random_bf16({tokens, s.kv_heads, D}, 6));
   kernels::cuda::PackParams p;
-  p.keys = activation_of(k);
-  p.values = activation_of(v);
+  p.keys = activation(k);
+  p.values = activation(v);
   p.tail_keys = memory->zeros({128, s.kv_heads, D}, at::kBFloat16).mutable_data_ptr();
   p.tail_values = memory->zeros({128, s.kv_heads, D}, at::kBFloat16).mutable_data_ptr();
   p.dtype = Dtype::kBFloat16;

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -17,15 +16,12 @@
 #include <immintrin.h>
 #endif
 
+#include "benchmarks/clock.h"
 #include "core/huge_page_arena.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/rates.h"
 
 namespace rillkv::bench {
-
-inline double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct MachinePeak {
   double fp32_flops = 0;  // multiply-adds x 2, all threads

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "benchmarks/run_context.h"
+#include "benchmarks/clock.h"
 #include "core/block_device.h"
 #include "core/cpu_rotation_table.h"
 #include "core/huge_page_arena.h"

@@ -3,11 +3,9 @@
 
 #include <ATen/Parallel.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
 #include "benchmarks/machine_peak.h"
 #include "rillkv/cpu_info.h"
@@ -36,12 +34,6 @@ inline void print_context(std::FILE* to, const MachinePeak& peak) {
                cpu.reason.c_str(), peak.fp32_flops / 1e9, peak.bf16_flops / 1e9);
   if (peak.tile_flops > 0) std::fprintf(to, "tile unit %.0f GFLOP/s, ", peak.tile_flops / 1e9);
   std::fprintf(to, "read %.1f GB/s\n", peak.read_bytes / 1e9);
-}
-
-inline double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  const size_t half = x.size() / 2;
-  return x.size() % 2 == 1 ? x[half] : (x[half - 1] + x[half]) / 2;
 }
 
 }  // namespace rillkv::bench

@@ -43,7 +43,7 @@ while (($#)); do
 done
 [[ -x $bin/bench_cuda ]] || fail "no $bin/bench_cuda: scripts/gpu_prepare.sh makes it, before this machine"
 
-all_steps=machine,environment,kernel_tests,core_tests,bench_attention,sdpa,checkpoint,prefill,prefill_device,bench_cuda,memcheck,racecheck,ncu
+all_steps=machine,environment,queue_tests,kernel_tests,core_tests,bench_attention,sdpa,checkpoint,prefill,prefill_device,bench_cuda,bench_slices,memcheck,racecheck,ncu
 wants() { [[ -z $only || ",$only," == *",$1,"* ]]; }
 for name in ${only//,/ }; do
   [[ ",$all_steps," == *",$name,"* ]] || fail "--only: no step $name: expected some of $all_steps"
@@ -128,10 +128,10 @@ step() {
       elif ((status == 0)); then
         status=1 note="expected to ask for a GPU"
       fi
-    elif [[ $judge == gtest ]]; then
+    elif [[ $judge == gtest || $judge == gtest_anywhere ]]; then
       local tests
       # What was stopped keeps its status and its note.
-      tests=$(gtest_note "$file" "$status") || ((status != 0)) || status=1
+      tests=$(gtest_note "$file" "$status" "$judge") || ((status != 0)) || status=1
       note+="${note:+, }$tests"
     elif [[ $judge == ncu ]] && ((status == 0)) && ! grep -q 'rillkv_' "$work/ncu.txt" 2>/dev/null; then
       # It may have no right to the counters, which it says in its own log.
@@ -159,15 +159,18 @@ step() {
   return 0
 }
 
-# How many tests ran. None, or on a machine without a GPU where there should be one, is a failure.
+# How many tests ran. None, or on a machine without a GPU where there should be one, is a failure; of
+# those that need none (gtest_anywhere) one that skips is one, too.
 gtest_note() {
-  local file=$1 status=$2 ran skipped failed
+  local file=$1 status=$2 judge=$3 ran skipped failed
   ran=$(sed -nE 's/^\[==========\] ([0-9]+) tests? .* ran\..*/\1/p' "$file" | tail -n 1)
   skipped=$(sed -nE 's/^\[  SKIPPED \] ([0-9]+) tests?, .*/\1/p' "$file" | tail -n 1)
   failed=$(sed -nE 's/^\[  FAILED  \] ([0-9]+) tests?, .*/\1/p' "$file" | tail -n 1)
   echo "${ran:-0} tests, ${skipped:-0} skipped, ${failed:-0} failed"
   ((status == 0 && ${ran:-0} > 0)) || return 1
-  if ((dry)); then
+  if [[ $judge == gtest_anywhere ]]; then
+    ((${skipped:-0} == 0))
+  elif ((dry)); then
     # Without a GPU every one of them skips.
     ((${skipped:-0} == ran))
   else
@@ -187,6 +190,9 @@ fi
 # Names, versions and libraries: whatever is missing shows here, in one line each.
 step environment 40 "$python" scripts/gpu_environment.py --bin "$bin" "${dry_run[@]}"
 
+# The queue over a run-time library that its test plays: if this fails, no launch can be trusted.
+judge=gtest_anywhere
+step queue_tests 15 "$bin/rillkv_cuda_queue_tests"
 judge=gtest
 step kernel_tests 90 "$bin/rillkv_cuda_tests" '--gtest_filter=*/gpu'
 step core_tests 90 "$bin/rillkv_cuda_core_tests" '--gtest_filter=*/gpu'
@@ -212,6 +218,8 @@ fi
 
 judge=measures
 step bench_cuda 90 "$bin/bench_cuda" --device cuda --model "$model" --json "$out/kernels.json"
+# Prefill the other way, for the log: bench_attention's lines say which.
+step bench_slices 60 env RILLKV_PREFILL=slices "$bin/bench_attention" --device cuda --depths 4096,32768
 
 # What the tools of CUDA say; where one is missing, or in a dry run, the command alone.
 few='*CudaAttentionTest.SplitsGiveTheSameAsOne/gpu:*CudaAttentionTest.Sinks/gpu:*CudaStepsTest.EveryTailAndNoBlocks/gpu:*CudaIngestTest.*/gpu:*CudaPackBlocksTest.*/gpu:*CudaSlices.PartsOfASlice/gpu:*CudaRotateTest.*/gpu'

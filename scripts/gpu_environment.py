@@ -67,7 +67,8 @@ def main():
     built = built_file.read_text() if built_file.exists() else ""
     print(f"Python {sys.version.split()[0]} at {sys.executable}; {built.strip() or 'no built.txt'}"
           .replace("\n", ", "))
-    names = ["rillkv_cuda_tests", "rillkv_cuda_core_tests", "bench_attention", "bench_cuda", "prefill"]
+    names = ["rillkv_cuda_tests", "rillkv_cuda_core_tests", "rillkv_cuda_queue_tests", "bench_attention",
+             "bench_cuda", "prefill"]
     programs = [arguments.bin / name for name in names]
     problems = [f"no {program}" for program in programs if not program.exists()]
     problems += missing_libraries([program for program in programs if program.exists()])

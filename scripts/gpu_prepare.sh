@@ -11,8 +11,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 out="$RILLKV_ROOT/.gpu"
-most_mib=60
-programs=(rillkv_cuda_tests rillkv_cuda_core_tests bench_attention bench_cuda prefill)
+most_mib=57
+programs=(rillkv_cuda_tests rillkv_cuda_core_tests rillkv_cuda_queue_tests bench_attention bench_cuda prefill)
 case ${1:-} in
   -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
   --out)

@@ -18,7 +18,8 @@ def load(folder, name):
 
 
 def microseconds(seconds):
-    return f"{seconds * 1e6:10.1f}"
+    """Nothing, where the model has nothing to say."""
+    return f"{seconds * 1e6:10.1f}" if seconds else f"{'-':>10}"
 
 
 def attention_lines(ours, torch):
@@ -31,15 +32,17 @@ def attention_lines(ours, torch):
     rows = ours.get("results", [])
     if not rows:
         return []
-    lines = [f"{'attention, us':36} {'ours':>10} {'expected':>10} {'bound':>10} {'flash':>10} {'cudnn':>10}"
+    lines = [f"{'attention, us':48} {'ours':>10} {'expected':>10} {'bound':>10} {'flash':>10} {'cudnn':>10}"
              "  faster than the best"]
     for r in rows:
         times = {family: min(all_times) for family, all_times
                  in best.get((r["kind"], r["shape"], r["depth"]), {}).items()}
-        cells = [microseconds(times[f]) if f in times else f"{'-':>10}" for f in ("flash", "cudnn")]
+        cells = [microseconds(times.get(f)) for f in ("flash", "cudnn")]
         ratio = f"{min(times.values()) / r['seconds']:.2f}x" if times else "-"
         name = f"{r['kind']} {r['shape']} after {r['depth']}"
-        lines.append(f"{name:36} {microseconds(r['seconds'])} {microseconds(r['expected_s'])} "
+        if r.get("path", "fused") != "fused":
+            name += f", {r['path']}"
+        lines.append(f"{name:48} {microseconds(r['seconds'])} {microseconds(r['expected_s'])} "
                      f"{microseconds(r['bound_s'])} {cells[0]} {cells[1]}  {ratio}"
                      f"{'' if r.get('right', True) else '  WRONG'}")
     return lines
@@ -51,8 +54,8 @@ def kernel_lines(report):
         return []
     lines = [f"{'entries, us':52} {'warm':>10} {'cold':>10} {'expected':>10}"]
     for r in rows:
-        expected = microseconds(r["expected_s"]) if r.get("expected_s") else f"{'-':>10}"
-        lines.append(f"{r['name'][:52]:52} {microseconds(r['warm_s'])} {microseconds(r['cold_s'])} {expected}"
+        lines.append(f"{r['name'][:52]:52} {microseconds(r['warm_s'])} {microseconds(r['cold_s'])} "
+                     f"{microseconds(r.get('expected_s'))}"
                      f"{'' if r.get('right', True) else '  WRONG'}")
     return lines + [f"model: {json.dumps(m)}" for m in report.get("model", [])]
 

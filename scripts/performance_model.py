@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Writes benchmarks/performance_model.md: what the CUDA kernels should take on an A100 and an H100.
 
-usage: scripts/performance_model.py [--check]
+usage: scripts/performance_model.py [--check] [--programs DIR]
 
 The numbers are those of `bench_attention --predictions` and `bench_cuda --predictions` (the formulas are
-in benchmarks/*_model.h, and both programs compare a real GPU with them). --check only says whether the
-page is up to date.
+in benchmarks/*_model.h, and both programs compare a real GPU with them). Neither needs CUDA for that.
+--check only says whether the page is up to date, and its first line that is not.
 """
 import argparse
 import csv
 import io
+import itertools
 import pathlib
 import re
 import subprocess
@@ -17,7 +18,6 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "benchmarks" / "performance_model.md"
-PROGRAMS = ROOT / "build" / "release" / "bin"
 
 HEAD = """# What the CUDA kernels should take
 
@@ -125,8 +125,8 @@ close to. How our decode compares with a dense one is for a GPU to say: packed b
 """
 
 
-def predictions(program: str) -> list[dict]:
-    result = subprocess.run([PROGRAMS / program, "--predictions"], capture_output=True, text=True, check=True)
+def predictions(program: pathlib.Path) -> list[dict]:
+    result = subprocess.run([program, "--predictions"], capture_output=True, text=True, check=True)
     return list(csv.DictReader(io.StringIO(result.stdout)))
 
 
@@ -209,9 +209,9 @@ def instructions_of_decode() -> str:
     return re.search(r"return head_dim == 64 \? \d+ : (\d+);\n}", model).group(1)
 
 
-def page() -> str:
-    rows = predictions("bench_attention")
-    others = predictions("bench_cuda")
+def page(programs: pathlib.Path) -> str:
+    rows = predictions(programs / "bench_attention")
+    others = predictions(programs / "bench_cuda")
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
     issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
     parts = [HEAD.format(issue=issue, rate=rate("kIssueRate"), alone=rate("kIssueRateAlone")),
@@ -234,23 +234,35 @@ def page() -> str:
     return "".join(parts) + TAIL.format(tile=instructions_of_decode())
 
 
+def first_difference(text: str) -> str:
+    """Where the page is not `text`: one line; empty if it is."""
+    there = PAGE.read_text().split("\n") if PAGE.exists() else []
+    for number, (found, expected) in enumerate(itertools.zip_longest(there, text.split("\n")), 1):
+        if found != expected:
+            return (f"{PAGE.relative_to(ROOT)}:{number}: expected {expected!r}, found {found!r}: "
+                    "run scripts/performance_model.py")
+    return ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the page")
+    parser.add_argument("--programs", type=pathlib.Path, default=ROOT / "build" / "release" / "bin",
+                        help="folder of the benchmarks (default: build/release/bin)")
     arguments = parser.parse_args()
     for program in ("bench_attention", "bench_cuda"):
-        if not (PROGRAMS / program).exists():
-            print(f"performance_model.py: {PROGRAMS / program} is missing: build with "
+        if not (arguments.programs / program).exists():
+            print(f"performance_model.py: {arguments.programs / program} is missing: build with "
                   "-DRILLKV_BUILD_BENCHMARKS=ON", file=sys.stderr)
             return 1
-    text = page()
-    if arguments.check:
-        same = PAGE.exists() and PAGE.read_text() == text
-        print("up to date" if same else "performance_model.py: the page is not what the model says now",
-              file=sys.stdout if same else sys.stderr)
-        return 0 if same else 1
-    PAGE.write_text(text)
-    return 0
+    text = page(arguments.programs)
+    if not arguments.check:
+        PAGE.write_text(text)
+        return 0
+    difference = first_difference(text)
+    if difference:
+        print(f"performance_model.py: {difference}", file=sys.stderr)
+    return 1 if difference else 0
 
 
 if __name__ == "__main__":

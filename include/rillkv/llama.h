@@ -128,6 +128,8 @@ class LlamaModelImpl : public InferenceModule {
   /// where the caches need the common way.
   at::Tensor decode(const std::vector<SequenceChunk>& batch) const;
 
+  CacheGeometry cache_geometry() const;
+
   friend struct ModelAccess;
 
   ModelConfig config_;

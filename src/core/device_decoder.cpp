@@ -42,6 +42,24 @@ std::string kind_of(const CudaSequence& sequence) {
 
 }  // namespace
 
+PassResult await_pass(CudaBackend& backend, const at::Tensor& logits,
+                      const std::vector<CudaSequence*>& sequences) {
+  PassResult result;
+  result.errors.resize(sequences.size());
+  std::vector<Download> copies;
+  if (logits.defined()) {
+    result.logits = at::empty(logits.sizes(), logits.options().device(at::kCPU));
+    copies.push_back({logits, result.logits.mutable_data_ptr()});
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    if (sequences[i] != nullptr) {
+      copies.push_back({sequences[i]->state().error(), &result.errors[i]});
+    }
+  }
+  if (!copies.empty()) backend.download(copies);
+  return result;
+}
+
 std::vector<CudaSequence*> DeviceDecoder::sequences_of(
     const std::vector<QuantizedKvCache*>& caches) {
   std::vector<CudaSequence*> sequences;
@@ -133,8 +151,8 @@ at::Tensor DeviceDecoder::attend(CudaSequence& first, int64_t planned_blocks, in
   return out;
 }
 
-DeviceDecoder::Result DeviceDecoder::run(const std::vector<CudaSequence*>& sequences,
-                                         const std::vector<int32_t>& ids, const Layers& layers) {
+PassResult DeviceDecoder::run(const std::vector<CudaSequence*>& sequences,
+                              const std::vector<int32_t>& ids, const Layers& layers) {
   RILLKV_ASSERT(takes(sequences));
   const uint64_t now = backend_->stream();
   if (stream_ && *stream_ != now) {
@@ -177,14 +195,7 @@ DeviceDecoder::Result DeviceDecoder::run(const std::vector<CudaSequence*>& seque
     work();
   }
 
-  Result result;
-  result.logits = at::empty(shape.logits.sizes(), shape.logits.options().device(at::kCPU));
-  result.errors.resize(sequences.size());
-  std::vector<Download> copies = {{shape.logits, result.logits.mutable_data_ptr()}};
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    copies.push_back({sequences[i]->state().error(), &result.errors[i]});
-  }
-  backend_->download(copies);
+  PassResult result = await_pass(*backend_, shape.logits, sequences);
   for (CudaSequence* sequence : sequences) sequence->end_step();
   return result;
 }

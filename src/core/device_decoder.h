@@ -19,6 +19,16 @@
 
 namespace rillkv {
 
+/// What a pass leaves on a device that the host needs.
+struct PassResult {
+  at::Tensor logits;             // on the CPU, as they were; undefined if they were
+  std::vector<uint64_t> errors;  // error words of the sequences
+};
+/// Brings it to the host with one wait, or none where there is nothing. sequences: null where a
+/// cache notes no errors, whose word is 0.
+PassResult await_pass(CudaBackend& backend, const at::Tensor& logits,
+                      const std::vector<CudaSequence*>& sequences);
+
 /// One token of each of several sequences: one launch tells the device where every sequence is,
 /// then come launches that are the same for every token, whichever caches they are for, and one
 /// wait for the logits. The second pass of a number of sequences is captured as a CUDA graph, later
@@ -37,17 +47,13 @@ class DeviceDecoder {
                                           const at::Tensor& v)>;
   /// The model's part: token ids [rows] i32 on the device -> logits [rows, vocab].
   using Layers = std::function<at::Tensor(const at::Tensor& ids, const Attend& attend)>;
-  struct Result {
-    at::Tensor logits;             // [sequences, vocab], the model's dtype, on the CPU
-    std::vector<uint64_t> errors;  // [sequences], error words
-  };
   /// Whether the sequences are of one geometry and configuration, and the fast decode kernels take
   /// them; of others, each cache attends by itself.
   bool takes(const std::vector<CudaSequence*>& sequences);
   /// Of sequences that it takes; ids: a token of each. `layers` may be called now or never again;
-  /// it must do the same work each time.
-  Result run(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids,
-             const Layers& layers);
+  /// it must do the same work each time. Logits: [sequences, vocab].
+  PassResult run(const std::vector<CudaSequence*>& sequences, const std::vector<int32_t>& ids,
+                 const Layers& layers);
 
  private:
   /// What was seen, or captured, of a number of sequences and a size of context.

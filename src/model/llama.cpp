@@ -313,20 +313,15 @@ at::Tensor LlamaModelImpl::head(const at::Tensor& hidden) const {
 
 at::Tensor LlamaModelImpl::await(const at::Tensor& logits,
                                  const std::vector<SequenceChunk>* batch) const {
-  at::Tensor host;
-  std::vector<Download> copies;
-  if (logits.defined()) {
-    host = at::empty(logits.sizes(), logits.options().device(at::kCPU));
-    copies.push_back({logits, host.mutable_data_ptr()});
+  std::vector<CudaSequence*> sequences;
+  if (batch != nullptr) {
+    for (const SequenceChunk& chunk : *batch) {
+      sequences.push_back(CacheAccess::cuda(*chunk.cache));
+    }
   }
-  std::vector<uint64_t> errors(batch != nullptr ? batch->size() : 0);
-  for (size_t i = 0; i < errors.size(); ++i) {
-    CudaSequence* sequence = CacheAccess::cuda(*(*batch)[i].cache);
-    if (sequence != nullptr) copies.push_back({sequence->state().error(), &errors[i]});
-  }
-  if (!copies.empty()) backend_->download(copies);
-  if (batch != nullptr) raise_errors(*batch, errors);
-  return host.defined() ? host.to(at::kFloat) : host;
+  const PassResult result = await_pass(*backend_, logits, sequences);
+  if (batch != nullptr) raise_errors(*batch, result.errors);
+  return logits.defined() ? result.logits.to(at::kFloat) : at::Tensor();
 }
 
 at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const {
@@ -350,7 +345,7 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
         add_rms_norm(hidden, delta, norm_->weight, config_.rms_norm_eps, backend_.get());
     return PackAccess::forward(*lm_head_, normed, lm_head_->bias, backend_.get());
   };
-  const DeviceDecoder::Result result =
+  const PassResult result =
       decoder_->run(sequences, std::vector<int32_t>(first, first + narrow.numel()), layers);
   raise_errors(batch, result.errors);
   at::Tensor logits = result.logits.to(at::kFloat);
@@ -362,15 +357,19 @@ at::Tensor LlamaModelImpl::decode(const std::vector<SequenceChunk>& batch) const
   return logits;
 }
 
-QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
-                                            CacheProtocol protocol) const {
+CacheGeometry LlamaModelImpl::cache_geometry() const {
   CacheGeometry geometry;
   geometry.layers = config_.num_hidden_layers;
   geometry.heads = config_.num_attention_heads;
   geometry.kv_heads = config_.num_key_value_heads;
   geometry.head_dim = config_.head_dim;
   geometry.inverse_frequencies = rope_inverse_frequencies(config_);
-  return QuantizedKvCache(geometry, config, dtype_, protocol, device_);
+  return geometry;
+}
+
+QuantizedKvCache LlamaModelImpl::make_cache(const CompressionConfig& config,
+                                            CacheProtocol protocol) const {
+  return QuantizedKvCache(cache_geometry(), config, dtype_, protocol, device_);
 }
 
 void LlamaModelImpl::pack() {

@@ -1,9 +1,10 @@
-// What a LlamaModel lets the library's tests do, and users not.
+// What a LlamaModel lets the library's tests and benchmarks do, and users not.
 #pragma once
 
 #include <memory>
 #include <utility>
 
+#include "core/cache_access.h"
 #include "core/cuda_backend.h"
 #include "core/device_decoder.h"  // IWYU pragma: keep
 #include "rillkv/llama.h"
@@ -16,6 +17,10 @@ struct ModelAccess {
   static void use(LlamaModelImpl& model, std::shared_ptr<CudaBackend> backend) {
     model.backend_ = std::move(backend);
     model.decoder_ = nullptr;
+  }
+  /// As LlamaModelImpl::make_cache, over the model's own back end.
+  static QuantizedKvCache make_cache(const LlamaModelImpl& model, const CompressionConfig& config) {
+    return CacheAccess::over(model.backend_, model.cache_geometry(), config, model.dtype());
   }
 };
 

@@ -1,118 +1,16 @@
-// Attention by slices (kernels/cuda/slices.h): slices against the packed bytes read in double,
-// queries and folding against their definitions, and all of it, with a library written here,
-// against naive attention in double.
+// Attention by slices: all of it, with a library written here, against naive attention in double;
+// how slices are cut, and what folding refuses.
 #include <cmath>
 
-#include "benchmarks/slice_model.h"
-#include "kernels/cuda/slices.h"
-#include "tests/cuda/device_scenario.h"
-#include "tests/reference/half.h"
+#include "tests/cuda/slice_fixture.h"
 
 namespace rillkv::test {
 namespace {
 
 namespace cuda = kernels::cuda;
 
-constexpr double kHalfUnit = 1.0 / 2048;  // roundings to fp16's 11 significant bits
-constexpr Dtype kFastDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
-
-double half_of(uint16_t bits) {
-  static const std::vector<double> values = [] {
-    std::vector<double> all;
-    for (uint32_t i = 0; i < 65536; ++i) {
-      all.push_back(reference::half_value(static_cast<uint16_t>(i)));
-    }
-    return all;
-  }();
-  return values[bits];
-}
-
-/// Dequantised values of a packed block [token][channel], and what their fp16 arithmetic is off by
-/// relative to: the largest |centre| + |unit| that the block's scale has there (expand_codes.cuh).
-struct Decoded {
-  std::vector<std::vector<double>> values, sizes;
-};
-
-Decoded decode(const std::vector<uint8_t>& bytes, const Shape& s, bool keys) {
-  const bool by_channel = keys || s.ema, symmetric = s.ema;
-  const int D = s.head_dim, B = s.block_size;
-  const auto block = by_channel ? reference::read_channel_block(bytes.data(), B, D, symmetric)
-                                : reference::read_token_block(bytes.data(), B, D, s.value_groups,
-                                                              false, s.value_bits);
-  Decoded result;
-  result.values = by_channel ? reference::channel_block_values(block, symmetric)
-                             : reference::token_block_values(block, D, s.value_groups, false);
-  for (int t = 0; t < B; ++t) {
-    result.sizes.emplace_back();
-    for (int c = 0; c < D; ++c) {
-      const auto at =
-          static_cast<size_t>(by_channel ? c : reference::group_of(c, s.value_groups, D) * B + t);
-      const int width = by_channel ? block.widths[at] : s.value_bits;
-      const double unit = half_of(block.step[at]) * std::ldexp(1.0, width - 1);
-      const double centre = symmetric ? 0 : half_of(block.lo[at]) + unit;
-      result.sizes.back().push_back(std::fabs(centre) + std::fabs(unit));
-    }
-  }
-  return result;
-}
-
-/// A slice on the device.
-struct Slice {
-  Slice(ptx::Device& device, int kv_heads, int blocks, int D)
-      : keys(device, static_cast<size_t>(kv_heads) * static_cast<size_t>(blocks * 128 * D)),
-        values(device, keys.size()) {}
-  ptx::DeviceArray<uint16_t> keys, values;
-};
-
-class CudaSlices : public EveryDevice {
+class CudaSlices : public SliceTest {
  protected:
-  /// Blocks first .. first + blocks - 1 against the packed bytes.
-  void check_expansion(const Shape& shape, int first, int blocks) {
-    Scenario scenario(shape);
-    DeviceScenario on_device(device(), scenario);
-    DeviceQueue queue(device(), 1);
-    const int D = shape.head_dim;
-    const Slice slice(device(), shape.kv_heads, blocks, D);
-    cuda::expand_slice(queue, on_device.params(), first, blocks, slice.keys.data(),
-                       slice.values.data());
-    const auto keys = slice.keys.to_vector(), values = slice.values.to_vector();
-    double worst = 0;  // over tolerance
-    for (int h = 0; h < shape.kv_heads; ++h) {
-      for (int n = 0; n < blocks; ++n) {
-        const Decoded k = decode(scenario.key_block(first + n, h), shape, true);
-        const Decoded v = decode(scenario.value_block(first + n, h), shape, false);
-        for (int j = 0; j < 128; ++j) {
-          const size_t row = static_cast<size_t>(((h * blocks + n) * 128 + j) * D);
-          const auto t = static_cast<size_t>(j);
-          const int64_t position =
-              shape.sink_capacity + 128 * (first + n) + j + shape.position_shift;
-          for (int c = 0; c < D; ++c) {
-            const auto at = row + static_cast<size_t>(c);
-            // Scale and offset are rounded to fp16, and so is the sum of the product.
-            const double value_error = std::fabs(half_of(values[at]) - v.values[t][size_t(c)]);
-            worst = larger(worst, value_error / (2 * kHalfUnit * v.sizes[t][size_t(c)]));
-            // Of S = the sizes of both channels: u and v each by three roundings of their factors
-            // and two of sums, together at most 3; sqrt(2) times that after R(j), of which cosine
-            // and sine bring half a unit each, the product and the sum of sqrt(2) S one and 1.5
-            // more: less than 8 units.
-            const int p = c % (D / 2);
-            const double angle = double(position) * std::pow(10000.0, -2.0 * p / D);
-            const double a = k.values[t][size_t(p)], b = k.values[t][size_t(p + D / 2)];
-            const double exact = c < D / 2 ? a * std::cos(angle) - b * std::sin(angle)
-                                           : b * std::cos(angle) + a * std::sin(angle);
-            const double size = k.sizes[t][size_t(p)] + k.sizes[t][size_t(p + D / 2)];
-            worst =
-                larger(worst, std::fabs(2 * half_of(keys[at]) - exact) / (8 * kHalfUnit * size));
-          }
-        }
-      }
-    }
-    EXPECT_TRUE(worst <= 1) << worst << " times the tolerance: " << shape;
-    worst_ratio_ = std::max(worst_ratio_, worst);
-  }
-  /// The larger, or NaN.
-  static double larger(double worst, double x) { return !(x <= worst) ? x : worst; }
-
   struct Cut {
     int multiprocessors = 1;
     int most_blocks = 2, least_blocks = 1;
@@ -145,20 +43,7 @@ class CudaSlices : public EveryDevice {
         }
         const ptx::DeviceArray<uint16_t> out(device(), result.out);
         const ptx::DeviceArray<float> sums(device(), result.log_sum_exp);
-        cuda::FoldSliceParams fold;
-        fold.out = out.data();
-        fold.out_head_stride = int64_t{plan.rows} * D;
-        fold.out_row_stride = D;
-        fold.log_sum_exp = sums.data();
-        fold.log_sum_exp_head_stride = plan.rows;
-        fold.log_sum_exp_row_stride = 1;
-        fold.parts = plan.parts;
-        fold.rows = plan.rows;
-        fold.head_dim = D;
-        fold.part_out = parts.out;
-        fold.part_max_sum = parts.max_sum;
-        fold.part_stride = parts.stride;
-        cuda::fold_slice(queue, fold, plan.kv_heads);
+        cuda::fold_slice(queue, fold_params(out, sums, plan, parts), plan.kv_heads);
       }
     });
     on_device.download();
@@ -181,11 +66,7 @@ class CudaSlices : public EveryDevice {
         shape.dtype == Dtype::kBFloat16 ? tiles : tiles / 4 + scenario.float32_tolerance();
     const double error = scenario.error(), tolerance = fused + rounding;
     EXPECT_TRUE(error <= tolerance) << "error " << error << " > " << tolerance << ": " << shape;
-    worst_ratio_ = std::max(worst_ratio_, error / tolerance);
-  }
-
-  void TearDown() override {
-    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
+    took(error / tolerance);
   }
 
  private:
@@ -234,95 +115,7 @@ class CudaSlices : public EveryDevice {
     }
     return result;
   }
-
-  double worst_ratio_ = 0;
 };
-
-TEST_P(CudaSlices, SlicesAreThePackedBlocks) {
-  under_every_order([&] {
-    for (int head_dim : {64, 128}) {
-      for (bool ema : {false, true}) {
-        check_expansion({.heads = 2,
-                         .kv_heads = 2,
-                         .head_dim = head_dim,
-                         .dtype = Dtype::kBFloat16,
-                         .ema = ema,
-                         .value_groups = head_dim / 64,
-                         .blocks = 4,
-                         .position_shift = 1000,
-                         .seed = 200},
-                        1, 2);
-      }
-    }
-  });
-}
-
-TEST_P(CudaSlices, SlicesOfEveryWidth) {
-  for (int head_dim : {64, 128}) {
-    for (int width = 1; width <= 8; ++width) {
-      check_expansion({.heads = 1,
-                       .head_dim = head_dim,
-                       .dtype = Dtype::kBFloat16,
-                       .key_widths = {width},
-                       .value_bits = std::max(2, width),
-                       .value_groups = head_dim == 128 && width % 2 == 0 ? 2 : 1,
-                       .blocks = 1,
-                       .seed = 210},
-                      0, 1);
-    }
-    // Any two widths of policy "ema", channels apart.
-    for (int width = 2; width < 8; ++width) {
-      check_expansion({.heads = 1,
-                       .head_dim = head_dim,
-                       .dtype = Dtype::kFloat16,
-                       .ema = true,
-                       .key_widths = {width, 8},
-                       .blocks = 1,
-                       .seed = 211},
-                      0, 1);
-    }
-  }
-}
-
-/// A tolerance that no wrong code exceeds would be none.
-TEST_P(CudaSlices, OneWrongCodeIsSeen) {
-  const Shape shape = {.dtype = Dtype::kFloat16,
-                       .key_widths = {4},
-                       .sink_capacity = 0,
-                       .sinks = 0,
-                       .blocks = 1,
-                       .tail = 0,
-                       .queries = 40,
-                       .query_deviation = 0.1,
-                       .seed = 220};
-  const size_t value_codes = 2 * 2 * 128, key_codes = (2 * 2 * 64 + 32 + 63) / 64 * 64;
-  Scenario right(shape);
-  const int D = shape.head_dim;
-  for (bool keys : {false, true}) {
-    Scenario wrong(shape);
-    (keys ? wrong.key_block(0, 0)[key_codes] : wrong.value_block(0, 0)[value_codes]) ^= 8;
-    int differ[2] = {};
-    std::vector<uint16_t> slices[2][2];
-    for (Scenario* scenario : {&right, &wrong}) {
-      DeviceScenario on_device(device(), *scenario);
-      DeviceQueue queue(device(), 1);
-      const Slice slice(device(), 1, 1, D);
-      cuda::expand_slice(queue, on_device.params(), 0, 1, slice.keys.data(), slice.values.data());
-      slices[scenario == &wrong][0] = slice.keys.to_vector();
-      slices[scenario == &wrong][1] = slice.values.to_vector();
-    }
-    for (int which : {0, 1}) {
-      for (size_t i = 0; i < slices[0][which].size(); ++i) {
-        const double change =
-            std::fabs(half_of(slices[0][which][i]) - half_of(slices[1][which][i]));
-        // Half of the code's eight steps, of sixteen that are at least 2 wide together.
-        if (change > 0.05) ++differ[which];
-      }
-    }
-    EXPECT_EQ(differ[0] > 0, keys);
-    EXPECT_EQ(differ[1], keys ? 0 : 1);
-  }
-}
 
 // Sinks, slices, a block left over, tail and chunk: every combination of dtype, head_dim and
 // policy.
@@ -535,130 +328,6 @@ TEST_P(CudaSlices, FoldingRefusesWhatItCannotRead) {
 }
 
 RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(CudaSlices);
-
-// ---- what the executor counts ----
-
-/// Of one launch of each of the kernels: `blocks` blocks of one kv head, `queries` queries of four
-/// heads, a slice in `parts`.
-struct Counted {
-  ptx::Report queries, expansion, fold;
-};
-Counted count(Shape shape, int blocks, int queries, int parts) {
-  shape.heads = 4;
-  shape.kv_heads = 1;
-  shape.blocks = std::max(blocks, 1);
-  shape.queries = queries;
-  const auto device = make_executor(0, true);
-  DeviceQueue queue(*device, 1);
-  Scenario scenario(shape);
-  DeviceScenario on_device(*device, scenario);
-  const auto D = static_cast<size_t>(shape.head_dim), rows = static_cast<size_t>(4 * queries);
-  const auto heads = static_cast<size_t>(parts);
-  cuda::SlicePlan plan;
-  plan.parts = parts;
-  plan.rows = 4 * queries;
-  plan.kv_heads = 1;
-  plan.head_dim = shape.head_dim;
-  const ptx::DeviceArray<uint16_t> q(*device, heads * rows * D), out(*device, heads * rows * D);
-  const ptx::DeviceArray<float> part(*device, rows * D), sums(*device, rows * 2);
-  const ptx::DeviceArray<float> log_sum_exp(*device, heads * rows);
-  const Slice slice(*device, 1, blocks, shape.head_dim);
-  cuda::slice_queries(queue, on_device.params(), plan, q.data());
-  cuda::expand_slice(queue, on_device.params(), 0, blocks, slice.keys.data(), slice.values.data());
-  cuda::FoldSliceParams fold;
-  fold.out = out.data();
-  fold.out_head_stride = static_cast<int64_t>(rows * D);
-  fold.out_row_stride = shape.head_dim;
-  fold.log_sum_exp = log_sum_exp.data();
-  fold.log_sum_exp_head_stride = static_cast<int64_t>(rows);
-  fold.log_sum_exp_row_stride = 1;
-  fold.parts = parts;
-  fold.rows = plan.rows;
-  fold.head_dim = shape.head_dim;
-  fold.part_out = part.data();
-  fold.part_max_sum = sums.data();
-  fold.part_stride = static_cast<int64_t>(rows);
-  cuda::fold_slice(queue, fold, 1);
-  return {device->reports().at(0), device->reports().at(1), device->reports().at(2)};
-}
-
-void expect_no_waste(const ptx::Report& report, const Shape& shape) {
-  uint64_t sectors = 0;
-  for (const ptx::SiteProfile& site : report.sites) {
-    EXPECT_EQ(site.wavefronts, site.min_wavefronts) << site.source << ": " << shape;
-    EXPECT_EQ(site.sectors, site.min_sectors) << site.source << ": " << shape;
-    sectors += site.sectors;
-  }
-  EXPECT_GT(sectors, 0u);
-}
-
-TEST(CudaSliceProfile, NoBankConflictsAndNoWastedSectors) {
-  for (Dtype dtype : kFastDtypes) {
-    for (bool ema : {false, true}) {
-      for (int head_dim : {64, 128}) {
-        const Shape shape = {
-            .head_dim = head_dim,
-            .dtype = dtype,
-            .ema = ema,
-            .key_widths = ema ? std::vector<int>{4, 8} : std::vector<int>{1, 2, 3, 4, 5, 6, 7, 8},
-            .value_groups = head_dim / 64,
-            .seed = 5};
-        const Counted counted = count(shape, 3, 32, 2);
-        expect_no_waste(counted.queries, shape);
-        expect_no_waste(counted.expansion, shape);
-        expect_no_waste(counted.fold, shape);
-      }
-    }
-  }
-}
-
-// What slice_model.h counts: preset balanced, whose widths are 4 or 5 bits for most channels.
-TEST(CudaSliceProfile, InstructionsAreThoseOfTheModel) {
-  const auto expect_near = [](uint64_t counted, double model, const std::string& what) {
-    // Another nvcc may emit a few more or less.
-    EXPECT_NEAR(static_cast<double>(counted), model, 0.05 * model) << what;
-  };
-  for (int head_dim : {64, 128}) {
-    const Shape shape = {.head_dim = head_dim,
-                         .dtype = Dtype::kBFloat16,
-                         .key_widths = {4, 4, 4, 5},
-                         .equal_shares = true,
-                         .value_groups = head_dim / 64,
-                         .seed = 5};
-    const Counted few = count(shape, 2, 32, 2), many = count(shape, 6, 64, 2);
-    const std::string of = " at head_dim " + std::to_string(head_dim);
-    expect_near((many.expansion.warp_instructions - few.expansion.warp_instructions) / 4,
-                bench::instructions_a_block(head_dim), "expansion of a block" + of);
-    const double rows = 4 * 32;
-    expect_near(many.queries.warp_instructions - few.queries.warp_instructions,
-                rows * bench::instructions_a_query_row(head_dim), "queries" + of);
-    expect_near(many.fold.warp_instructions - few.fold.warp_instructions,
-                rows * bench::instructions_a_folded_row(head_dim, 2), "fold" + of);
-    const Counted in_8_parts = count(shape, 2, 32, 8);
-    expect_near(in_8_parts.fold.warp_instructions,
-                rows * bench::instructions_a_folded_row(head_dim, 8), "fold of 8 parts" + of);
-  }
-}
-
-// Printed for benchmarks/performance_model.md.
-TEST(CudaSliceModel, Predictions) {
-  const bench::Gpu gpu = bench::h100();
-  for (const int cached : {4096, 32768, 131072}) {
-    const auto p = bench::slice_model_params(32, 8, 128, 256, cached);
-    const bench::Prediction fused = bench::predict(gpu, p, bench::model_cache_bytes(p));
-    for (const double flops : {bench::kFlashFlops, bench::kCudnnFlops}) {
-      const bench::SlicePrediction r = bench::predict_slices(gpu, p, flops);
-      std::printf(
-          "%6d tokens, library at %.0f TFLOP/s: fused %.1f us; %d slices of %d parts %.1f us: "
-          "expand %.1f, library %.1f, fold %.1f, rest %.1f, gaps %.1f\n",
-          cached, flops / 1e12, 1e6 * fused.expected_s(), r.slices, r.parts, 1e6 * r.expected_s(),
-          1e6 * r.expand_s, 1e6 * r.library_s, 1e6 * r.fold_s, 1e6 * r.rest_s, 1e6 * r.launches_s);
-      EXPECT_TRUE(r.expected_s() > 0 && r.expected_s() < 1);
-      EXPECT_EQ(r.parts, 2);
-      EXPECT_GE(r.slices, cached / 4096 - 1);
-    }
-  }
-}
 
 }  // namespace
 }  // namespace rillkv::test

@@ -2,7 +2,7 @@
 // computed right, so that the first to have a GPU can trust the figures.
 #include "benchmarks/attention_cuda.h"
 #include "benchmarks/attention_model.h"
-
+#include "benchmarks/attention_path.h"
 #include "tests/cuda_core/cuda_fixture.h"
 
 namespace rillkv::testing {
@@ -23,6 +23,37 @@ TEST(BenchAttentionCuda, UploadedCasesAreComputedRight) {
       }
     }
   }
+}
+
+// By slices where RILLKV_PREFILL says so and the case has some, and said as it was.
+TEST(BenchAttentionCuda, PrefillTakesThePathAskedForAndSaysWhich) {
+  const auto backend = make_executor_backend(1);
+  const bench::Gpu gpu = bench::h100();
+  const auto attended = [&](int queries, int depth, PrefillPath asked) {
+    bench::Case host(
+        {{2, 1, 64}, queries, depth, bench::mixes()[0], kernels::Dtype::kBFloat16, true});
+    bench::CudaCase on_device(host, *backend);
+    const bench::AttentionPath path = bench::attend_case(
+        on_device, gpu, static_cast<double>(host.packed_bytes()), {.path = asked});
+    const double error = on_device.relative_error();
+    EXPECT_TRUE(error <= 2e-2) << error;  // as above
+    EXPECT_TRUE(path.expected_s > 0 && path.expected_s < 1);
+    EXPECT_EQ(path.name == "fused", path.bound_s > 0);
+    EXPECT_EQ(path.name == "fused", !path.entry.empty());
+    return path;
+  };
+  // Eight blocks, the smallest slice, and a tail.
+  const bench::AttentionPath fused = attended(40, 1100, PrefillPath::kFused);
+  EXPECT_EQ(fused.name, "fused");
+  EXPECT_EQ(fused.entry, "rillkv_prefill_d64_bf16");
+  const bench::AttentionPath slices = attended(40, 1100, PrefillPath::kSlices);
+  const bench::AttentionPath flash = attended(40, 1100, PrefillPath::kSlicesFlash);
+  EXPECT_EQ(slices.name, "slices");
+  EXPECT_EQ(flash.name, "slices-flash");
+  EXPECT_GT(flash.expected_s, slices.expected_s);                    // the slower library
+  EXPECT_EQ(attended(40, 1100, PrefillPath::kAuto).name, "fused");   // the executor is no Hopper
+  EXPECT_EQ(attended(40, 900, PrefillPath::kSlices).name, "fused");  // too few blocks
+  EXPECT_EQ(attended(1, 1100, PrefillPath::kSlices).name, "fused");  // decode
 }
 
 // The model stands for the launches: it names the entry and the CTAs that attend would use.

@@ -5,8 +5,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <set>
 #include <string>
@@ -30,24 +28,33 @@ class Setting {
   Setting& operator=(const Setting&) = delete;
 };
 
-ModelConfig model_config(const char* name) {
-  std::ifstream file(std::string(RILLKV_TEST_DATA_DIR "/random_llama/") + name + ".json");
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
-  return ModelConfig::from_json(text, name);
-}
-
 class CudaDecode : public EveryBackend {
  protected:
-  LlamaModel make_model(const ModelConfig& config, at::ScalarType dtype) const {
+  /// On the device, with the random weights of that name.
+  LlamaModel make_model(at::ScalarType dtype, const ModelConfig& config,
+                        const std::string& weights) const {
     LlamaModel model(config, dtype, device());
     if (on_executor()) ModelAccess::use(*model, backend());
+    model->load_weights(random_llama(weights, config));
     return model;
   }
-  QuantizedKvCache cache_of(const LlamaModel& model, const CompressionConfig& config) const {
-    const QuantizedKvCache like = LlamaModel(model->config(), at::kFloat)->make_cache(config);
-    return make_cache(like.geometry(), config, model->dtype());
+  /// The one that most tests take.
+  LlamaModel make_model(at::ScalarType dtype) const {
+    return make_model(dtype, config_, "gqa_d64");
   }
+  QuantizedKvCache cache_of(const LlamaModel& model, const CompressionConfig& config) const {
+    return ModelAccess::make_cache(*model, config);
+  }
+  QuantizedKvCache cache_of(const LlamaModel& model) const { return cache_of(model, balanced_); }
+
+  const ModelConfig config_ = random_llama_config("gqa_d64");
+  const CompressionConfig balanced_ = CompressionConfig::preset("balanced");
 };
+
+at::Tensor random_tokens(const ModelConfig& config, int64_t count, uint64_t seed) {
+  at::manual_seed(seed);
+  return at::randint(config.vocab_size, {count}, at::kLong);
+}
 
 /// Prefills tokens[0, begin) in one chunk, then feeds the others one by one: their logits.
 at::Tensor decode(const LlamaModel& model, QuantizedKvCache& cache, const at::Tensor& tokens,
@@ -75,13 +82,12 @@ TEST_P(CudaDecode, StepsEqualCpuCaches) {
   for (const char* name : {"gqa_d64", "mha_d128"}) {
     for (const char* preset : {"balanced", "extreme"}) {
       SCOPED_TRACE(str_cat(name, " ", preset));
-      const ModelConfig config = model_config(name);
+      const ModelConfig config = random_llama_config(name);
       const CompressionConfig compressed = CompressionConfig::preset(preset);
-      at::manual_seed(3);
-      const at::Tensor tokens = at::randint(config.vocab_size, {142}, at::kLong);
+      const at::Tensor tokens = random_tokens(config, 142, 3);
       LlamaModel exact(config, at::kFloat), cpu_model(config, at::kBFloat16);
-      LlamaModel model = make_model(config, at::kBFloat16);
-      for (LlamaModel* m : {&exact, &cpu_model, &model}) {
+      LlamaModel model = make_model(at::kBFloat16, config, name);
+      for (LlamaModel* m : {&exact, &cpu_model}) {
         (*m)->load_weights(random_llama(name, config));
       }
       const auto cpu = [&](const LlamaModel& m, const CompressionConfig& c) {
@@ -106,13 +112,9 @@ TEST_P(CudaDecode, StepsEqualCpuCaches) {
 // A replayed graph does what its launches did, to the bit; so does a step for what one chunk of one
 // token would have stored.
 TEST_P(CudaDecode, GraphsEqualLaunches) {
-  const ModelConfig config = model_config("gqa_d64");
-  const CompressionConfig compressed = CompressionConfig::preset("balanced");
-  at::manual_seed(4);
-  const at::Tensor tokens = at::randint(config.vocab_size, {142}, at::kLong);
-  LlamaModel model = make_model(config, at::kHalf);
-  model->load_weights(random_llama("gqa_d64", config));
-  QuantizedKvCache with = cache_of(model, compressed), without = cache_of(model, compressed);
+  const at::Tensor tokens = random_tokens(config_, 142, 4);
+  LlamaModel model = make_model(at::kHalf);
+  QuantizedKvCache with = cache_of(model), without = cache_of(model);
   const at::Tensor found = decode(model, with, tokens, 130);
   if (on_executor()) {
     EXPECT_EQ(traffic(*backend()).captures, 1);
@@ -126,14 +128,10 @@ TEST_P(CudaDecode, GraphsEqualLaunches) {
 
 // A graph is nobody's: it is replayed for another cache when the one it was captured with is gone.
 TEST_P(CudaDecode, GraphsOutliveTheCacheTheyWereCapturedWith) {
-  const ModelConfig config = model_config("gqa_d64");
-  const CompressionConfig compressed = CompressionConfig::preset("balanced");
-  at::manual_seed(12);
-  const at::Tensor tokens = at::randint(config.vocab_size, {140}, at::kLong);
-  LlamaModel model = make_model(config, at::kHalf);
-  model->load_weights(random_llama("gqa_d64", config));
+  const at::Tensor tokens = random_tokens(config_, 140, 12);
+  LlamaModel model = make_model(at::kHalf);
   const auto run = [&](const at::Tensor& of) {
-    QuantizedKvCache cache = cache_of(model, compressed);
+    QuantizedKvCache cache = cache_of(model);
     return decode(model, cache, of, 134);
   };
   run(tokens);
@@ -149,18 +147,15 @@ TEST_P(CudaDecode, GraphsOutliveTheCacheTheyWereCapturedWith) {
 // than a row alone, on the executor they do not.
 TEST_P(CudaDecode, ABatchEqualsItsSequences) {
   if (!on_executor()) GTEST_SKIP() << "on a GPU a batch's matrix products round otherwise";
-  const ModelConfig config = model_config("gqa_d64");
-  const CompressionConfig compressed = CompressionConfig::preset("balanced");
-  LlamaModel model = make_model(config, at::kBFloat16);
-  model->load_weights(random_llama("gqa_d64", config));
+  LlamaModel model = make_model(at::kBFloat16);
   at::manual_seed(5);
   const std::vector<int64_t> lengths = {20, 134, 70};
   std::vector<at::Tensor> tokens;
   std::vector<QuantizedKvCache> alone, together;
   for (int64_t length : lengths) {
-    tokens.push_back(at::randint(config.vocab_size, {length + 4}, at::kLong));
-    alone.push_back(cache_of(model, compressed));
-    together.push_back(cache_of(model, compressed));
+    tokens.push_back(at::randint(config_.vocab_size, {length + 4}, at::kLong));
+    alone.push_back(cache_of(model));
+    together.push_back(cache_of(model));
     model->forward(tokens.back().slice(0, 0, length), together.back(), Logits::kNone);
   }
   std::vector<at::Tensor> expected;
@@ -187,14 +182,10 @@ TEST_P(CudaDecode, ABatchEqualsItsSequences) {
 // The tables of blocks move when they grow, in the middle of decoding: the graph that was captured
 // before finds them.
 TEST_P(CudaDecode, TablesMayGrowBetweenReplays) {
-  const ModelConfig config = model_config("gqa_d64");
-  const CompressionConfig compressed = CompressionConfig::preset("balanced");
-  at::manual_seed(8);
   const int64_t begin = 8 + 8 * 128 - 3;  // eight blocks are full after three more
-  const at::Tensor tokens = at::randint(config.vocab_size, {begin + 7}, at::kLong);
-  LlamaModel model = make_model(config, at::kHalf);
-  model->load_weights(random_llama("gqa_d64", config));
-  QuantizedKvCache with = cache_of(model, compressed), without = cache_of(model, compressed);
+  const at::Tensor tokens = random_tokens(config_, begin + 7, 8);
+  LlamaModel model = make_model(at::kHalf);
+  QuantizedKvCache with = cache_of(model), without = cache_of(model);
   const at::Tensor found = decode(model, with, tokens, begin);
   const Setting off("0");
   EXPECT_TRUE(at::equal(found, decode(model, without, tokens, begin)));
@@ -204,14 +195,11 @@ TEST_P(CudaDecode, TablesMayGrowBetweenReplays) {
 
 // A chunk between steps, and steps after it: the tail's rotations are computed anew.
 TEST_P(CudaDecode, ChunksAndStepsMayAlternate) {
-  const ModelConfig config = model_config("gqa_d64");
-  const CompressionConfig compressed = CompressionConfig::preset("balanced");
-  at::manual_seed(9);
-  const at::Tensor tokens = at::randint(config.vocab_size, {170}, at::kLong);
-  LlamaModel exact(config, at::kFloat), cpu_model(config, at::kBFloat16);
-  LlamaModel model = make_model(config, at::kBFloat16);
-  for (LlamaModel* m : {&exact, &cpu_model, &model}) {
-    (*m)->load_weights(random_llama("gqa_d64", config));
+  const at::Tensor tokens = random_tokens(config_, 170, 9);
+  LlamaModel exact(config_, at::kFloat), cpu_model(config_, at::kBFloat16);
+  LlamaModel model = make_model(at::kBFloat16);
+  for (LlamaModel* m : {&exact, &cpu_model}) {
+    (*m)->load_weights(random_llama("gqa_d64", config_));
   }
   const auto run = [&](const LlamaModel& m, QuantizedKvCache cache) {
     std::vector<at::Tensor> logits;
@@ -222,21 +210,18 @@ TEST_P(CudaDecode, ChunksAndStepsMayAlternate) {
     }
     return at::cat(logits);
   };
-  const at::Tensor wide = run(exact, exact->make_cache(compressed));
-  const at::Tensor expected = run(cpu_model, cpu_model->make_cache(compressed));
-  const at::Tensor found = run(model, cache_of(model, compressed));
+  const at::Tensor wide = run(exact, exact->make_cache(balanced_));
+  const at::Tensor expected = run(cpu_model, cpu_model->make_cache(balanced_));
+  const at::Tensor found = run(model, cache_of(model));
   const double rounding = (expected - wide).abs().max().item<double>();
   const double difference = (found - expected).abs().max().item<double>();
   EXPECT_TRUE(difference <= 2 * rounding) << difference << " > " << 2 * rounding;
 }
 
 TEST_P(CudaDecode, AWrongSettingIsOneLine) {
-  const ModelConfig config = model_config("gqa_d64");
-  LlamaModel model = make_model(config, at::kBFloat16);
-  model->load_weights(random_llama("gqa_d64", config));
-  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
-  at::manual_seed(10);
-  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  LlamaModel model = make_model(at::kBFloat16);
+  QuantizedKvCache cache = cache_of(model);
+  const at::Tensor tokens = random_tokens(config_, 20, 10);
   const Setting wrong("yes");
   EXPECT_EQ(error_of([&] { decode(model, cache, tokens, 18); }),
             "expected RILLKV_CUDA_GRAPHS=0 or 1, got 'yes'");
@@ -244,11 +229,8 @@ TEST_P(CudaDecode, AWrongSettingIsOneLine) {
 
 // Caches of two configurations have no launch in common: each attends by itself.
 TEST_P(CudaDecode, ABatchOfTwoConfigurationsIsTakenApart) {
-  const ModelConfig config = model_config("gqa_d64");
-  LlamaModel model = make_model(config, at::kBFloat16);
-  model->load_weights(random_llama("gqa_d64", config));
-  at::manual_seed(11);
-  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  LlamaModel model = make_model(at::kBFloat16);
+  const at::Tensor tokens = random_tokens(config_, 20, 11);
   std::vector<QuantizedKvCache> alone, together;
   std::vector<at::Tensor> expected;
   for (const char* preset : {"balanced", "extreme"}) {
@@ -268,12 +250,9 @@ TEST_P(CudaDecode, ABatchOfTwoConfigurationsIsTakenApart) {
 }
 
 TEST_P(CudaDecode, BadNumbersAreSaidWithLayerAndWeight) {
-  const ModelConfig config = model_config("gqa_d64");
-  LlamaModel model = make_model(config, at::kBFloat16);
-  model->load_weights(random_llama("gqa_d64", config));
-  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
-  at::manual_seed(6);
-  const at::Tensor tokens = at::randint(config.vocab_size, {20}, at::kLong);
+  LlamaModel model = make_model(at::kBFloat16);
+  QuantizedKvCache cache = cache_of(model);
+  const at::Tensor tokens = random_tokens(config_, 20, 6);
   decode(model, cache, tokens, 18);
   {
     at::NoGradGuard no_grad;
@@ -328,18 +307,16 @@ class Operations {
 // SmolLM2-135M's layers (narrower in what does not count launches).
 TEST_P(CudaDecode, ATokenOfThirtyLayersTakesFewLaunchesAndOneWait) {
   if (!on_executor()) GTEST_SKIP() << "the executor's back end counts";
-  ModelConfig config = model_config("gqa_d64");
+  ModelConfig config = config_;
   config.num_hidden_layers = 30;
   config.num_attention_heads = 9;
   config.num_key_value_heads = 3;
   config.head_dim = 64;
   config.hidden_size = 64;
   config.tie_word_embeddings = true;
-  LlamaModel model = make_model(config, at::kBFloat16);
-  model->load_weights(random_llama("thirty", config));
-  QuantizedKvCache cache = cache_of(model, CompressionConfig::preset("balanced"));
-  at::manual_seed(7);
-  const at::Tensor tokens = at::randint(config.vocab_size, {16}, at::kLong);
+  LlamaModel model = make_model(at::kBFloat16, config, "thirty");
+  QuantizedKvCache cache = cache_of(model);
+  const at::Tensor tokens = random_tokens(config, 16, 7);
   const Setting off("0");
   decode(model, cache, tokens, 12);
   const DeviceTraffic before = traffic(*backend());

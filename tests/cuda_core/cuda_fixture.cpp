@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "rillkv/files.h"
 #include "tests/support/ptx/device.h"
 #include "tests/support/test_paths.h"
 
@@ -231,6 +232,11 @@ DeviceTraffic& traffic(CudaBackend& executor) {
 
 void set_stream(CudaBackend& executor, uint64_t stream) {
   dynamic_cast<ExecutorBackend&>(executor).set_stream(stream);
+}
+
+ModelConfig random_llama_config(const std::string& name) {
+  return ModelConfig::from_json(
+      read_file(test::test_data_dir() + "/random_llama/" + name + ".json"), name);
 }
 
 void EveryBackend::SetUp() {

@@ -12,6 +12,7 @@
 #include "core/cache_access.h"
 #include "core/cuda_backend.h"
 #include "rillkv/kv_cache.h"
+#include "rillkv/model_config.h"
 
 namespace rillkv::testing {
 
@@ -31,6 +32,9 @@ struct DeviceTraffic {
 DeviceTraffic& traffic(CudaBackend& executor);
 /// Makes another stream LibTorch's current one, as far as the executor's back end says.
 void set_stream(CudaBackend& executor, uint64_t stream);
+
+/// tests/data/random_llama/NAME.json, of which random_llama(NAME, ..) are weights.
+ModelConfig random_llama_config(const std::string& name);
 
 /// Parameter "executor" or "gpu"; the latter is skipped where there is none.
 class EveryBackend : public ::testing::TestWithParam<const char*> {

@@ -1,12 +1,8 @@
 // A small LLaMA whose caches are CUDA's, against the same model over CPU caches.
-#include <fstream>
-#include <iterator>
-
 #include "rillkv/error.h"
 #include "rillkv/llama.h"
 #include "tests/cuda_core/cuda_fixture.h"
 #include "tests/support/random_llama.h"
-#include "tests/support/test_paths.h"
 
 namespace rillkv::testing {
 namespace {
@@ -21,9 +17,7 @@ class CudaModel : public EveryBackend {};
 TEST_P(CudaModel, LogitsEqualThoseOfCpuCaches) {
   for (const char* name : {"gqa_d64", "gqa_d80", "mha_d128"}) {
     SCOPED_TRACE(name);
-    std::ifstream file(test::test_data_dir() + "/random_llama/" + name + ".json");
-    const std::string text((std::istreambuf_iterator<char>(file)), {});
-    const ModelConfig config = ModelConfig::from_json(text, name);
+    const ModelConfig config = random_llama_config(name);
     LlamaModel cpu_model(config, at::kFloat), model(config, at::kFloat, device());
     cpu_model->load_weights(random_llama(name, config));
     model->load_weights(random_llama(name, config));

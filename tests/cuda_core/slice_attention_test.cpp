@@ -1,5 +1,5 @@
-// Prefill by slices through LibTorch's attention, on the executor with the CPU's: right, bounded,
-// chosen by RILLKV_PREFILL and nothing else.
+// Prefill by slices through LibTorch's attention, on the executor with the CPU's and on a GPU with
+// cuDNN's and its flash attention: right, bounded, chosen by RILLKV_PREFILL and nothing else.
 #include "core/slice_attention.h"
 
 #include <cmath>
@@ -34,37 +34,45 @@ SliceResult exact_library(const at::Tensor& q, const at::Tensor& k, const at::Te
   return {out.transpose(0, 1).contiguous().transpose(0, 1), sums.to(at::kFloat)};
 }
 
-TEST(SliceAttention, IsRightWithEveryLibrary) {
-  for (uint64_t seed : {0, 1, 2}) {
-    const auto backend = make_executor_backend(seed);
+class SliceAttention : public EveryBackend {
+ protected:
+  bool slices(const bench::CudaCase& on_device, const SliceOptions& options) {
+    return attend_by_slices(*backend(), on_device.params(), options);
+  }
+};
+
+TEST_P(SliceAttention, IsRightWithEveryLibrary) {
+  const SliceLibrary libraries[] = {exact_library, slice_library(device(), PrefillPath::kSlices),
+                                    slice_library(device(), PrefillPath::kSlicesFlash)};
+  for (uint64_t seed = 0; seed < (on_executor() ? 3 : 1); ++seed) {
+    SCOPED_TRACE(str_cat("order of warps ", seed));
+    use_seed(seed);
     for (const int mix : {0, 6}) {  // balanced, seed
       for (const kernels::Dtype dtype : {kernels::Dtype::kBFloat16, kernels::Dtype::kFloat16}) {
         for (const bench::Shape& shape : {bench::Shape{6, 2, 64}, {2, 1, 128}}) {
-          for (const bool exact : {false, true}) {
+          for (const size_t which : {0, 1, 2}) {
+            if (on_executor() && which == 2) continue;  // the CPU has one of its own
             // Eight sinks, seven blocks in slices of 2, 2, 2 and 1, and a tail.
             bench::Case host({shape, 40, 920, bench::mixes()[mix], dtype, true});
-            bench::CudaCase on_device(host, *backend);
+            bench::CudaCase on_device(host, *backend());
             const size_t block_bytes = static_cast<size_t>(shape.kv_heads) * 2 * 128 * 2 *
                                        static_cast<size_t>(shape.head_dim);
             int calls = 0;
-            const SliceLibrary library =
-                exact ? SliceLibrary(&exact_library)
-                      : slice_library(backend->device(), PrefillPath::kSlices);
             const SliceOptions options = {
                 .path = PrefillPath::kSlices,
                 .library =
                     [&](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double s) {
                       ++calls;
-                      return library(q, k, v, s);
+                      return libraries[which](q, k, v, s);
                     },
                 .most_bytes = 2 * block_bytes,
                 .least_blocks = 1};
-            ASSERT_TRUE(attend_by_slices(*backend, on_device.params(), options));
+            ASSERT_TRUE(slices(on_device, options));
             EXPECT_EQ(calls, 4);
             const double error = on_device.relative_error();
             // As CudaCase's own test: bf16 rounds the output to 2^-9 relative, and tiles are fp16.
             EXPECT_TRUE(error <= 2e-2) << error << " of mix " << mix << ", " << shape.head_dim
-                                       << " channels, seed " << seed;
+                                       << " channels, library " << which;
           }
         }
       }
@@ -72,26 +80,23 @@ TEST(SliceAttention, IsRightWithEveryLibrary) {
   }
 }
 
-TEST(SliceAttention, LeavesTheRestToTheFusedKernel) {
-  const auto backend = make_executor_backend(0);
+TEST_P(SliceAttention, LeavesTheRestToTheFusedKernel) {
   bench::Case host({{2, 1, 64}, 40, 300, bench::mixes()[0], kernels::Dtype::kBFloat16, true});
-  bench::CudaCase on_device(host, *backend);
+  bench::CudaCase on_device(host, *backend());
   const auto taken = [&](PrefillPath path, int least_blocks) {
-    return attend_by_slices(
-        *backend, on_device.params(),
-        {.path = path, .library = &exact_library, .least_blocks = least_blocks});
+    return slices(on_device,
+                  {.path = path, .library = &exact_library, .least_blocks = least_blocks});
   };
   EXPECT_FALSE(taken(PrefillPath::kFused, 1));
   EXPECT_FALSE(taken(PrefillPath::kSlices, 4));  // of two blocks
-  EXPECT_FALSE(taken(PrefillPath::kAuto, 1));    // the executor is no Hopper
+  EXPECT_FALSE(taken(PrefillPath::kAuto, 1));    // too few tokens, and the executor is no Hopper
   EXPECT_TRUE(taken(PrefillPath::kSlices, 1));
   EXPECT_TRUE(taken(PrefillPath::kSlicesFlash, 2));
 }
 
-TEST(SliceAttention, ALibraryThatReturnsSomethingElseIsRefused) {
-  const auto backend = make_executor_backend(0);
+TEST_P(SliceAttention, ALibraryThatReturnsSomethingElseIsRefused) {
   bench::Case host({{2, 1, 64}, 40, 300, bench::mixes()[0], kernels::Dtype::kBFloat16, true});
-  bench::CudaCase on_device(host, *backend);
+  bench::CudaCase on_device(host, *backend());
   const SliceLibrary wide = [](const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                double scale) {
     SliceResult result = exact_library(q, k, v, scale);
@@ -99,13 +104,12 @@ TEST(SliceAttention, ALibraryThatReturnsSomethingElseIsRefused) {
     return result;
   };
   const std::string error = error_of([&] {
-    attend_by_slices(*backend, on_device.params(),
-                     {.path = PrefillPath::kSlices, .library = wide, .least_blocks = 1});
+    slices(on_device, {.path = PrefillPath::kSlices, .library = wide, .least_blocks = 1});
   });
   EXPECT_NE(error.find("expected float16 rows"), std::string::npos) << error;
 }
 
-TEST(SliceAttention, TheVariableNamesThePath) {
+TEST(SlicePath, TheVariableNamesThePath) {
   ::unsetenv("RILLKV_PREFILL");
   EXPECT_EQ(prefill_path(), PrefillPath::kFused);
   const auto path_of = [](const char* value) {
@@ -126,7 +130,7 @@ TEST(SliceAttention, TheVariableNamesThePath) {
   }
 }
 
-TEST(SliceAttention, AutoIsForHopperAndLongContexts) {
+TEST(SlicePath, AutoIsForHopperAndLongContexts) {
   kernels::cuda::SlicePlan plan;
   plan.rows = 1024;
   plan.blocks = 64;
@@ -142,23 +146,21 @@ TEST(SliceAttention, AutoIsForHopperAndLongContexts) {
 }
 
 // The whole cache: 1160 tokens, then a chunk over nine blocks, eight of them a slice.
-TEST(SliceAttention, ACacheTakesThePathThatTheVariableNames) {
+TEST_P(SliceAttention, ACacheTakesThePathThatTheVariableNames) {
   CacheGeometry g;
   g.heads = 2;
   g.kv_heads = 1;
   g.head_dim = 64;
   for (int p = 0; p < 32; ++p) g.inverse_frequencies.push_back(std::pow(10000.0, -p / 32.0));
   const CompressionConfig config = CompressionConfig::preset("balanced");
-  const auto backend = make_executor_backend(1);
   at::manual_seed(7);
   const auto random = [&](int64_t heads) {
-    return at::randn({1200, heads, g.head_dim}).to(at::kBFloat16);
+    return at::randn({1200, heads, g.head_dim}).to(at::kBFloat16).to(device());
   };
   const at::Tensor q = random(2), k = random(1), v = random(1);
   const auto last_chunk = [&](const char* path) {
     const PrefillVariable variable(path);
-    QuantizedKvCache cache =
-        CacheAccess::over(backend, g, config, at::kBFloat16, CacheProtocol::kPrefill);
+    QuantizedKvCache cache = make_cache(g, config, at::kBFloat16);
     const auto attend = [&](int64_t begin, int64_t end) {
       return cache.attend(0, q.slice(0, begin, end), k.slice(0, begin, end),
                           v.slice(0, begin, end));
@@ -166,18 +168,22 @@ TEST(SliceAttention, ACacheTakesThePathThatTheVariableNames) {
     attend(0, 1160);
     return attend(1160, 1200).to(at::kDouble);
   };
-  const at::Tensor fused = last_chunk("fused"), slices = last_chunk("slices");
+  const at::Tensor fused = last_chunk("fused");
   EXPECT_TRUE(at::equal(fused, last_chunk("auto")));
-  // Another order of sums: not the same bits, or nothing was chosen.
-  EXPECT_FALSE(at::equal(fused, slices));
-  // Outputs differ by their roundings to bf16, a unit in the last place: 2^-8 of the largest.
-  const double error = (fused - slices).abs().max().item<double>();
-  const double largest = fused.abs().max().item<double>();
-  EXPECT_TRUE(error <= largest / 256) << error << " of " << largest;
+  for (const char* path : {"slices", "slices-flash"}) {
+    const at::Tensor slices = last_chunk(path);
+    // Another order of sums: not the same bits, or nothing was chosen.
+    EXPECT_FALSE(at::equal(fused, slices)) << path;
+    // Outputs differ by their roundings to bf16, a unit in the last place: 2^-8 of the largest.
+    const double error = (fused - slices).abs().max().item<double>();
+    const double largest = fused.abs().max().item<double>();
+    EXPECT_TRUE(error <= largest / 256) << path << ": " << error << " of " << largest;
+  }
   const PrefillVariable variable("slice");
-  EXPECT_THROW(CacheAccess::over(backend, g, config, at::kBFloat16, CacheProtocol::kPrefill),
-               UsageError);
+  EXPECT_THROW(make_cache(g, config, at::kBFloat16), UsageError);
 }
+
+RILLKV_INSTANTIATE_FOR_EVERY_BACKEND(SliceAttention);
 
 }  // namespace
 }  // namespace rillkv::testing

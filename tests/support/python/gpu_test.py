@@ -17,8 +17,8 @@ from needs import needs
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPTS = ROOT / "scripts"
 BIN = os.environ.get("RILLKV_GPU_BIN", "")
-STEPS = ["machine", "environment", "kernel_tests", "core_tests", "bench_attention", "sdpa", "checkpoint", "prefill",
-         "prefill_device", "bench_cuda", "memcheck", "racecheck", "ncu"]
+STEPS = ["machine", "environment", "queue_tests", "kernel_tests", "core_tests", "bench_attention", "sdpa",
+         "checkpoint", "prefill", "prefill_device", "bench_cuda", "bench_slices", "memcheck", "racecheck", "ncu"]
 
 
 def run(*command, **environment):
@@ -51,10 +51,11 @@ class DryRun(Folder):
         self.assertEqual({step["status"] for step in report["steps"]}, {0})
         self.assertLessEqual(report["seconds"], 540)
         notes = {step["name"]: step["note"] for step in report["steps"]}
-        for name in ("prefill_device", "bench_cuda", "bench_attention", "ncu"):
+        for name in ("prefill_device", "bench_cuda", "bench_attention", "bench_slices", "ncu"):
             self.assertEqual(notes[name], "asked for a GPU")
         for name in ("kernel_tests", "core_tests", "memcheck", "racecheck"):
             self.assertRegex(notes[name], r"^[1-9]\d* tests, [1-9]\d* skipped, 0 failed$")
+        self.assertRegex(notes["queue_tests"], r"^[1-9]\d* tests, 0 skipped, 0 failed$")  # needs no GPU
         files = [file for file in out.rglob("*") if file.is_file()]
         self.assertLessEqual(len(files), 8)
         for file in files:
@@ -70,7 +71,8 @@ class DryRun(Folder):
         """A folder of the programs, of which some are scripts."""
         folder = self.folder / "bin"
         folder.mkdir()
-        for program in ("rillkv_cuda_tests", "rillkv_cuda_core_tests", "bench_attention", "bench_cuda", "prefill"):
+        for program in ("rillkv_cuda_tests", "rillkv_cuda_core_tests", "rillkv_cuda_queue_tests", "bench_attention",
+                        "bench_cuda", "prefill"):
             if program in replaced:
                 (folder / program).write_text("#!/bin/sh\n" + replaced[program] + "\n")
                 (folder / program).chmod(0o755)
@@ -95,6 +97,14 @@ class DryRun(Folder):
         self.assertEqual(steps["bench_cuda"]["status"], 2)
         self.assertEqual(steps["kernel_tests"]["status"], 1)  # no test is not success
         self.assertEqual(steps["bench_attention"]["status"], 0)
+
+    def test_a_test_that_needs_no_gpu_may_not_skip(self):
+        said = "[==========] 3 tests from 1 test suite ran. (1 ms total)"
+        programs = self.programs(rillkv_cuda_queue_tests=f"echo '{said}'; echo '[  SKIPPED ] 1 test, listed below:'")
+        result, steps = self.steps_of(programs, "queue_tests")
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual((steps["queue_tests"]["status"], steps["queue_tests"]["note"]),
+                         (1, "3 tests, 1 skipped, 0 failed"))
 
     def test_a_program_that_asks_for_no_gpu_has_not_understood(self):
         _, steps = self.steps_of(self.programs(bench_cuda="exit 0"), "bench_cuda")
@@ -181,13 +191,15 @@ class Summary(Folder):
                 "bound_s": 5e-6, "right": True}
         theirs = [{"kind": "decode", "shape": "32/8/128", "depth": 4096, "variant": name, "seconds": t}
                   for name, t in (("flash", 40e-6), ("flash, expanded", 30e-6), ("cudnn", 25e-6))]
+        slices = {**ours, "depth": 16384, "path": "slices", "bound_s": 0}  # the model has no bound there
         (self.folder / "attention.json").write_text(json.dumps(
-            {"results": [ours, {**ours, "depth": 8192, "right": False}]}))
+            {"results": [ours, {**ours, "depth": 8192, "right": False}, slices]}))
         (self.folder / "sdpa.json").write_text(json.dumps({"results": theirs, "ceilings": {"copy": 3e12}}))
         (self.folder / "kernels.json").write_text('{"results": [{"na')  # a program that was stopped
         text = self.summary()
         self.assertRegex(text, r"decode 32/8/128 after 4096 +10\.0 +8\.0 +5\.0 +30\.0 +25\.0  2\.50x\n")
         self.assertRegex(text, r"after 8192 .* - +-  -  WRONG\n")
+        self.assertRegex(text, r"after 16384, slices +10\.0 +8\.0 +- +- +-  -\n")
         self.assertIn("copy: 3e+12", text)
 
     def test_an_empty_folder_says_nothing(self):
