@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/channel_planes.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/pack_key_tile.cuh"
 #include "kernels/cuda/pack_rows.cuh"
 #include "kernels/cuda/shared_layout.h"
 
@@ -239,12 +240,26 @@ __device__ void pack_keys(const PackParams& p) {
   const int tokens = min(block_size, p.tokens - first);
   const float* energy =
       p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim;
-  if (layout.tile != nullptr) {
-    load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
-    const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
-    pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+  const auto any_shape = [&] {
+    if (layout.tile != nullptr) {
+      load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
+      const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
+      pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+    } else {
+      pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
+    }
+  };
+  if constexpr (sizeof(T) == 2) {
+    const bool whole = rows.wide && tokens == kTileTokens && block_size == kTileTokens;
+    if (whole && head_dim == 128) {
+      KeyTile<T, 128>(p, rows, first).pack(energy, out);
+    } else if (whole && head_dim == 64) {
+      KeyTile<T, 64>(p, rows, first).pack(energy, out);
+    } else {
+      any_shape();
+    }
   } else {
-    pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
+    any_shape();
   }
   if (block != 0) return;
   // All of this CTA's reads of the tail lie before a barrier.
