@@ -25,7 +25,7 @@ class PairGains {
       : steps_(p.class_count - 1) {
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int pair = lane_id() + 32 * k;
+      const uint32_t pair = lane() + 32 * k;
       const float score = __fmul_rn(__fadd_rn(squares[pair], squares[pair + kPairs]), energy[k]);
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
@@ -56,7 +56,7 @@ class PairGains {
     uint32_t own[kOwn];
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int pair = lane_id() + 32 * k;
+      const uint32_t pair = lane() + 32 * k;
       own[k] = 0;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
@@ -101,7 +101,7 @@ class PairGains {
       for (int k = 0; k < kOwn; ++k) {
         const bool equal = s < steps_ && gains_[k][s] == least;
         const uint32_t all = __ballot_sync(kWarp, equal);
-        if (equal && __popc(all & ((1u << lane_id()) - 1)) < room) ++levels[k];
+        if (equal && __popc(all & ((1u << lane()) - 1)) < room) ++levels[k];
         room -= __popc(all);
       }
     }
@@ -109,6 +109,7 @@ class PairGains {
 
  private:
   static constexpr uint32_t kWarp = 0xffffffffu;
+  __device__ static uint32_t lane() { return threadIdx.x % 32; }
 
   /// Gains of at least `from`, of each pair of this lane and, returned, of all.
   __device__ int count_own(uint32_t from, int (&counts)[kOwn]) const {

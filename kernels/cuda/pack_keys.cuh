@@ -56,7 +56,7 @@ template <typename T>
 __device__ void load_tile(const VirtualRows<T>& rows, int first, int tokens, int head_dim,
                           T* tile) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  if (rows.wide) {
+  if (rows.wide(head_dim)) {
     const int chunks = head_dim / Chunk<T>::kElements;
     const uint32_t to = shared_address(tile);
     for (int i = thread; i < tokens * chunks; i += threads) {
@@ -250,7 +250,7 @@ __device__ void pack_keys(const PackParams& p) {
     }
   };
   if constexpr (sizeof(T) == 2) {
-    const bool whole = rows.wide && tokens == kTileTokens && block_size == kTileTokens;
+    const bool whole = block_size == kTileTokens && tokens == kTileTokens && rows.wide(head_dim);
     if (whole && head_dim == 128) {
       KeyTile<T, 128>(p, rows, first).pack(energy, out);
     } else if (whole && head_dim == 64) {
@@ -261,7 +261,7 @@ __device__ void pack_keys(const PackParams& p) {
   } else {
     any_shape();
   }
-  if (block != 0) return;
+  if (block != 0 || leftover(p) == 0) return;
   // All of this CTA's reads of the tail lie before a barrier.
   for (int n = thread / 32; n < leftover(p); n += threads / 32) {
     rows.move(p.blocks * block_size + n, n, head_dim, thread % 32, 32);

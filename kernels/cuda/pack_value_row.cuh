@@ -53,8 +53,11 @@ __device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, 
   const int bits = p.value_bits;
   OwnElements<kOfGroup> x[kGroups];
 #pragma unroll
-  for (int k = 0; k < kOwn; ++k) {
-    x[k / kOfGroup].x[k % kOfGroup] = from != nullptr ? to_float(from[lane + 16 * k]) : 0.0f;
+  for (int k = 0; k < kOwn; ++k) x[k / kOfGroup].x[k % kOfGroup] = 0.0f;
+  if (from != nullptr) {
+    from += static_cast<uint32_t>(lane);
+#pragma unroll
+    for (int k = 0; k < kOwn; ++k) x[k / kOfGroup].x[k % kOfGroup] = to_float(from[16 * k]);
   }
   const auto range_of = [&](int g) {
     float lo = x[g][0], hi = x[g][0];

@@ -41,7 +41,7 @@ template <typename T>
 __device__ uint32_t pack_any_value_row(const PackParams& p, const T* from, bool wide, int row,
                                        uint32_t mask, int lane, uint8_t* out) {
   const int head_dim = p.head_dim, block_size = p.block_size, bits = p.value_bits;
-  const int groups = p.value_groups, half = static_cast<int>(threadIdx.x) / kLanes;
+  const int groups = p.value_groups, half = static_cast<int>(threadIdx.x / kLanes);
   const TokenPackShared layout(head_dim);
   float* values = reinterpret_cast<float*>(shared_memory) + half * layout.value_stride;
   uint8_t* codes =
@@ -78,8 +78,8 @@ __device__ void pack_values(const PackParams& p) {
   const int head_dim = p.head_dim, block_size = p.block_size, bits = p.value_bits;
   const int groups = p.value_groups;
   const int kv_head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
-  const int half = static_cast<int>(threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int half = static_cast<int>(threadIdx.x / kLanes);
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
   const uint32_t mask = half_warp_mask();
   const int slab = static_cast<int>(blockIdx.z) - 1, row = slab * kPackBlockRows + half;
   uint8_t* out = p.storage[block] + static_cast<int64_t>(p.kv_heads) * p.key_bytes +
@@ -106,9 +106,9 @@ __device__ void pack_values(const PackParams& p) {
   } else if (head_dim == 64 && groups == 1) {
     clipped = pack_value_row<64, 1>(p, from, row, mask, lane, out);
   } else {
-    clipped = pack_any_value_row(p, from, rows.wide, row, mask, lane, out);
+    clipped = pack_any_value_row(p, from, rows.wide(head_dim), row, mask, lane, out);
   }
-  if (p.clipped != nullptr) {
+  if (bits == 2 && p.clipped != nullptr) {  // only the search for a scale leaves codes out
     for (int span = kLanes / 2; span > 0; span /= 2)
       clipped += __shfl_xor_sync(mask, clipped, span);
     if (lane == 0 && clipped != 0) {
