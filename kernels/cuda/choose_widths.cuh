@@ -26,7 +26,9 @@ class PairGains {
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
       const uint32_t pair = lane() + 32 * k;
-      const float score = __fmul_rn(__fadd_rn(squares[pair], squares[pair + kPairs]), energy[k]);
+      // Not negative: search() looks at the signs of differences.
+      const float score =
+          fabsf(__fmul_rn(__fadd_rn(squares[pair], squares[pair + kPairs]), energy[k]));
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
         gains_[k][s] = s < steps_ ? __float_as_uint(__fmul_rn(score, p.drops[s])) : 0;
@@ -131,15 +133,16 @@ class PairGains {
                          int& taken) const {
 #pragma unroll 1
     for (uint32_t bit = first; bit >= last && taken != wanted; bit >>= 1) {
-      int found[2] = {};
+      uint32_t below[2] = {};  // by a difference's sign: two instructions a gain, a choice is three
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
 #pragma unroll
         for (int s = 0; s < kSteps; ++s) {
-          found[s % 2] += gains_[k][s] >= (least | bit) ? 1 : 0;
+          below[s % 2] += gains_[k][s] - (least | bit) >> 31;
         }
       }
-      const int all = __reduce_add_sync(kWarp, found[0] + found[1]);
+      const int all =
+          kOwn * kSteps * 32 - static_cast<int>(__reduce_add_sync(kWarp, below[0] + below[1]));
       if (all >= wanted) {
         least |= bit;
         taken = all;

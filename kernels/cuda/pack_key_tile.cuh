@@ -68,14 +68,18 @@ class KeyTile {
     }
     __syncthreads();
     if (warp() == 0) write_widths(pair_energy, out);
-    // The other warps, meanwhile.
     float distances[32];
-    const float stored_lo = affine_scale_lo(lo);
+    if (!idle()) {  // the other warps, meanwhile
+      const float stored_lo = affine_scale_lo(lo);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float2 x = Pair<T>::unpack(x_[i]);
-      distances[2 * i] = __fsub_rn(x.x, stored_lo);
-      distances[2 * i + 1] = __fsub_rn(x.y, stored_lo);
+      for (int i = 0; i < 16; ++i) {
+        const float2 x = Pair<T>::unpack(x_[i]);
+        distances[2 * i] = __fsub_rn(x.x, stored_lo);
+        distances[2 * i + 1] = __fsub_rn(x.y, stored_lo);
+      }
+      // Or the compiler puts them after the barrier.
+#pragma unroll
+      for (float& distance : distances) asm volatile("" : "+f"(distance));
     }
     __syncthreads();
     if (idle()) return;

@@ -13,9 +13,12 @@
 namespace rillkv::kernels::cuda {
 namespace {
 
+/// Two rows a warp: no shuffle leaves its 16 lanes, and a mask that is known costs less.
+inline constexpr uint32_t kBothRows = 0xffffffffu;
+
 template <int D>
 __device__ void write_value_row(const format::Planes<uint8_t>& to, const uint32_t (&code)[D / 16],
-                                int bits, uint32_t mask, int lane) {
+                                int bits, int lane) {
   constexpr int kWords = D / 8;  // of a nibble plane; lanes past them repeat
   EightCodes codes;
   if constexpr (D == 128) {
@@ -23,7 +26,7 @@ __device__ void write_value_row(const format::Planes<uint8_t>& to, const uint32_
              four_bytes(code[1], code[3], code[5], code[7])};
   } else {
     const uint32_t own = four_bytes(code[0], code[1], code[2], code[3]);
-    const uint32_t other = __shfl_xor_sync(mask, own, kWords);
+    const uint32_t other = __shfl_xor_sync(kBothRows, own, kWords);
     codes = lane < kWords ? EightCodes{own, other} : EightCodes{other, own};
   }
   if (bits >= 4) {
@@ -33,22 +36,22 @@ __device__ void write_value_row(const format::Planes<uint8_t>& to, const uint32_
   }
   if (format::crumb_planes(bits) != 0) {
     const uint32_t own = codes.crumbs(bits);
-    const uint32_t other = __shfl_xor_sync(mask, own, kWords / 2);
+    const uint32_t other = __shfl_xor_sync(kBothRows, own, kWords / 2);
     if (lane < kWords / 2) reinterpret_cast<uint32_t*>(to.crumbs)[lane] = own | other << 2;
   }
   if (format::bit_planes(bits) != 0) {
     uint32_t own = codes.bits() << (lane / (kWords / 4) % 4);
-    own |= __shfl_xor_sync(mask, own, kWords / 4);
-    own |= __shfl_xor_sync(mask, own, kWords / 2);
+    own |= __shfl_xor_sync(kBothRows, own, kWords / 4);
+    own |= __shfl_xor_sync(kBothRows, own, kWords / 2);
     if (lane < kWords / 4) reinterpret_cast<uint32_t*>(to.bits)[lane] = own;
   }
 }
 
 /// Row `row` of a block of p at `out`, from `from`, or zeros if that is null; returns this lane's
-/// clipped codes. Called by all lanes of `mask`.
+/// clipped codes. Called by whole warps: blocks are multiples of 32 rows.
 template <int D, int kGroups, typename T>
-__device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, uint32_t mask,
-                                   int lane, uint8_t* out) {
+__device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, int lane,
+                                   uint8_t* out) {
   constexpr int kOwn = D / 16, kOfGroup = kOwn / kGroups;
   const int bits = p.value_bits;
   OwnElements<kOfGroup> x[kGroups];
@@ -72,7 +75,7 @@ __device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, 
 #pragma unroll
   for (int span = 1; span < kLanes; span *= 2) {
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) ranges[g].join(mask, span);
+    for (int g = 0; g < kGroups; ++g) ranges[g].join(kBothRows, span);
   }
   uint32_t code[kOwn], clipped = 0;
 #pragma unroll
@@ -80,7 +83,7 @@ __device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, 
     const float lo = ranges[g].lo(), hi = ranges[g].hi();
     AffineScale scale = affine_scale(lo, hi, bits);
     if (bits == 2) {
-      scale = best_scale(x[g], scale, lo, hi, bits, mask);
+      scale = best_scale(x[g], scale, lo, hi, bits, kBothRows);
 #pragma unroll
       for (int k = 0; k < kOfGroup; ++k) {
         code[g * kOfGroup + k] = affine_code(x[g][k], scale, bits);
@@ -101,7 +104,7 @@ __device__ uint32_t pack_value_row(const PackParams& p, const T* from, int row, 
     }
   }
   write_value_row<D>(format::token_planes(out, p.block_size, row, D, kGroups, false, bits), code,
-                     bits, mask, lane);
+                     bits, lane);
   return clipped;
 }
 

@@ -100,11 +100,11 @@ __device__ void pack_values(const PackParams& p) {
   const T* from = n < p.tokens ? rows.row(n) : nullptr;
   uint32_t clipped = 0;
   if (head_dim == 128 && groups == 2) {
-    clipped = pack_value_row<128, 2>(p, from, row, mask, lane, out);
+    clipped = pack_value_row<128, 2>(p, from, row, lane, out);
   } else if (head_dim == 128 && groups == 1) {
-    clipped = pack_value_row<128, 1>(p, from, row, mask, lane, out);
+    clipped = pack_value_row<128, 1>(p, from, row, lane, out);
   } else if (head_dim == 64 && groups == 1) {
-    clipped = pack_value_row<64, 1>(p, from, row, mask, lane, out);
+    clipped = pack_value_row<64, 1>(p, from, row, lane, out);
   } else {
     clipped = pack_any_value_row(p, from, rows.wide(head_dim), row, mask, lane, out);
   }
