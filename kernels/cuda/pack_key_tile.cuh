@@ -68,8 +68,10 @@ class KeyTile {
     }
     __syncthreads();
     if (warp() == 0) write_widths(pair_energy, out);
-    float distances[32];
-    if (!idle()) {  // the other warps, meanwhile
+    // The other warps, meanwhile. The condition holds, but ptxas does not know that: of code that
+    // is always run it puts these differences after the barrier.
+    float distances[32] = {};
+    if (!idle() && p_.class_count != 0) {
       const float stored_lo = affine_scale_lo(lo);
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
@@ -77,9 +79,6 @@ class KeyTile {
         distances[2 * i] = __fsub_rn(x.x, stored_lo);
         distances[2 * i + 1] = __fsub_rn(x.y, stored_lo);
       }
-      // Or the compiler puts them after the barrier.
-#pragma unroll
-      for (float& distance : distances) asm volatile("" : "+f"(distance));
     }
     __syncthreads();
     if (idle()) return;
