@@ -96,12 +96,13 @@ class PairGains {
       count_own(least, levels);
       return;
     }
-    int room = wanted - count_own(least + 1, levels);  // for gains that equal the least
+    // Room for gains that equal the least. (Those that are not there, of 0, come last.)
+    int room = wanted - count_own(least + 1, levels);
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
-        const bool equal = s < steps_ && gains_[k][s] == least;
+        const bool equal = gains_[k][s] == least;
         const uint32_t all = __ballot_sync(kWarp, equal);
         if (equal && __popc(all & ((1u << lane()) - 1)) < room) ++levels[k];
         room -= __popc(all);
@@ -113,7 +114,7 @@ class PairGains {
   static constexpr uint32_t kWarp = 0xffffffffu;
   __device__ static uint32_t lane() { return threadIdx.x % 32; }
 
-  /// Gains of at least `from`, of each pair of this lane and, returned, of all.
+  /// Gains of at least `from`, which is not 0, of each pair of this lane and, returned, of all.
   __device__ int count_own(uint32_t from, int (&counts)[kOwn]) const {
     int sum = 0;
 #pragma unroll
@@ -121,7 +122,7 @@ class PairGains {
       counts[k] = 0;
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
-        counts[k] += s < steps_ && gains_[k][s] >= from ? 1 : 0;
+        counts[k] += gains_[k][s] >= from ? 1 : 0;
       }
       sum += counts[k];
     }

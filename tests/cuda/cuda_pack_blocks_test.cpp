@@ -56,6 +56,8 @@ const Case kCases[] = {
     {1, 128, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true, {2, 3, 5, 6, 8}, false, 0},
     {1, 64, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, false, 1e-40f},
     {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, true, 1e-40f},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, false, 1e-44f},
+    {1, 64, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true, {1, 2, 3, 4, 5}, false, 3e-45f},
     {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {5, 6, 8}, false, 1e34f},
 };
 
