@@ -30,8 +30,10 @@ struct IngestShape {
 };
 
 // ---- warp instructions of one CTA, by role ----
+inline constexpr double kQueryInstructions = 9.72;  // a token, of a warp
 inline double instructions_of_query_cta(const IngestShape& s) {
-  return 670 + 8.72 * s.tokens * s.group() * kernels::cuda::ingest_slice(s.group()) / 32;
+  return 670 +
+         kQueryInstructions * s.tokens * s.group() * kernels::cuda::ingest_slice(s.group()) / 32;
 }
 /// kIngestRows tokens of a kv head.
 inline double instructions_of_key_cta(const IngestShape& s) { return 572 + 4.25 * s.head_dim; }
@@ -52,15 +54,18 @@ inline constexpr double kL2BytesACycle = 64;     // into one SM
 inline constexpr double kL2BytesOfAll = 5.5e12;  // an H100's, a second
 
 /// A query CTA: kQueryLoads a thread under way, each of whose addresses is a sum with the one
-/// before (5 cycles); their squares are one chain of additions. At a block's end the group's sums,
-/// a division, the average, and two barriers.
+/// before (5 cycles), while the squares of those before are added, one chain; each of its four
+/// warps has a scheduler and issues an instruction a cycle at most. Nothing is added before the
+/// first loads of a block arrive. At its end the group's sums, a division, the average, and two
+/// barriers.
 inline constexpr int kQueryLoads = 32;
 inline double query_chain_cycles(const IngestShape& s) {
-  const double round = kL2Cycles + kQueryLoads * (5 + kAddCycles);
+  const double round =
+      std::max(kL2Cycles, kQueryLoads * std::max<double>(5 + kAddCycles, kQueryInstructions));
   const double block_end =
       2 * kBarrierCycles + s.group() * (kSharedCycles + kAddCycles) + kDivideCycles + kL2Cycles;
   return 2 * kL2Cycles +  // parameters, the sums so far
-         static_cast<double>(s.tokens) / kQueryLoads * round + s.blocks() * block_end;
+         static_cast<double>(s.tokens) / kQueryLoads * round + s.blocks() * (kL2Cycles + block_end);
 }
 
 /// The search for a block's widths (choose_widths.cuh) by one warp, an instruction a cycle: scores
