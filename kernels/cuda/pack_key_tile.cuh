@@ -8,8 +8,8 @@
 //   3. Each warp adds up the planes before its own, codes its tokens and writes their planes: of a
 //      nibble plane a lane has whole words; crumbs and bits are exchanged by the four lanes.
 //
-// ldmatrix.trans reads 8 x 8 elements, two rows (tokens) of a column (channel) to a lane. Chunk c of
-// token t lies at place c ^ (bits 3, 2 and 0 of t), so that the eight rows it reads meet no bank
+// ldmatrix.trans reads 8 x 8 elements, two rows (tokens) of a column (channel) to a lane. Chunk c
+// of token t lies at place c ^ (bits 3, 2 and 0 of t), so that the eight rows it reads meet no bank
 // twice.
 #pragma once
 
@@ -27,6 +27,7 @@ extern __shared__ __align__(16) uint8_t shared_memory[];
 
 inline constexpr int kTileTokens = 128;
 
+/// Called by all threads of a CTA, whose registers hold the tile between both steps.
 template <typename T, int D>
 class KeyTile {
  public:

@@ -1,6 +1,6 @@
-// A channel block of rillkv_pack_*, one CTA (a channel's place depends on all widths, so several
-// would each read the whole block, and of block 0 none could tell when the tail's rows may be
-// overwritten):
+// A channel block of rillkv_pack_* of any shape (pack_key_tile.cuh has the usual ones), one CTA (a
+// channel's place depends on all widths, so several would each read the whole block, and of block 0
+// none could tell when the tail's rows may be overwritten):
 //
 //   1. the tile to shared memory, all of its loads under way at once; 2. lo, hi of each channel;
 //   3. widths; 4. lo/step as stored; 5. codes, a byte each, in shared memory [head_dim][block_size

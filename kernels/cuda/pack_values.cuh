@@ -1,4 +1,5 @@
-// Rows of a token block of rillkv_pack_*: 16 lanes a token, kPackBlockRows tokens a CTA.
+// Rows of a token block of rillkv_pack_*: 16 lanes a token, kPackBlockRows tokens a CTA. Rows of
+// the usual shapes stay in registers (pack_value_row.cuh), others go through shared memory.
 #pragma once
 
 #include "kernels/cuda/pack_rows.cuh"
