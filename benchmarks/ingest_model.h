@@ -106,7 +106,7 @@ struct IngestEstimate {
 };
 
 /// Of one layer and chunk. Every CTA is resident at once at these sizes
-/// (tests/cuda/resource_budget.txt: four of ingest an SM, two of pack).
+/// (tests/cuda/resource_budget.txt: four of ingest an SM, one of pack).
 inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
   namespace cuda = kernels::cuda;
   cuda::IngestParams p;

@@ -21,7 +21,7 @@ extern __shared__ __align__(16) uint8_t shared_memory[];
 
 /// Loads of a thread's channel under way; 4-byte elements have no registers for more.
 template <typename T>
-constexpr int kAhead = sizeof(T) == 2 ? 32 : 16;
+constexpr int kAhead = sizeof(T) == 2 ? 32 : 24;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 enum class What : uint32_t { kKeys = 1, kValues = 2, kQueries = 3 };
 
