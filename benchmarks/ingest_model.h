@@ -7,7 +7,7 @@
 //   issue  warp instructions of all CTAs at the rate that an SM reaches
 //   bytes  what is read and written, through the L2 cache
 //   chain  the longest CTA: loads, barriers and dependent steps one after the other, and for
-//          rillkv_pack_*, whose key CTA has an SM to itself, its own instructions
+//          rillkv_pack_*, whose CTAs have an SM each at these sizes, its own instructions
 //
 // Expected is the largest of them, and the gap before a launch. Nothing is taken to run beside
 // anything else.
@@ -30,16 +30,20 @@ struct IngestShape {
 };
 
 // ---- warp instructions of one CTA, by role ----
+inline constexpr double kQueryInstructions = 9.72;  // a token, of a warp
 inline double instructions_of_query_cta(const IngestShape& s) {
-  return 670 + 8.72 * s.tokens * s.group() * kernels::cuda::ingest_slice(s.group()) / 32;
+  return 670 +
+         kQueryInstructions * s.tokens * s.group() * kernels::cuda::ingest_slice(s.group()) / 32;
 }
 /// kIngestRows tokens of a kv head.
 inline double instructions_of_key_cta(const IngestShape& s) { return 572 + 4.25 * s.head_dim; }
 inline double instructions_of_value_cta(const IngestShape& s) { return 892 + 27.3 * s.head_dim; }
 /// A block of keys of a kv head.
-inline double instructions_of_key_block(const IngestShape& s) { return 7860 + 178.4 * s.head_dim; }
+inline double instructions_of_key_block(const IngestShape& s) { return 3564 + 76.7 * s.head_dim; }
+/// Of it, what the other warps do while one searches (pack_key_tile.cuh).
+inline double hidden_instructions_of_key_block(const IngestShape& s) { return 16 * s.head_dim; }
 /// kPackBlockRows rows of a block of values.
-inline double instructions_of_value_rows(const IngestShape& s) { return 6072 + 52.0 * s.head_dim; }
+inline double instructions_of_value_rows(const IngestShape& s) { return 3428 + 17.25 * s.head_dim; }
 
 // ---- cycles ----
 inline constexpr double kL2Cycles = 290, kSharedCycles = 25, kShuffleCycles = 25, kAddCycles = 4;
@@ -50,27 +54,46 @@ inline constexpr double kL2BytesACycle = 64;     // into one SM
 inline constexpr double kL2BytesOfAll = 5.5e12;  // an H100's, a second
 
 /// A query CTA: kQueryLoads a thread under way, each of whose addresses is a sum with the one
-/// before (5 cycles); their squares are one chain of additions. At a block's end the group's sums,
-/// a division, the average, and two barriers.
+/// before (5 cycles), while the squares of those before are added, one chain; each of its four
+/// warps has a scheduler and issues an instruction a cycle at most. Nothing is added before the
+/// first loads of a block arrive. At its end the group's sums, a division, the average, and two
+/// barriers.
 inline constexpr int kQueryLoads = 32;
 inline double query_chain_cycles(const IngestShape& s) {
-  const double round = kL2Cycles + kQueryLoads * (5 + kAddCycles);
+  const double round =
+      std::max(kL2Cycles, kQueryLoads * std::max<double>(5 + kAddCycles, kQueryInstructions));
   const double block_end =
       2 * kBarrierCycles + s.group() * (kSharedCycles + kAddCycles) + kDivideCycles + kL2Cycles;
   return 2 * kL2Cycles +  // parameters, the sums so far
-         static_cast<double>(s.tokens) / kQueryLoads * round + s.blocks() * block_end;
+         static_cast<double>(s.tokens) / kQueryLoads * round + s.blocks() * (kL2Cycles + block_end);
 }
 
-/// A key CTA of rillkv_pack_*: its tile, the search for the least gain (31 bits; one warp, 16 gains
-/// a lane), the scan of the planes' places (one warp), barriers, and what all of its warps issue:
-/// at the rate of two CTAs of attention, since it has as many warps as they. That is an assumption:
-/// at kIssueRateAlone it takes 3.5 us more at head_dim 128.
+/// The search for a block's widths (choose_widths.cuh) by one warp, an instruction a cycle: scores
+/// and gains; the exponent's bits, each two instructions a gain of a lane, ten that use the sum,
+/// and that sum; what the greater exponents give each pair; the keys of those that decide; their
+/// places among all.
+inline double search_cycles(const IngestShape& s) {
+  const double pairs = s.head_dim / 2.0, own = pairs / 32, gains = 7 * own;
+  return 100 + 8 * (2 * gains + 10 + kReduceCycles) + (3 * gains + kReduceCycles) + 5 * gains +
+         2 * kSharedCycles + 2 * own * pairs;
+}
+/// A key CTA of rillkv_pack_*: its tile, ranges by two shuffles, the search with what hides behind
+/// it, a division, where planes begin (two sums of a warp and three shuffles), crumbs and bits by
+/// three shuffles, barriers, and what all of its warps issue: at the rate of two CTAs of attention,
+/// since it has as many warps as they. That is an assumption: at kIssueRateAlone it takes 1.4 us
+/// more at head_dim 128.
 inline double key_block_chain_cycles(const IngestShape& s) {
   const double tile = kL2Cycles + 2.0 * s.block_size * s.head_dim / kL2BytesACycle;
-  const double search = 31 * (2 * 16 + 2 * kAddCycles + kReduceCycles);
-  const double scan = s.head_dim / 32.0 * (5 * kShuffleCycles + 2 * kSharedCycles);
-  return kL2Cycles + tile + search + scan + 9 * kBarrierCycles +
-         instructions_of_key_block(s) / kernels::cuda::kIssueRate;
+  const double hidden = hidden_instructions_of_key_block(s);
+  const double search = std::max(search_cycles(s), hidden / kernels::cuda::kIssueRate);
+  const double planes = 2 * kReduceCycles + kSharedCycles + kDivideCycles;
+  return kL2Cycles + tile + search + planes + 8 * (kShuffleCycles + kAddCycles) +
+         3 * kBarrierCycles + (instructions_of_key_block(s) - hidden) / kernels::cuda::kIssueRate;
+}
+/// A value CTA of rillkv_pack_*: rows, ranges by four shuffles, a division, and its instructions.
+inline double value_rows_chain_cycles(const IngestShape& s) {
+  return 2 * kL2Cycles + 4 * (kShuffleCycles + kAddCycles) + kDivideCycles +
+         instructions_of_value_rows(s) / kernels::cuda::kIssueRate;
 }
 
 struct IngestEstimate {
@@ -83,7 +106,7 @@ struct IngestEstimate {
 };
 
 /// Of one layer and chunk. Every CTA is resident at once at these sizes
-/// (tests/cuda/resource_budget.txt: four of ingest an SM, two of pack).
+/// (tests/cuda/resource_budget.txt: four of ingest an SM, one of pack).
 inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
   namespace cuda = kernels::cuda;
   cuda::IngestParams p;
@@ -107,7 +130,7 @@ inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
                    (instructions_of_key_block(s) +
                     1.0 * s.block_size / cuda::kPackBlockRows * instructions_of_value_rows(s)) /
                    rate;
-  e.pack_chain_s = key_block_chain_cycles(s) / gpu.clock;
+  e.pack_chain_s = std::max(key_block_chain_cycles(s), value_rows_chain_cycles(s)) / gpu.clock;
   e.pack_bytes_s = row * s.kv_heads * 2 * (1 + 4.5 / 16) / kL2BytesOfAll;
   e.launches_s = 2 * cuda::kLaunchCycles / gpu.clock;
   return e;

@@ -19,7 +19,9 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-constexpr int kAhead = 32;  // loads of a thread's channel under way
+/// Loads of a thread's channel under way; 4-byte elements have no registers for more.
+template <typename T>
+constexpr int kAhead = sizeof(T) == 2 ? 32 : 24;
 constexpr uint32_t kAllLanes = 0xffffffffu;
 enum class What : uint32_t { kKeys = 1, kValues = 2, kQueries = 3 };
 
@@ -70,24 +72,37 @@ __device__ void check(const IngestParams& p, const Sequence& s, What what, int h
 /// Calls use(x) for the elements from[0], from[stride], ... , in order.
 template <typename T, typename Use>
 __device__ void run_ahead(const T* from, int64_t stride, int count, const Use& use) {
+  constexpr int kLoads = kAhead<T>;
   int t = 0;
+  if (count >= kLoads) {
+    T x[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      x[i] = *from;
+      from += stride;
+    }
+    // A register is loaded again as soon as it is used.
 #pragma unroll 1
-  for (; t + kAhead <= count; t += kAhead) {
-    T x[kAhead];
+    for (t = kLoads; t + kLoads <= count; t += kLoads) {
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) x[i] = from[i * stride];
-    from += kAhead * stride;
+      for (int i = 0; i < kLoads; ++i) {
+        const T now = x[i];
+        x[i] = *from;
+        from += stride;
+        use(to_float(now));
+      }
+    }
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) use(to_float(x[i]));
+    for (int i = 0; i < kLoads; ++i) use(to_float(x[i]));
   }
   if (t == count) return;
-  T x[kAhead];
+  T x[kLoads];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
+  for (int i = 0; i < kLoads; ++i) {
     if (t + i < count) x[i] = from[i * stride];
   }
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
+  for (int i = 0; i < kLoads; ++i) {
     if (t + i < count) use(to_float(x[i]));
   }
 }

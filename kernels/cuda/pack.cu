@@ -24,17 +24,17 @@ __device__ void pack(const PackParams& p) {
 }  // namespace
 }  // namespace rillkv::kernels::cuda
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads, 1)
     rillkv_pack_bf16(const __grid_constant__ rillkv::kernels::cuda::PackParams p) {
   rillkv::kernels::cuda::pack<__nv_bfloat16>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads, 1)
     rillkv_pack_fp16(const __grid_constant__ rillkv::kernels::cuda::PackParams p) {
   rillkv::kernels::cuda::pack<__half>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads)
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kPackBlockThreads, 1)
     rillkv_pack_fp32(const __grid_constant__ rillkv::kernels::cuda::PackParams p) {
   rillkv::kernels::cuda::pack<float>(p);
 }

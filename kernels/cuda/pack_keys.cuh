@@ -1,6 +1,6 @@
-// A channel block of rillkv_pack_*, one CTA (a channel's place depends on all widths, so several
-// would each read the whole block, and of block 0 none could tell when the tail's rows may be
-// overwritten):
+// A channel block of rillkv_pack_* of any shape (pack_key_tile.cuh has the usual ones), one CTA (a
+// channel's place depends on all widths, so several would each read the whole block, and of block 0
+// none could tell when the tail's rows may be overwritten):
 //
 //   1. the tile to shared memory, all of its loads under way at once; 2. lo, hi of each channel;
 //   3. widths; 4. lo/step as stored; 5. codes, a byte each, in shared memory [head_dim][block_size
@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/channel_planes.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/pack_key_tile.cuh"
 #include "kernels/cuda/pack_rows.cuh"
 #include "kernels/cuda/shared_layout.h"
 
@@ -55,7 +56,7 @@ template <typename T>
 __device__ void load_tile(const VirtualRows<T>& rows, int first, int tokens, int head_dim,
                           T* tile) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
-  if (rows.wide) {
+  if (rows.wide(head_dim)) {
     const int chunks = head_dim / Chunk<T>::kElements;
     const uint32_t to = shared_address(tile);
     for (int i = thread; i < tokens * chunks; i += threads) {
@@ -239,14 +240,28 @@ __device__ void pack_keys(const PackParams& p) {
   const int tokens = min(block_size, p.tokens - first);
   const float* energy =
       p.energies + (static_cast<int64_t>(block) * p.kv_heads + kv_head) * head_dim;
-  if (layout.tile != nullptr) {
-    load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
-    const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
-    pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+  const auto any_shape = [&] {
+    if (layout.tile != nullptr) {
+      load_tile(rows, first, tokens, head_dim, reinterpret_cast<T*>(layout.tile));
+      const auto tile = static_cast<uint32_t>(layout.tile - shared_memory);
+      pack_elements(p, TileElements<T>{tile, head_dim}, tokens, energy, s, out);
+    } else {
+      pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
+    }
+  };
+  if constexpr (sizeof(T) == 2) {
+    const bool whole = block_size == kTileTokens && tokens == kTileTokens && rows.wide(head_dim);
+    if (whole && head_dim == 128) {
+      KeyTile<T, 128>(p, rows, first).pack(energy, out);
+    } else if (whole && head_dim == 64) {
+      KeyTile<T, 64>(p, rows, first).pack(energy, out);
+    } else {
+      any_shape();
+    }
   } else {
-    pack_elements(p, RowElements<T>{rows, first}, tokens, energy, s, out);
+    any_shape();
   }
-  if (block != 0) return;
+  if (block != 0 || leftover(p) == 0) return;
   // All of this CTA's reads of the tail lie before a barrier.
   for (int n = thread / 32; n < leftover(p); n += threads / 32) {
     rows.move(p.blocks * block_size + n, n, head_dim, thread % 32, 32);

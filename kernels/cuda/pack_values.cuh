@@ -1,7 +1,9 @@
-// Rows of a token block of rillkv_pack_*: 16 lanes a token, kPackBlockRows tokens a CTA.
+// Rows of a token block of rillkv_pack_*: 16 lanes a token, kPackBlockRows tokens a CTA. Rows of
+// the usual shapes stay in registers (pack_value_row.cuh), others go through shared memory.
 #pragma once
 
 #include "kernels/cuda/pack_rows.cuh"
+#include "kernels/cuda/pack_value_row.cuh"
 #include "kernels/cuda/shared_layout.h"
 #include "kernels/cuda/token_rows.cuh"
 
@@ -34,13 +36,51 @@ __device__ void load_row(const T* from, bool wide, int head_dim, int lane, float
   }
 }
 
+/// Row `row` of a block of p at `out`, from `from`, or zeros if that is null; returns this lane's
+/// clipped codes. Called by all lanes of `mask`.
+template <typename T>
+__device__ uint32_t pack_any_value_row(const PackParams& p, const T* from, bool wide, int row,
+                                       uint32_t mask, int lane, uint8_t* out) {
+  const int head_dim = p.head_dim, block_size = p.block_size, bits = p.value_bits;
+  const int groups = p.value_groups, half = static_cast<int>(threadIdx.x / kLanes);
+  const TokenPackShared layout(head_dim);
+  float* values = reinterpret_cast<float*>(shared_memory) + half * layout.value_stride;
+  uint8_t* codes =
+      shared_memory + 4 * kPackBlockRows * layout.value_stride + half * layout.code_stride;
+  load_row<T>(from, wide, head_dim, lane, values);
+  __syncwarp(mask);
+  auto* lo_out = reinterpret_cast<uint16_t*>(out);
+  auto* step_out =
+      reinterpret_cast<uint16_t*>(out + format::token_step_offset(block_size, groups, false));
+  uint32_t clipped = 0;
+  for (int g = 0; g < groups; ++g) {
+    const int begin = format::group_begin(g, groups, head_dim);
+    const int count = format::group_begin(g + 1, groups, head_dim) - begin;
+    const float* x = values + begin;
+    // A row past the last token is zeros, and so are its lo, step and codes.
+    const AffineScale scale = group_scale(StridedElements{x, lane, count}, bits, mask);
+    for (int i = lane; i < count; i += kLanes) {
+      codes[begin + i] = static_cast<uint8_t>(affine_code(x[i], scale, bits));
+      if (bits == 2) clipped += affine_clips(x[i], scale, bits);
+    }
+    if (lane == 0) {
+      lo_out[g * block_size + row] = scale.lo_bits;
+      step_out[g * block_size + row] = scale.step_bits;
+    }
+  }
+  __syncwarp(mask);
+  write_row(format::token_planes(out, block_size, row, head_dim, groups, false, bits), codes,
+            head_dim, bits, lane);
+  return clipped;
+}
+
 template <typename T>
 __device__ void pack_values(const PackParams& p) {
   const int head_dim = p.head_dim, block_size = p.block_size, bits = p.value_bits;
   const int groups = p.value_groups;
   const int kv_head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
-  const int half = static_cast<int>(threadIdx.x) / kLanes;
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int half = static_cast<int>(threadIdx.x / kLanes);
+  const int lane = static_cast<int>(threadIdx.x % kLanes);
   const uint32_t mask = half_warp_mask();
   const int slab = static_cast<int>(blockIdx.z) - 1, row = slab * kPackBlockRows + half;
   uint8_t* out = p.storage[block] + static_cast<int64_t>(p.kv_heads) * p.key_bytes +
@@ -56,37 +96,20 @@ __device__ void pack_values(const PackParams& p) {
     }
   }
   if (row >= block_size) return;
-  const TokenPackShared layout(head_dim);
-  float* values = reinterpret_cast<float*>(shared_memory) + half * layout.value_stride;
-  uint8_t* codes =
-      shared_memory + 4 * kPackBlockRows * layout.value_stride + half * layout.code_stride;
   const VirtualRows<T> rows(p, p.values, p.tail_values, kv_head);
   const int n = block * block_size + row;
-  load_row<T>(n < p.tokens ? rows.row(n) : nullptr, rows.wide, head_dim, lane, values);
-  __syncwarp(mask);
-  auto* lo_out = reinterpret_cast<uint16_t*>(out);
-  auto* step_out =
-      reinterpret_cast<uint16_t*>(out + format::token_step_offset(block_size, groups, false));
+  const T* from = n < p.tokens ? rows.row(n) : nullptr;
   uint32_t clipped = 0;
-  for (int g = 0; g < groups; ++g) {
-    const int begin = format::group_begin(g, groups, head_dim);
-    const int count = format::group_begin(g + 1, groups, head_dim) - begin;
-    const float* x = values + begin;
-    // A row past the last token is zeros, and so are its lo, step and codes.
-    const AffineScale scale = group_scale(x, count, bits, mask, lane);
-    for (int i = lane; i < count; i += kLanes) {
-      codes[begin + i] = static_cast<uint8_t>(affine_code(x[i], scale, bits));
-      if (bits == 2) clipped += affine_clips(x[i], scale, bits);
-    }
-    if (lane == 0) {
-      lo_out[g * block_size + row] = scale.lo_bits;
-      step_out[g * block_size + row] = scale.step_bits;
-    }
+  if (head_dim == 128 && groups == 2) {
+    clipped = pack_value_row<128, 2>(p, from, row, lane, out);
+  } else if (head_dim == 128 && groups == 1) {
+    clipped = pack_value_row<128, 1>(p, from, row, lane, out);
+  } else if (head_dim == 64 && groups == 1) {
+    clipped = pack_value_row<64, 1>(p, from, row, lane, out);
+  } else {
+    clipped = pack_any_value_row(p, from, rows.wide(head_dim), row, mask, lane, out);
   }
-  __syncwarp(mask);
-  write_row(format::token_planes(out, block_size, row, head_dim, groups, false, bits), codes,
-            head_dim, bits, lane);
-  if (p.clipped != nullptr) {
+  if (bits == 2 && p.clipped != nullptr) {  // only the search for a scale leaves codes out
     for (int span = kLanes / 2; span > 0; span /= 2)
       clipped += __shfl_xor_sync(mask, clipped, span);
     if (lane == 0 && clipped != 0) {
@@ -95,6 +118,7 @@ __device__ void pack_values(const PackParams& p) {
   }
   // Only this half warp has read row `row` of the tail.
   if (block == 0 && row < leftover(p)) {
+    __syncwarp(mask);
     rows.move(p.blocks * block_size + row, row, head_dim, lane, kLanes);
   }
 }

@@ -17,6 +17,11 @@ struct AffineScale {
 
 __device__ inline float max_code(int width) { return static_cast<float>((1 << width) - 1); }
 
+/// The value that lo is stored as: rounded towards minus infinity. Adding +0 turns -0 into +0.
+__device__ inline float affine_scale_lo(float lo) {
+  return __half2float(__float2half_rd(__fadd_rn(lo, 0.0f)));
+}
+
 /// lo rounds towards minus infinity; step, computed from the stored lo, towards plus infinity.
 /// Adding +0 turns -0 into +0.
 __device__ inline AffineScale affine_scale(float lo, float hi, int width) {
@@ -40,7 +45,7 @@ __device__ inline AffineScale affine_scale(float lo, float hi, int width) {
 /// is an fp16 number above 0, a distance at most 2^17.
 __device__ inline float quotient(float distance, const AffineScale& scale) {
   const float q = __fmul_rn(distance, scale.reciprocal);
-  return __fmaf_rn(__fmaf_rn(-q, scale.step, distance), scale.reciprocal, q);
+  return __fmaf_rn(__fmaf_rn(q, -scale.step, distance), scale.reciprocal, q);
 }
 
 __device__ inline uint16_t symmetric_step_bits(float absmax, int width) {

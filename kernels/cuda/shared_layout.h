@@ -107,6 +107,20 @@ struct KeyPackShared {
   }
 };
 
+/// The same for what pack_key_tile.cuh takes, blocks of 128 tokens of 2-byte elements: less.
+struct KeyTileShared {
+  float* squares;   // [head_dim]
+  uint32_t* keys;   // [head_dim / 2]
+  uint8_t* widths;  // [head_dim / 2], a pair's width
+  uint8_t* tile;    // [128][head_dim]
+
+  RILLKV_HOST_DEVICE KeyTileShared(uint8_t* base, int head_dim)
+      : squares(reinterpret_cast<float*>(base)),
+        keys(reinterpret_cast<uint32_t*>(base + 4 * head_dim)),
+        widths(base + 6 * head_dim),
+        tile(base + 7 * head_dim) {}
+};
+
 /// Shared memory of the token packers: a row of values and a row of codes for each half warp. Rows
 /// are 16 banks past a multiple of 32: two half warps meet no bank twice.
 struct TokenPackShared {

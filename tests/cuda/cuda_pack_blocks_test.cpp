@@ -16,6 +16,7 @@ struct Case {
   bool keep_rest;
   std::vector<int> classes = {1, 2, 3, 4, 5, 6, 7, 8};
   bool close_gains = false;  // channels have one range, and energies differ in their last bits
+  float energy_scale = 1;    // 0 and tiny: gains of a pair share an exponent; huge: they overflow
 };
 std::ostream& operator<<(std::ostream& out, const Case& c) {
   return out << c.kv_heads << " heads of " << c.head_dim << ", tail " << c.tail << " of "
@@ -39,6 +40,25 @@ const Case kCases[] = {
     {1, 48, 32, 7, 100, 3, Dtype::kFloat32, 4, 64, 1, true, {1, 8}},
     {2, 128, 32, 0, 96, 3, Dtype::kFloat16, 4, 64, 0, true, {3, 4}, true},
     {2, 256, 32, 0, 96, 3, Dtype::kFloat32, 4, 64, 0, true, {1, 2, 3, 4, 5, 6, 7, 8}, true},
+    // Tiles that are packed from registers: every width, ties of every kind, any start, and rows
+    // that are not 16-byte chunks or not enough.
+    {2, 128, 128, 0, 256, 2, Dtype::kFloat16, 3, 128, 0, true, {2, 4, 6, 8}},
+    {1, 64, 128, 5, 256, 2, Dtype::kFloat16, 5, 64, 8, true, {1, 8}},
+    {1, 128, 128, 128, 128, 2, Dtype::kBFloat16, 6, 128, 16, true, {4}},
+    {1, 64, 128, 0, 128, 1, Dtype::kFloat16, 7, 64, 0, true, {3, 5, 7}},
+    {1, 128, 128, 31, 97, 1, Dtype::kBFloat16, 2, 128, 0, true, {1, 2, 3}},
+    {1, 128, 128, 64, 100, 1, Dtype::kFloat16, 2, 64, 0, true, {6, 7, 8}},
+    {1, 128, 128, 64, 100, 1, Dtype::kBFloat16, 8, 64, 1, true},
+    {1, 128, 128, 64, 50, 1, Dtype::kBFloat16, 5, 64, 0, false},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat32, 7, 64, 0, true},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {3, 4}, true},
+    {1, 64, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true, {1, 2, 3, 4, 5, 6, 7, 8}, true},
+    {1, 128, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true, {2, 3, 5, 6, 8}, false, 0},
+    {1, 64, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, false, 1e-40f},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, true, 1e-40f},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {1, 2, 4, 7}, false, 1e-44f},
+    {1, 64, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true, {1, 2, 3, 4, 5}, false, 3e-45f},
+    {1, 128, 128, 0, 128, 1, Dtype::kFloat16, 4, 64, 0, true, {5, 6, 8}, false, 1e34f},
 };
 
 class CudaPackBlocksTest : public EveryDevice {
@@ -125,6 +145,8 @@ void CudaPackBlocksTest::run(const Case& c, uint32_t seed) {
       energies[i] = second ? 0.0f : 1.0f + std::ldexp(static_cast<float>(random() % 32), -23);
     }
   }
+
+  for (float& e : energies) e *= c.energy_scale;
 
   // Block by block as the CPU writes them.
   std::vector<std::vector<uint8_t>> expected;
