@@ -34,8 +34,8 @@ those of `tests/cuda/resource_budget.txt`.
 - **memory**: bytes of the packed cache (preset `balanced`: 4.53 bits an element at head_dim 64, 4.52 at
   128) over the bandwidth. Every byte is counted once: the row tiles of a kv head run side by side and
   meet in the L2 cache.
-- **mma**: both products over whole tiles (128 query rows by 128 tokens in prefill, 16 by 128 in decode)
-  at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
+- **mma**: the products over whole tiles (128 query rows by 128 tokens in prefill, 8 by 128 in decode, where
+  scores are three products: with cosines, with sines, with both for the keys' offsets) at the rate of `mma.sync` (fp16 and bf16 have the same), on the busiest SM.
 - **issue**: warp instructions over 4 an SM and clock, on the busiest SM: unpacking, rotation and softmax.
 - **merge**: the second launch that puts the parts of split attention together: the gap between launches,
   latency and its parts from the L2 cache (`kernels/cuda/attention_costs.h`, which chooses the splits, too).
@@ -44,23 +44,25 @@ those of `tests/cuda/resource_budget.txt`.
 - **expected** = memory, or mma + issue at {rate} % of its slots where that is more ({alone} % where a CTA has an SM
   to itself, as in prefill), and the merge: a CTA fills a tile and then multiplies it, with a barrier between.
 
-Why {rate} % and {alone} %: assumptions. What is known of the sm_90 machine code, from its disassembly: 42 to 47 % of the main
-loops' instructions (shifts, logic, integer sums, comparisons, permutations, selections) go to a pipe that takes
-one every second clock, so at a full rate that pipe alone would be 84 to 94 % busy; 9 to 10 % read or write shared
-memory; a scheduler has two warps to choose from in prefill and four in decode, and results can be used after four
-clocks or more. The share that a GPU really reaches is what `scripts/gpu_check.sh` asks ncu for.
+Why {rate} % and {alone} %: assumptions. What is known: about 40 % of the main loops' instructions (shifts, logic,
+integer sums, comparisons, permutations, selections) go to a pipe that takes one every second clock, so at a full
+rate that pipe alone would be 80 % busy; 7 to 10 % read or write shared memory; a scheduler has two warps to choose
+from in prefill and four in decode, and results can be used after four clocks or more. The share that a GPU really
+reaches is what `scripts/gpu_check.sh` asks ncu for.
 
-Instructions are counted in PTX: ptxas folds some (a sign, a constant) and adds others.
+Instructions are counted in PTX, without what ptxas makes part of others (copies of registers and of their halves,
+signs); it adds some.
 
 Not counted: the L2 cache. Besides its block a CTA reads R(j) for every tile, 32 KB at head_dim 128 and 16 KB
 at 64, the same table each time, so it stays in L1 where that has room. It has, but for decode at head_dim
-128 on an A100, where the shared memory of two CTAs leaves 28 KB of L1. There a tile takes up to 50 KB from
+128 on an A100, where the shared memory of four CTAs leaves 28 KB of L1. There a tile takes up to 50 KB from
 L2, the block's 18 KB included: at 5120 bytes a clock for all SMs (7.2 TB/s) 1081 clocks, beside {issue} of
-`issue`, which hide them.
+`issue`, which hide them. Shared memory serves a tile of decode in {wavefronts} clocks at head_dim 128, bank conflicts
+included: fewer than `issue` takes.
 
 Occupancy: the prefill kernels take up to 248 registers a thread and 256 threads: one CTA an SM (12.5 % of
-the warps of an A100). Decode has 128 registers and 72 KB of shared memory at head_dim 128 (38 KB at
-64): two CTAs an SM with 164 KB and more, one at head_dim 128 on the 100 KB of sm_86, sm_89 and sm_120.
+the warps of an A100). Decode has 128 registers, 128 threads and 40 KB of shared memory at head_dim 128 (23 KB at
+64): four CTAs an SM with 164 KB and more, two at head_dim 128 on the 100 KB of sm_86, sm_89 and sm_120.
 
 | | SMs | clock | bandwidth | `mma.sync`, bf16 | tensor cores' peak, bf16 |
 |---|---|---|---|---|---|
@@ -77,9 +79,9 @@ CHUNKS = """
 ## Ingest and packing, a layer and chunk of 256 tokens
 
 One launch each; `benchmarks/ingest_model.h`. What holds these kernels up is latency (a query channel's squares are
-added token by token, a key block's widths are chosen one step at a time): the longest CTA's chain of loads, barriers and
+added token by token, a key block's widths are searched for): the longest CTA's chain of loads, barriers and
 dependent steps, counted by hand, or all CTAs' instructions where that is more; and the gap before a launch. The aim is at
-most 15 us for both at 32/8/128 on an H100.
+most 10 us for both at 32/8/128 on an H100, which is 3 % of a layer of prefill from 4k cached tokens on.
 
 {table}
 """
@@ -204,17 +206,20 @@ def token_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def instructions_of_decode() -> str:
+def of_decode(name: str) -> str:
+    """Of a tile at head_dim 128."""
     model = (ROOT / "kernels" / "cuda" / "attention_costs.h").read_text()
-    return re.search(r"return head_dim == 64 \? \d+ : (\d+);\n}", model).group(1)
+    return re.search(rf"int {name}_a_tile\(.*?\n  return head_dim == 64 \? \d+ : (\d+);\n}}", model,
+                     re.DOTALL).group(1)
 
 
 def page(programs: pathlib.Path) -> str:
     rows = predictions(programs / "bench_attention")
     others = predictions(programs / "bench_cuda")
     bandwidth = {"A100": 2.039e12, "H100": 3.35e12}
-    issue = round(int(instructions_of_decode()) / 4)  # clocks a tile
-    parts = [HEAD.format(issue=issue, rate=rate("kIssueRate"), alone=rate("kIssueRateAlone")),
+    issue = round(int(of_decode("instructions")) / 4)  # clocks a tile
+    parts = [HEAD.format(issue=issue, rate=rate("kIssueRate"),
+                         alone=8 * rate("kIssueRateAWarp"), wavefronts=of_decode("wavefronts")),
              "\n## Attention, microseconds a layer\n\n"
              "bf16, preset `balanced`, one sequence, H/Hk/D heads, kv heads and head_dim.\n"]
     for gpu in ("A100", "H100"):
@@ -231,7 +236,7 @@ def page(programs: pathlib.Path) -> str:
         cudnn=constant("slice_model.h", "kCudnnFlops") / 1e12, table=slice_table(others)))
     parts.append(CHUNKS.format(table=chunk_table(others)))
     parts.append(LAUNCHES.format(**launches, table=token_table([r for r in others if r["what"] == "token"])))
-    return "".join(parts) + TAIL.format(tile=instructions_of_decode())
+    return "".join(parts) + TAIL.format(tile=of_decode("instructions"))
 
 
 def first_difference(text: str) -> str:

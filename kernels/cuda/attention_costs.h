@@ -14,7 +14,7 @@ namespace rillkv::kernels::cuda {
 /// others (copies of registers, signs); decode's for 8 query rows.
 constexpr int instructions_a_tile(int head_dim, bool prefill) {
   if (prefill) return head_dim == 64 ? 9398 : 13642;
-  return head_dim == 64 ? 3400 : 5600;
+  return head_dim == 64 ? 3248 : 5484;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill) {

@@ -1,4 +1,4 @@
-// Fast paths: what a warp does with a filled tile. 16 query rows a warp; accumulators and
+// Prefill, fast path: what a warp does with a filled tile. 16 query rows a warp; accumulators and
 // probabilities stay in registers in the layout of mma.m16n8k16: lane l holds rows l / 4 and
 // l / 4 + 8, columns 2 (l % 4) and the next one.
 //
@@ -36,11 +36,6 @@ template <bool kByColumn, int kRowBytes>
 struct Operand {
   uint32_t base;
 
-  /// From column n on; n is a multiple of a fragment's columns.
-  __device__ Operand from(int n) const {
-    return {kByColumn ? base + static_cast<uint32_t>(n * kRowBytes)
-                      : base ^ static_cast<uint32_t>(n << 1)};
-  }
   /// Chunks of a row that the first lacks: adding one is an exclusive or.
   template <int kN, int kK>
   __device__ void load(uint32_t (&b)[4]) const {
@@ -53,21 +48,13 @@ struct Operand {
 };
 /// Fragments of columns n .. n+7 and n+8 .. n+15, depth k .. k+15; n and k multiples of 16.
 template <bool kByColumn, int kRowBytes>
-__device__ inline Operand<kByColumn, kRowBytes> wide_operand(const uint8_t* tile) {
+__device__ inline Operand<kByColumn, kRowBytes> tile_operand(const uint8_t* tile) {
   const int lane = opaque(lane_id()), row = lane & 7;
   // The four 8 x 8 matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
   const int deeper = lane >> 3 & 1, later = lane >> 4;
   const int r = row + 8 * (kByColumn ? later : deeper);
   return {shared_address(tile) + swizzled(r, kByColumn ? deeper : later, kRowBytes)};
 }
-/// Fragments of columns n .. n+7, depths k .. k+15 and k+16 .. k+31; n a multiple of 8, k of 32.
-template <bool kByColumn, int kRowBytes>
-__device__ inline Operand<kByColumn, kRowBytes> narrow_operand(const uint8_t* tile) {
-  const int row = lane_id() & 7, matrix = lane_id() >> 3;
-  return {shared_address(tile) + (kByColumn ? swizzled(row, matrix, kRowBytes)
-                                            : swizzled(8 * matrix + row, 0, kRowBytes))};
-}
-
 /// Whether keys or values lie in shared memory as [channel][token] rows, and the bytes of a row.
 __device__ inline bool keys_by_channel(const Tile& t) { return t.kind == TileKind::kBlock; }
 __device__ inline bool values_by_channel(const Tile& t, const AttentionParams& p) {
@@ -262,20 +249,18 @@ __device__ inline void write_output(float (&o)[D / 8][4], const float (&total)[2
   }
 }
 
-/// An unnormalised part of a split, still rotated, for rillkv_merge: this warp's 8 * kFragments
-/// channels from first_channel on.
-template <int D, int kFragments>
-__device__ inline void write_part(const float (&o)[kFragments][4], int first_channel,
-                                  const AttentionLaunchParams& launch, int64_t part, int row0,
-                                  int rows) {
+/// An unnormalised part of a split, still rotated, for rillkv_merge.
+template <int D>
+__device__ inline void write_part(const float (&o)[D / 8][4], const AttentionLaunchParams& launch,
+                                  int64_t part, int row0, int rows) {
   const int lane = lane_id();
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = row0 + lane / 4 + 8 * r;
     if (row >= rows) continue;
-    float* to = launch.part_out + (part * launch.row_stride + row) * D + first_channel;
+    float* to = launch.part_out + (part * launch.row_stride + row) * D;
 #pragma unroll
-    for (int n = 0; n < kFragments; ++n) {
+    for (int n = 0; n < D / 8; ++n) {
       *reinterpret_cast<float2*>(to + 8 * n + 2 * (lane & 3)) = {o[n][2 * r], o[n][2 * r + 1]};
     }
   }
@@ -310,8 +295,8 @@ template <int D, int kThreads = kFastThreads>
 __device__ inline void copy_block_async(uint8_t* to, const uint8_t* from, int bytes) {
   constexpr int kMost = value_block_bytes_at_most(D);
   const int first = 16 * opaque(static_cast<int>(threadIdx.x));
-  copy_block_async<kThreads, 0, kMost>(shared_address(to) + static_cast<uint32_t>(first), from + first,
-                             bytes - first);
+  copy_block_async<kThreads, 0, kMost>(shared_address(to) + static_cast<uint32_t>(first),
+                                       from + first, bytes - first);
 }
 
 /// Bytes of a channel block: `known`, or by adding its widths up (a warp of lanes each).

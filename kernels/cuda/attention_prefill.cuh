@@ -164,7 +164,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
         float s[kAttentionTile / 8][4];
         with_layout(!keys_by_channel(tile), [&](auto layout) {
           constexpr bool by_column = decltype(layout)::by_column;
-          const auto keys = wide_operand<by_column, row_bytes<D>(!by_column)>(key_tile);
+          const auto keys = tile_operand<by_column, row_bytes<D>(!by_column)>(key_tile);
           unrolled<0, kAttentionTile, 16>([&](auto n) {
             float(&left)[4] = s[n.value / 8], (&right)[4] = s[n.value / 8 + 1];
 #pragma unroll
@@ -213,7 +213,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
         with_layout(values_by_channel(tile, p), [&](auto layout) {
           constexpr bool by_column = decltype(layout)::by_column;
           add_values<D>(o, probabilities,
-                        wide_operand<by_column, row_bytes<D>(by_column)>(value_tile), tile.length);
+                        tile_operand<by_column, row_bytes<D>(by_column)>(value_tile), tile.length);
         });
       }
     }
@@ -229,7 +229,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   } else {
     const int64_t part =
         (static_cast<int64_t>(blockIdx.z) * gridDim.y + kv_head) * launch.splits + split;
-    write_part<D>(o, 0, launch, part, row0, rows);
+    write_part<D>(o, launch, part, row0, rows);
     write_part_sums(state, total, launch, part, row0, rows);
   }
 }
