@@ -7,7 +7,7 @@ void fill_half_rotations(const float* cosines, const float* sines, int head_dim,
   for (int pair = 0; pair < head_dim / 2; ++pair) {
     for (int position = 0; position < 128; ++position) {
       const int token = token_at_position(position);
-      const auto from = static_cast<size_t>(128 * pair + token);
+      const auto from = 128 * static_cast<size_t>(pair) + static_cast<size_t>(token);
       const uint16_t cosine = cpu::float_to_half(cosines[from]);
       const uint16_t sine = cpu::float_to_half(sines[from]);
       const size_t to = half_rotation_index(pair, position);

@@ -234,8 +234,7 @@ struct DecodeShared {
         rotation(value_table + 16 * head_dim),
         next(rotation + 4 * head_dim),
         sequence(next + 128),
-        values(static_cast<int>(
-            format::align_up(static_cast<size_t>(sequence + DecodeSequence::kBytes), 512))),
+        values((sequence + DecodeSequence::kBytes + 511) & ~511),  // a tile's swizzle wants it
         query_stride(4 * head_dim + 64) {}
   /// Of packed values: what precedes the packed keys. Token blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {

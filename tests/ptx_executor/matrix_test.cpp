@@ -1,7 +1,6 @@
 // ldmatrix, movmatrix and mma against the fragment tables of the PTX manual and sums in double.
 #include <bit>
 #include <cmath>
-#include <numeric>
 
 #include "tests/ptx_executor/exact_oracle.h"
 #include "tests/ptx_executor/ptx_case.h"
@@ -193,13 +192,15 @@ TEST(PtxMatrix, LoadsMatrices) {
       std::string results;
       for (int i = 0; i < count; ++i) results += (i > 0 ? ", %y" : "%y") + std::to_string(i);
       const std::string n = std::to_string(count);
-      const std::string lines =
+      std::string lines =
           ".shared .align 16 .b8 sm[1024];\n"
           "mul.lo.u32 %r1, %i, 7; and.b32 %r1, %r1, 31; shl.b32 %r1, %r1, 5; mov.u32 %r2, sm;\n"
           "add.u32 %r1, %r1, %r2; st.shared.v4.u32 [%r1], {%x0, %x1, %x2, %x3};\n"
           "bar.warp.sync -1;\n"
-          "ldmatrix.sync.aligned.m8n8.x" +
-          n + (transposed ? ".trans" : "") + ".shared.b16 {" + results + "}, [%r1];";
+          "ldmatrix.sync.aligned.m8n8.x";
+      lines += n;
+      lines += transposed ? ".trans" : "";
+      lines += ".shared.b16 {" + results + "}, [%r1];";
       std::vector<uint32_t> in(128);
       for (uint32_t i = 0; i < 128; ++i) in[i] = (2 * i) | (2 * i + 1) << 16;  // element numbers
       const auto out = run_fragments(lines, in, 4, count);

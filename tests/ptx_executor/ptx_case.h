@@ -31,8 +31,11 @@ inline std::string entry_text(const std::string& name, int pointers, const std::
   std::string loads;
   for (int i = 0; i < pointers; ++i) {
     const std::string n = std::to_string(i);
-    params += (i > 0 ? ", " : "") + std::string(".param .u64 p") + n;
-    loads += "ld.param.u64 %p" + n + ", [p" + n + "];\n";
+    params += i > 0 ? ", " : "";
+    params += ".param .u64 p";
+    params += n;
+    loads += "ld.param.u64 %p" + n;
+    loads += ", [p" + n + "];\n";
   }
   return std::string(kPtxHeader) + declarations + "\n.visible .entry " + name + "(" + params +
          ")\n{\n.reg .b64 %p<8>; .reg .b32 %i; .reg .b32 %r<20>; .reg .b64 %rd<20>;\n"

@@ -197,7 +197,8 @@ Report Launcher::collect_raw(const std::vector<std::pair<const void*, size_t>>& 
                 static_cast<int64_t>(instruction_limit_));
     }
     report.completed = true;
-  } catch (const StopLaunch&) {
+  } catch (const StopLaunch&) {  // a finding says why
+    report.completed = false;
   }
   report.findings = findings.take();
   report.warp_instructions = static_cast<uint64_t>(block.instructions);

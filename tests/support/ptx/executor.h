@@ -72,7 +72,7 @@ struct Report {
   std::vector<SiteProfile> sites;  // empty unless profiled; in program order
   uint64_t warp_instructions = 0;
   std::map<std::string, uint64_t> opcodes;  // warp instructions by name, if profiled
-  bool completed = false;  // false: a finding stopped the launch
+  bool completed = false;                   // false: a finding stopped the launch
 
   bool has(Finding::Kind kind) const;
   uint64_t bank_conflicts() const;  // wavefronts above the minimum, all sites

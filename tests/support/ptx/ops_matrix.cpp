@@ -3,15 +3,11 @@
 // A register that holds an 8x8 matrix of 16-bit elements has element (row, 2*j + i) in half i of
 // lane 4*row + j. An array of 32 lanes is therefore the matrix itself, row by row: fragments need
 // no shuffling, only reinterpretation.
-#include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "tests/support/ptx/access.h"
-#include "tests/support/ptx/block.h"
 #include "tests/support/ptx/builder.h"
-#include "tests/support/ptx/lanes.h"
 #include "tests/support/ptx/number_formats.h"
 
 namespace rillkv::ptx {
