@@ -155,6 +155,29 @@ TEST_P(CudaAttentionTest, GroupsAndChunkLengths) {
   }
 }
 
+// Scores that pass the maximum of earlier blocks, by little and by so much that probabilities must
+// be rescaled, in every row by another factor.
+TEST_P(CudaAttentionTest, MaximaThatGrow) {
+  for (int head_dim : {64, 128}) {
+    for (double growth : {1.1, 1.25, 1.5}) {
+      for (double deviation : {1.0, 4.0}) {
+        check({.heads = 8,
+               .kv_heads = 1,
+               .head_dim = head_dim,
+               .dtype = Dtype::kFloat16,
+               .key_widths = {5},
+               .value_groups = head_dim / 64,
+               .blocks = 12,
+               .queries = 1,
+               .key_growth = growth,
+               .query_deviation = deviation,
+               .seed = 55},
+              fast_entry("decode", head_dim, Dtype::kFloat16));
+      }
+    }
+  }
+}
+
 TEST_P(CudaAttentionTest, Sinks) {
   for (int sinks : {0, 1, 31, 129, 256}) {
     for (int queries : {2, 40}) {
