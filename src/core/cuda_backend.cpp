@@ -88,10 +88,10 @@ class StreamBackend final : public CudaBackend {
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream(index_).stream();
     int64_t bytes = 0;
     for (const Download& copy : copies) bytes += aligned(copy.from.nbytes());
-    if (!staged_.defined() || staged_.numel() < bytes) {
-      staged_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
-    }
-    auto* staged = static_cast<uint8_t*>(staged_.mutable_data_ptr());
+    // LibTorch keeps pinned memory for the next time; threads that share a model share nothing here.
+    const at::Tensor memory =
+        at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
+    auto* staged = static_cast<uint8_t*>(memory.mutable_data_ptr());
     int64_t offset = 0;
     for (const Download& copy : copies) {
       C10_CUDA_CHECK(cudaMemcpyAsync(staged + offset, copy.from.const_data_ptr(),
@@ -137,7 +137,6 @@ class StreamBackend final : public CudaBackend {
   static int64_t aligned(size_t bytes) { return static_cast<int64_t>((bytes + 63) / 64 * 64); }
 
   c10::DeviceIndex index_;
-  at::Tensor staged_;  // pinned
   StreamQueue queue_;
 };
 
