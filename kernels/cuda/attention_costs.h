@@ -14,12 +14,12 @@ namespace rillkv::kernels::cuda {
 /// others (copies of registers, signs); decode's for 8 query rows.
 constexpr int instructions_a_tile(int head_dim, bool prefill) {
   if (prefill) return head_dim == 64 ? 9398 : 13642;
-  return head_dim == 64 ? 3248 : 5484;
+  return head_dim == 64 ? 3159 : 5314;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
   if (prefill) return head_dim == 64 ? 2752 : 5358;
-  return head_dim == 64 ? 739 : 1419;
+  return head_dim == 64 ? 709 : 1378;
 }
 
 /// Warp instructions an SM issues a cycle, of 4, with so many warps, which wait for memory, for their

@@ -138,24 +138,35 @@ __device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& opera
   const ExpandConstants constants;
   uint32_t pairs = operands.pairs + static_cast<uint32_t>(64 * share) + 16 * (lane & 3);
   uint32_t queries = operands.queries + static_cast<uint32_t>(512 * share) + 16 * lane;
+  // Two steps at a time: their cosines and sines are one operand.
 #pragma unroll 1
-  for (const uint32_t end = operands.pairs + 8 * D; pairs < end; pairs += 128) {
-    const uint4 place = load_shared_16(pairs);
-    const uint32_t row = place.w & ~511u;
-    const uint4 low = load_constant_16(angles + row), high = load_constant_16<256>(angles + row);
-    uint32_t z[8];
-    expand_pair(z, words, place, constants);
-    __syncwarp();  // widths may differ
-    const uint4 b = load_shared_16(queries);
-    queries += 1024;
-    const uint32_t cs[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  for (const uint32_t end = operands.pairs + 8 * D; pairs < end; pairs += 256) {
+    uint32_t cs[2][8], b_offsets[2];
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      const uint4 place = load_shared_16(pairs + 128 * step);
+      const uint32_t row = place.w & ~511u;
+      const uint4 low = load_constant_16(angles + row), high = load_constant_16<256>(angles + row);
+      uint32_t z[8];
+      expand_pair(z, words, place, constants);
+      __syncwarp();  // widths may differ
+      const uint4 b = load_shared_16(queries);
+      queries += 1024;
+      b_offsets[step] = b.z;
+      cs[step][0] = low.x, cs[step][1] = low.y, cs[step][2] = low.z, cs[step][3] = low.w;
+      cs[step][4] = high.x, cs[step][5] = high.y, cs[step][6] = high.z, cs[step][7] = high.w;
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const uint32_t c = cs[step][t], d = cs[step][t + 4];
+        const uint32_t a[4] = {hmul2(z[t], low_twice(c)), hmul2(z[t + 4], low_twice(d)),
+                               hmul2(z[t], high_twice(c)), hmul2(z[t + 4], high_twice(d))};
+        mma_16x8x16(s[t], a, b.x, b.y);
+      }
+    }
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      const uint32_t a[4] = {hmul2(z[t], low_twice(cs[t])), hmul2(z[t + 4], low_twice(cs[t + 4])),
-                             hmul2(z[t], high_twice(cs[t])),
-                             hmul2(z[t + 4], high_twice(cs[t + 4]))};
-      mma_16x8x16(s[t], a, b.x, b.y);
-      mma_16x8x8(s[t], cs[t], cs[t + 4], b.z);
+      const uint32_t a[4] = {cs[0][t], cs[0][t + 4], cs[1][t], cs[1][t + 4]};
+      mma_16x8x16(s[t], a, b_offsets[0], b_offsets[1]);
     }
   }
 }
