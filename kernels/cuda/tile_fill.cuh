@@ -1,4 +1,4 @@
-// Fast paths: a tile of 128 keys or values from its packed or dense form to shared memory, by the 8
+// Fast paths: a tile of 128 keys or values from its packed or dense form to shared memory, by the
 // warps of a CTA. Packed blocks have files of their own (fill_channels.cuh, fill_tokens.cuh); here
 // are sinks and uncompressed tokens.
 //
