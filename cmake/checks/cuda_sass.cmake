@@ -39,15 +39,18 @@ foreach(kernel IN ITEMS prefill decode)
         string(SUBSTRING "${body}" 0 ${end} body)
         set(line "${entry} sm_${architecture}:")
         # What must be there at least. Prefill, a tile: head_dim x 128 x 16 x 2 products a warp in
-        # pieces of 16 x 8 x 16; decode has an eighth of it. An ldmatrix feeds two products,
-        # and there is one set of them for packed tiles and one for dense ones. Copies: keys,
-        # rotation and values, before the loop and in it. Wide loads: the tables of rotations,
-        # packed rows of sinks, and both dense segments.
+        # pieces of 16 x 8 x 16, an ldmatrix feeds two of them, and there is one set of them for
+        # packed tiles and one for dense ones. Decode: scores of two steps (12), values of two
+        # operands (head_dim / 8), and what tiles of uncompressed tokens take, an ldmatrix each.
+        # Copies: keys, rotation and values, before the loop and in it. Wide loads: the tables of
+        # rotations, packed rows of sinks, and both dense segments.
         math(EXPR products "2 * ${head_dim}")
+        set(matrices ${products})
         if(kernel STREQUAL "decode")
-          math(EXPR products "${products} / 8")
+          math(EXPR matrices "${head_dim} / 8")
+          math(EXPR products "12 + 2 * ${matrices}")
         endif()
-        foreach(demand IN ITEMS "HMMA\\.16816\\.F32:${products}" "LDSM\\.16\\.M:${products}"
+        foreach(demand IN ITEMS "HMMA\\.16816\\.F32:${products}" "LDSM\\.16\\.M:${matrices}"
                                 "LDGSTS\\.E\\.[A-Z.]*128:6" "LDG\\.E\\.128:20" "STS\\.64:8"
                                 "LDL:0" "STL:0")
           string(REGEX REPLACE ":.*" "" pattern "${demand}")

@@ -22,8 +22,8 @@ constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
   return head_dim == 64 ? 709 : 1378;
 }
 
-/// Warp instructions an SM issues a cycle, of 4, with so many warps, which wait for memory, for their
-/// own results and for one another.
+/// Warp instructions an SM issues a cycle, of 4, with so many warps, which wait for memory, for
+/// their own results and for one another.
 inline constexpr double kIssueRate = 4 * 0.6, kIssueRateAWarp = 4 * 0.05;
 constexpr double issue_rate(int warps) { return std::min(kIssueRate, kIssueRateAWarp * warps); }
 /// With eight warps.

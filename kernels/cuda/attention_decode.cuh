@@ -128,47 +128,69 @@ __device__ inline void limits_of_rows(int (&limit)[2], int first_index) {
   limit[1] = static_cast<int>(x.y) - first_index + 1;
 }
 
-/// The CTA's tiles that are not blocks.
+/// The CTA's tiles that are not blocks. Which one it is lies in shared memory, where the pointers
+/// to blocks were: filling a tile takes the registers that outputs leave.
 template <int D, typename T>
 __device__ inline void attend_rows(DecodeSoftmax& state, float (&o)[D / 16][4],
                                    const AttentionParams& p, const AttentionLaunchParams& launch) {
   constexpr DecodeShared layout(D);
-  const int lane = opaque(lane_id()), warp = warp_id();
   uint8_t* tile_memory = attention_shared + layout.values;
 #pragma unroll 1
   for (int i = 0;; ++i) {
-    // Found again rather than kept.
-    const DecodeShare again(p, launch, opaque(static_cast<int>(blockIdx.x)));
-    const int number = again.tile_after_blocks(i);
-    if (number >= again.end) break;
-    const Tile tile = tile_at(p, again.visible, number, kAttentionTile);
+    const auto tile_at_hand = [&] {
+      const uint4 x = load_shared_16(shared_address(attention_shared + layout.next) +
+                                     16 * static_cast<uint32_t>(i & 1));
+      return Tile{static_cast<TileKind>(x.x), static_cast<int>(x.y), static_cast<int>(x.z),
+                  static_cast<int>(x.w)};
+    };
+    if (threadIdx.x == 0) {
+      const DecodeShare share(p, launch, static_cast<int>(blockIdx.x));
+      const int number = share.tile_after_blocks(i);
+      Tile tile = {};
+      if (number < share.end) tile = tile_at(p, share.visible, number, kAttentionTile);
+      store_shared_16(
+          shared_address(attention_shared + layout.next) + 16 * static_cast<uint32_t>(i & 1),
+          {static_cast<uint32_t>(tile.kind), static_cast<uint32_t>(tile.number),
+           static_cast<uint32_t>(tile.length), static_cast<uint32_t>(tile.first_index)});
+    }
+    __syncthreads();
+    if (tile_at_hand().length == 0) break;
 #pragma unroll 1
-    for (int first = 0; first < tile.length; first += 16 * kDecodeWarps) {
-      const int length = min(tile.length - first, 16 * kDecodeWarps);
-      const bool busy = 16 * warp < length;
+    for (int first = 0; first < tile_at_hand().length; first += 16 * kDecodeWarps) {
+      const auto length = [&] { return min(tile_at_hand().length - first, 16 * kDecodeWarps); };
+      if (first > 0) __syncthreads();
+      {
+        const Tile tile = tile_at_hand();
+        fill_row_keys<D, T, kDecodeThreads>(tile_memory, tile.kind, p, static_cast<int>(blockIdx.y),
+                                            tile.number + first, length());
+      }
       __syncthreads();
-      fill_row_keys<D, T, kDecodeThreads>(tile_memory, tile.kind, p, static_cast<int>(blockIdx.y),
-                                          tile.number + first, length);
-      __syncthreads();
+      const int my_first = 16 * opaque(warp_id());
       Probabilities probabilities[1] = {};
-      if (busy) {
+      if (my_first < length()) {
         float s[1][4] = {};
         add_row_scores<D>(s[0], tile_memory, shared_address(attention_shared + layout.queries),
                           layout.query_stride);
         int limit[2];
         float scale_log2[2];
-        limits_of_rows<D>(limit, tile.first_index + first);
+        limits_of_rows<D>(limit, tile_at_hand().first_index + first);
         scales_of_rows<D>(scale_log2);
-        limit[0] = min(limit[0], length);
-        limit[1] = min(limit[1], length);
-        mask_tokens(s, limit, [&](int, int later) { return 16 * warp + lane / 4 + 8 * later; });
+        limit[0] = min(limit[0], length());
+        limit[1] = min(limit[1], length());
+        const int token = my_first + lane_id() / 4;
+        mask_tokens(s, limit, [&](int, int later) { return token + 8 * later; });
         softmax(s, scale_log2, state, probabilities, o);
       }
       __syncthreads();
-      fill_row_values<D, T, kDecodeThreads>(tile_memory, tile.kind, p, static_cast<int>(blockIdx.y),
-                                            tile.number + first, length);
+      {
+        const Tile tile = tile_at_hand();
+        fill_row_values<D, T, kDecodeThreads>(
+            tile_memory, tile.kind, p, static_cast<int>(blockIdx.y), tile.number + first, length());
+      }
       __syncthreads();
-      if (busy) add_row_values<D>(o, probabilities[0], tile_memory);
+      if (16 * opaque(warp_id()) < length()) {
+        add_row_values<D>(o, probabilities[0], tile_memory);
+      }
     }
   }
 }

@@ -59,8 +59,8 @@ struct PairPlace {
     }
     before = sum - planes_of(own);
 
-    // The pair's rank by the width of its lower channel: from the top bit down, pairs that are still
-    // equal and have a zero where this one has a one come before it.
+    // The pair's rank by the width of its lower channel: from the top bit down, pairs that are
+    // still equal and have a zero where this one has a one come before it.
     const auto key = static_cast<uint32_t>(format::first_width(own)) - 1;
     const auto other_key = static_cast<uint32_t>(format::first_width(others)) - 1;
     uint32_t equal = 0xffffffffu, other_equal = kHalf > 32 ? 0xffffffffu : 0;

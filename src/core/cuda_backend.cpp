@@ -88,7 +88,7 @@ class StreamBackend final : public CudaBackend {
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream(index_).stream();
     int64_t bytes = 0;
     for (const Download& copy : copies) bytes += aligned(copy.from.nbytes());
-    // LibTorch keeps pinned memory for the next time; threads that share a model share nothing here.
+    // LibTorch keeps pinned memory for the next time; threads that share a model share none.
     const at::Tensor memory =
         at::empty({bytes}, at::TensorOptions().dtype(at::kByte).pinned_memory(true));
     auto* staged = static_cast<uint8_t*>(memory.mutable_data_ptr());

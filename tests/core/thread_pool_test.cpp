@@ -171,7 +171,8 @@ TEST(ThreadPool, TheFirstExceptionReachesTheCaller) {
       } catch (const std::runtime_error& e) {
         EXPECT_STREQ(e.what(), "seven");
       }
-      EXPECT_GE(calls, 8);  // indices are claimed in order
+      // Indices are claimed in order, but what another thread has claimed need not have started.
+      EXPECT_GE(calls, 8 - (threads - 1));
       EXPECT_EQ(calls_of(pool, 10, threads), std::vector<int>(10, 1));
     }
   }
