@@ -79,9 +79,9 @@ inline double search_cycles(const IngestShape& s) {
 }
 /// A key CTA of rillkv_pack_*: its tile, ranges by two shuffles, the search with what hides behind
 /// it, a division, where planes begin (two sums of a warp and three shuffles), crumbs and bits by
-/// three shuffles, barriers, and what all of its warps issue: at the rate of two CTAs of attention,
-/// since it has as many warps as they. That is an assumption: at kIssueRateAlone it takes 1.4 us
-/// more at head_dim 128.
+/// three shuffles, barriers, and what all of its warps issue: at the rate of attention's, since an
+/// SM has as many. That is an assumption: at the rate of eight warps it takes 1.4 us more at
+/// head_dim 128.
 inline double key_block_chain_cycles(const IngestShape& s) {
   const double tile = kL2Cycles + 2.0 * s.block_size * s.head_dim / kL2BytesACycle;
   const double hidden = hidden_instructions_of_key_block(s);

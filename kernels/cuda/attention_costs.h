@@ -26,8 +26,6 @@ constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
 /// their own results and for one another.
 inline constexpr double kIssueRate = 4 * 0.6, kIssueRateAWarp = 4 * 0.05;
 constexpr double issue_rate(int warps) { return std::min(kIssueRate, kIssueRateAWarp * warps); }
-/// With eight warps.
-inline constexpr double kIssueRateAlone = issue_rate(8);
 /// Cycles between a CTA's start and its first tile, and after its last: pointers (L2), blocks
 /// (memory), scales to a table (shuffles), parts on their way out.
 inline constexpr double kStartCycles = 290 + 600 + 400 + 200;
@@ -40,9 +38,7 @@ inline constexpr double kMergeCycles = 2 * 290 + 15 * 25 + 2 * 25 + 10 * 25 + 2 
 /// Bytes an SM moves to or from L2 in a cycle while others do too.
 inline constexpr double kPartBytesACycle = 32;
 
-constexpr int attention_warps(bool prefill) {
-  return (prefill ? kFastThreads : kDecodeThreads) / 32;
-}
+constexpr int attention_warps(bool prefill) { return prefill ? kFastWarps : kDecodeWarps; }
 /// Cycles that a CTA takes for a tile when `resident` of them share an SM.
 constexpr double tile_cycles(int head_dim, bool prefill, int resident) {
   return resident * std::max(instructions_a_tile(head_dim, prefill) /

@@ -170,7 +170,7 @@ __device__ inline void attend_rows(DecodeSoftmax& state, float (&o)[D / 16][4],
       if (my_first < length()) {
         float s[1][4] = {};
         add_row_scores<D>(s[0], tile_memory, shared_address(attention_shared + layout.queries),
-                          layout.query_stride);
+                          DecodeShared::query_stride(D));
         int limit[2];
         float scale_log2[2];
         limits_of_rows<D>(limit, tile_at_hand().first_index + first);
@@ -302,11 +302,8 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   };
   const auto copy_keys = [&](int block) {  // after its scales
     if (block < end_block) {
-      const int bytes = channel_block_size<D>(packed_keys, p.prefix.keys_symmetric,
-                                              p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
-      copy_block_async<D, kDecodeThreads>(
-          packed_keys + key_codes, static_cast<const uint8_t*>(pointer(block, 0)) + key_codes,
-          bytes - key_codes);
+      copy_key_codes<D, kDecodeThreads>(
+          packed_keys, p, static_cast<const uint8_t*>(pointer(block, 0)), packed_keys);
     }
     copy_async_commit();
   };
@@ -319,7 +316,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     const int from = (block * kPairWarps) & (kDecodeWarps - 1);
     if (block < end_block && warp >= from && warp < from + kPairWarps) {
       prepare_keys<D>(operands, packed_keys, p.prefix.keys_symmetric, start, queries,
-                      layout.query_stride, rows, 32 * (warp - from) + lane);
+                      DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
     }
   };
 
@@ -333,7 +330,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     }
   }
   load_decode_queries<D, T>(reinterpret_cast<float2*>(attention_shared + layout.queries),
-                            layout.query_stride / 8,
+                            DecodeShared::query_stride(D) / 8,
                             reinterpret_cast<float*>(attention_shared + layout.scales),
                             reinterpret_cast<int*>(attention_shared + layout.last_index), p,
                             kv_head(), mine.row0, mine.row0 + rows);

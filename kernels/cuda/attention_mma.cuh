@@ -329,9 +329,11 @@ __device__ inline void copy_key_scales(uint8_t* to, float* start, const Attentio
     copy_async_16(shared_address(start + i), rotation + i);
   }
 }
+/// Widths are read from `widths_at`: the block itself, or where its scales have come to.
 template <int D, int kThreads = kFastThreads>
-__device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, const uint8_t* block) {
-  const int bytes = channel_block_size<D>(block, p.prefix.keys_symmetric,
+__device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, const uint8_t* block,
+                                      const uint8_t* widths_at) {
+  const int bytes = channel_block_size<D>(widths_at, p.prefix.keys_symmetric,
                                           p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
   const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
   copy_block_async<D, kThreads>(to + scales, block + scales, bytes - scales);

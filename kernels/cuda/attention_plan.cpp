@@ -10,9 +10,8 @@
 namespace rillkv::kernels::cuda {
 namespace {
 
-constexpr int kDecodeRowsAtMost =
-    32;  // beyond, unpacking blocks per 8 rows costs more than it saves
-constexpr int kMaxPrefillSplits = 8;  // bounds the workspace: rows * splits * head_dim floats
+constexpr int kDecodeRowsAtMost = 32;  // beyond, unpacking per 8 rows costs more than it saves
+constexpr int kMaxPrefillSplits = 8;   // bounds the workspace: rows * splits * head_dim floats
 constexpr int kMaxDecodeSplits = kMaxSplits;
 constexpr int kDecodeCtasPerSm = 4;  // __launch_bounds__ of the decode kernels
 

@@ -82,7 +82,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     }
   };
   const auto copy_keys = [&](int tile) {
-    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block(tile));
+    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block(tile), key_block(tile));
   };
   const auto copy_values = [&](int tile) {
     if (is_block(tile)) {

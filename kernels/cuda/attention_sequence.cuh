@@ -63,7 +63,7 @@ __device__ inline const AttentionParams& load_sequence(uint8_t* memory,
   }
   auto* step = reinterpret_cast<SequenceStep*>(memory + DecodeSequence::kStep);
   auto* layer = reinterpret_cast<LayerState*>(memory + DecodeSequence::kLayer);
-  if (warp_id() == kDecodeThreads / 32 - 1) {
+  if (warp_id() == kDecodeWarps - 1) {
     constexpr int kStepWords = sizeof(SequenceStep) / 4, kLayerWords = sizeof(LayerState) / 4;
     static_assert(kStepWords <= 32 && kLayerWords <= 32 && offsetof(SequenceStep, layers) == 0);
     const int lane = lane_id();

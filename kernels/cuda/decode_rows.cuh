@@ -10,8 +10,6 @@
 
 namespace rillkv::kernels::cuda {
 
-inline constexpr int kDecodeWarps = kDecodeThreads / 32;
-
 /// Scores of the warp's 16 rows of a tile of rotated keys, over all channels. `queries`: [8] rows
 /// of float2 (channels p and p + D/2) [D/2], `stride` apart.
 template <int D>

@@ -75,6 +75,7 @@ inline constexpr int kFastThreads = 256;
 inline constexpr int kFastWarps = kFastThreads / 32;
 inline constexpr int kPrefillRows = 128;  // query rows of a prefill CTA
 inline constexpr int kDecodeThreads = 128;
+inline constexpr int kDecodeWarps = kDecodeThreads / 32;
 inline constexpr int kDecodeRows = 8;  // query rows of a decode CTA
 inline constexpr int kMergeThreads = 256;
 inline constexpr int kMaxGenericHeadDim = 256;  // shared memory of the generic kernel: 99 KB

@@ -87,7 +87,7 @@ __device__ void expand_slice(const ExpandSliceParams& launch) {
     const bool symmetric = p.prefix.keys_symmetric;
     const uint8_t* keys = p.prefix.keys[pointer];
     copy_key_scales<D>(packed, start, p, keys, p.prefix.rotations[block]);
-    copy_key_codes<D>(packed, p, keys);
+    copy_key_codes<D>(packed, p, keys, keys);
     copy_async_commit();
     copy_async_wait<0>();
     __syncthreads();

@@ -73,12 +73,12 @@ class KeyTile {
     // is always run it puts these differences after the barrier.
     float distances[32] = {};
     if (!idle() && p_.class_count != 0) {
-      const float stored_lo = affine_scale_lo(lo);
+      const float from = __half2float(stored_lo(lo));
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         const float2 x = Pair<T>::unpack(x_[i]);
-        distances[2 * i] = __fsub_rn(x.x, stored_lo);
-        distances[2 * i + 1] = __fsub_rn(x.y, stored_lo);
+        distances[2 * i] = __fsub_rn(x.x, from);
+        distances[2 * i + 1] = __fsub_rn(x.y, from);
       }
     }
     __syncthreads();

@@ -17,18 +17,14 @@ struct AffineScale {
 
 __device__ inline float max_code(int width) { return static_cast<float>((1 << width) - 1); }
 
-/// The value that lo is stored as: rounded towards minus infinity. Adding +0 turns -0 into +0.
-__device__ inline float affine_scale_lo(float lo) {
-  return __half2float(__float2half_rd(__fadd_rn(lo, 0.0f)));
-}
+/// What lo is stored as: rounded towards minus infinity. Adding +0 turns -0 into +0.
+__device__ inline __half stored_lo(float lo) { return __float2half_rd(__fadd_rn(lo, 0.0f)); }
 
-/// lo rounds towards minus infinity; step, computed from the stored lo, towards plus infinity.
-/// Adding +0 turns -0 into +0.
+/// step, computed from the stored lo, rounds towards plus infinity.
 __device__ inline AffineScale affine_scale(float lo, float hi, int width) {
   AffineScale scale;
-  const __half stored_lo = __float2half_rd(__fadd_rn(lo, 0.0f));
-  scale.lo_bits = __half_as_ushort(stored_lo);
-  scale.lo = __half2float(stored_lo);
+  scale.lo_bits = __half_as_ushort(stored_lo(lo));
+  scale.lo = __half2float(stored_lo(lo));
   const float step = __fdiv_rn(__fsub_rn(hi, scale.lo), max_code(width));
   scale.step_bits = step > 0.0f ? __half_as_ushort(__float2half_ru(step)) : uint16_t{0};
   scale.step = half_bits_to_float(scale.step_bits);

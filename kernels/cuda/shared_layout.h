@@ -219,23 +219,23 @@ struct DecodeShared {
   int next;         // pointers to four tiles' blocks
   int sequence;     // DecodeSequence
   int values;       // packed values; tile; sums
-  int query_stride;
 
   RILLKV_HOST_DEVICE constexpr explicit DecodeShared(int head_dim)
       : pairs(0),
         operands(pairs + 8 * head_dim),
         queries(operands + 64 * head_dim),
-        scales(queries + kDecodeRows * (4 * head_dim + 64)),
+        scales(queries + kDecodeRows * query_stride(head_dim)),
         last_index(scales + 4 * kDecodeRows),
         maxima(last_index + 4 * kDecodeRows),
-        sums(maxima + 4 * 4 * kDecodeRows),
-        exchange(sums + 4 * 4 * kDecodeRows),
-        value_table(exchange + 4 * 2 * 512),
+        sums(maxima + 4 * kDecodeWarps * kDecodeRows),
+        exchange(sums + 4 * kDecodeWarps * kDecodeRows),
+        value_table(exchange + kDecodeWarps * 2 * 512),
         rotation(value_table + 16 * head_dim),
         next(rotation + 4 * head_dim),
         sequence(next + 128),
-        values((sequence + DecodeSequence::kBytes + 511) & ~511),  // a tile's swizzle wants it
-        query_stride(4 * head_dim + 64) {}
+        values((sequence + DecodeSequence::kBytes + 511) & ~511) {}  // a tile's swizzle wants it
+  /// Bytes of a row of queries: two rows of 4 lanes' 16 bytes meet all banks.
+  RILLKV_HOST_DEVICE static constexpr int query_stride(int head_dim) { return 4 * head_dim + 64; }
   /// Of packed values: what precedes the packed keys. Token blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
     return x.values_channel_major ? value_block_bytes_at_most(head_dim)
@@ -246,7 +246,8 @@ struct DecodeShared {
   RILLKV_HOST_DEVICE static constexpr int sum_stride(int head_dim) { return head_dim + 4; }
   /// All of it; `packed`: of a key and a value block.
   RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int packed) const {
-    const int tile = 64 * 2 * head_dim, all_sums = 4 * kDecodeRows * 4 * sum_stride(head_dim);
+    const int tile = 64 * 2 * head_dim,
+              all_sums = 4 * kDecodeWarps * kDecodeRows * sum_stride(head_dim);
     const int rest = tile > all_sums ? tile : all_sums;
     return values + (packed > rest ? packed : rest);
   }

@@ -6,7 +6,7 @@
 namespace rillkv::test {
 namespace {
 
-class CudaAttentionTest : public EveryDevice {
+class CudaAttentionTest : public ToleranceTest {
  protected:
   /// Runs one shape and expects this entry to have been used.
   void check(const Shape& shape, const std::string& entry, int multiprocessors = 1) {
@@ -31,22 +31,14 @@ class CudaAttentionTest : public EveryDevice {
     const double error = scenario.error(), tolerance = device_tolerance(scenario, generic);
     EXPECT_TRUE(error <= tolerance)
         << "error " << error << " > " << tolerance << ": " << scenario.shape();
-    worst_ratio_ = std::max(worst_ratio_, error / tolerance);
+    took(error / tolerance);
   }
-  void TearDown() override {
-    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
-  }
-
- private:
-  double worst_ratio_ = 0;
 };
 
 std::string fast_entry(const char* kernel, int head_dim, Dtype dtype) {
   return std::string("rillkv_") + kernel + "_d" + std::to_string(head_dim) +
          (dtype == Dtype::kBFloat16 ? "_bf16" : "_fp16");
 }
-
-constexpr Dtype kFastDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
 
 // All eight fast paths over sinks, two blocks of mixed widths, tail and chunk.
 TEST_P(CudaAttentionTest, EveryFastPath) {

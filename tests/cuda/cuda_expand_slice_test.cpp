@@ -40,7 +40,7 @@ Decoded decode(const std::vector<uint8_t>& bytes, const Shape& s, bool keys) {
 /// The larger, or NaN.
 double larger(double worst, double x) { return !(x <= worst) ? x : worst; }
 
-class CudaExpandSlice : public SliceTest {
+class CudaExpandSlice : public ToleranceTest {
  protected:
   /// Blocks first .. first + blocks - 1 against the packed bytes.
   void check_expansion(const Shape& shape, int first, int blocks) {

@@ -4,13 +4,12 @@
 #include "benchmarks/ingest_model.h"
 #include "kernels/cuda/ingest.h"
 #include "kernels/cuda/shared_layout.h"
-#include "kernels/packed_format.h"
 #include "tests/cuda/ingest_oracle.h"
+#include "tests/cuda/pack_scenario.h"
 
 namespace rillkv::test {
 namespace {
 
-namespace format = rillkv::format;
 namespace cuda = kernels::cuda;
 
 constexpr bench::IngestShape kShapes[] = {{32, 8, 128}, {9, 3, 64}};
@@ -76,37 +75,8 @@ uint64_t pack_instructions(const bench::IngestShape& shape, int z) {
   const auto device = make_executor(0, true);
   DeviceQueue all(*device, 1);
   FirstCtasQueue queue(all, 1, z);
-  const int D = shape.head_dim;
-  ActivationBuffer x(Dtype::kBFloat16, kTokens, 1, D);
-  x.fill_normal(3);
-  const auto input =
-      DeviceActivation::copy_of(*device, x.activation(), Dtype::kBFloat16, kTokens, 1, D);
-  const ptx::DeviceArray<float> energies(
-      *device, std::vector<float>(static_cast<size_t>(kBlocks * D), 1.0f));
-  cuda::PackParams p;
-  p.keys = p.values = input.activation();
-  p.dtype = Dtype::kBFloat16;
-  p.kv_heads = 1;
-  p.head_dim = D;
-  p.block_size = kBlockSize;
-  p.tokens = kTokens;
-  p.blocks = kBlocks;
-  // Preset balanced: 4.25 bits a channel.
-  p.increments = D / 2 * 13 / 4;
-  p.key_bytes =
-      static_cast<int32_t>(format::channel_block_bytes(D, kBlockSize, false, D + 2 * p.increments));
-  p.value_groups = format::value_groups(D, 64);
-  p.value_bytes =
-      static_cast<int32_t>(format::token_block_bytes(kBlockSize, D, p.value_groups, false, 4));
-  std::vector<ptx::DeviceArray<uint8_t>> storage;
-  for (int i = 0; i < kBlocks; ++i) {
-    storage.emplace_back(*device, static_cast<size_t>(p.key_bytes + p.value_bytes));
-    p.storage[i] = storage.back().data();
-  }
-  p.energies = energies.data();
-  p.class_count = 8;
-  for (int i = 0; i < 8; ++i) p.classes[i] = i + 1;
-  cuda::pack(queue, p);
+  const PackScenario scenario(*device, Dtype::kBFloat16, shape.head_dim, kBlockSize, kBlocks);
+  cuda::pack(queue, scenario.params());
   return device->reports().at(0).warp_instructions;
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/cuda/ingest.h"
 #include "kernels/packed_format.h"
 #include "tests/cuda/device_scenario.h"
+#include "tests/cuda/pack_scenario.h"
 
 namespace rillkv::test {
 namespace {
@@ -110,41 +111,13 @@ TEST(CudaProfileTest, ValuesOfAnyWidthHaveNoBankConflicts) {
 /// One launch packs two blocks of one kv head, from an empty tail; `instructions`: of its warps;
 /// `bit_planes`: that its key blocks have.
 Profile profile_of_pack(int head_dim, Dtype dtype, uint64_t& instructions, uint64_t& bit_planes) {
-  const int tokens = 256, block_size = 128, count = 2;
   const auto device = make_executor(0, true);
   DeviceQueue queue(*device, 1);
-  ActivationBuffer x(dtype, tokens, 1, head_dim);
-  x.fill_normal(3);
-  const auto input = DeviceActivation::copy_of(*device, x.activation(), dtype, tokens, 1, head_dim);
-  const int groups = format::value_groups(head_dim, 64), increments = head_dim / 2 * 13 / 4;
-  const ptx::DeviceArray<float> energy(
-      *device, std::vector<float>(static_cast<size_t>(count * head_dim), 1.0f));
-  kernels::cuda::PackParams p;
-  p.keys = p.values = input.activation();
-  p.dtype = dtype;
-  p.kv_heads = 1;
-  p.head_dim = head_dim;
-  p.block_size = block_size;
-  p.tokens = tokens;
-  p.blocks = count;
-  p.key_bytes = static_cast<int32_t>(
-      format::channel_block_bytes(head_dim, block_size, false, head_dim + 2 * increments));
-  p.value_bytes =
-      static_cast<int32_t>(format::token_block_bytes(block_size, head_dim, groups, false, 4));
-  std::vector<ptx::DeviceArray<uint8_t>> storage;
-  for (int i = 0; i < count; ++i) {
-    storage.emplace_back(*device, static_cast<size_t>(p.key_bytes + p.value_bytes));
-    p.storage[i] = storage.back().data();
-  }
-  p.energies = energy.data();
-  p.class_count = 8;
-  for (int i = 0; i < 8; ++i) p.classes[i] = i + 1;
-  p.increments = increments;
-  p.value_groups = groups;
-  kernels::cuda::pack(queue, p);
+  const PackScenario scenario(*device, dtype, head_dim, 128, 2);
+  kernels::cuda::pack(queue, scenario.params());
   instructions = device->reports().at(0).warp_instructions;
   bit_planes = 0;
-  for (const auto& block : storage) {
+  for (const auto& block : scenario.storage()) {
     const std::vector<uint8_t> bytes = block.to_vector();
     for (int c = 0; c < head_dim; ++c) {
       bit_planes += static_cast<uint64_t>(format::bit_planes(format::channel_width(

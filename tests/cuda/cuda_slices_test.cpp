@@ -9,7 +9,7 @@ namespace {
 
 namespace cuda = kernels::cuda;
 
-class CudaSlices : public SliceTest {
+class CudaSlices : public ToleranceTest {
  protected:
   struct Cut {
     int multiprocessors = 1;

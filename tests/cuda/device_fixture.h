@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -82,6 +83,24 @@ class EveryDevice : public testing::TestWithParam<const char*> {
  private:
   std::unique_ptr<ptx::Device> device_;
 };
+
+/// Records how much of their tolerance a test's comparisons took at most.
+class ToleranceTest : public EveryDevice {
+ protected:
+  void took(double error_over_tolerance) {
+    worst_ratio_ = std::max(worst_ratio_, error_over_tolerance);
+  }
+  void TearDown() override {
+    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
+  }
+
+ private:
+  double worst_ratio_ = 0;
+};
+
+/// Those of the fast paths.
+inline constexpr kernels::Dtype kFastDtypes[] = {kernels::Dtype::kBFloat16,
+                                                 kernels::Dtype::kFloat16};
 
 #define RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(fixture)       \
   INSTANTIATE_TEST_SUITE_P(                                \

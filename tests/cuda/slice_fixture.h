@@ -1,7 +1,6 @@
 // What the tests of attention by slices (kernels/cuda/slices.h) share.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,7 +12,6 @@
 namespace rillkv::test {
 
 inline constexpr double kHalfUnit = 1.0 / 2048;  // roundings to fp16's 11 significant bits
-inline constexpr Dtype kFastDtypes[] = {Dtype::kBFloat16, Dtype::kFloat16};
 
 inline double half_of(uint16_t bits) {
   static const std::vector<double> values = [] {
@@ -55,19 +53,5 @@ inline kernels::cuda::FoldSliceParams fold_params(const ptx::DeviceArray<uint16_
   p.part_stride = to.stride;
   return p;
 }
-
-/// Records how much of their tolerance a test's comparisons took at most.
-class SliceTest : public EveryDevice {
- protected:
-  void took(double error_over_tolerance) {
-    worst_ratio_ = std::max(worst_ratio_, error_over_tolerance);
-  }
-  void TearDown() override {
-    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
-  }
-
- private:
-  double worst_ratio_ = 0;
-};
 
 }  // namespace rillkv::test
