@@ -154,6 +154,10 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
                    bool symmetric, int bits, float* out);
 void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, int bits,
                   float* out);
+void unpack_trellis_keys(const uint8_t* block, int tokens, int block_size, int head_dim,
+                         float* out);
+void unpack_trellis_values(const uint8_t* block, int tokens, int block_size, int head_dim,
+                           int width, int wide_pairs, float* out);
 
 /// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
 /// spread: [D] squares, of hi - lo or of the standard deviation; energy: [D]; classes: the allowed
