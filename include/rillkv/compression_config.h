@@ -14,6 +14,7 @@ namespace rillkv {
 /// How sealed blocks are quantised.
 enum class Policy {
   kAdaptive,  ///< exact ranges, logit-aware key widths, rotated values (the default)
+  kTrellis,   ///< the same with error feedback and trellis codes: fewer bits, slower to seal
   kEma,       ///< EMA of absmax with outlier channels: the method of the original system
   kDense,     ///< no compression: the baseline
 };
@@ -41,17 +42,20 @@ struct CompressionConfig {
   /// Scales of the values: -1 per channel, 1 per head, n groups a head (n divides head_dim).
   int64_t value_quant_groups = -1;
 
-  // Policy "adaptive".
-  double key_bits_mean = 4.25;  ///< mean width of a head's key channels, 1..8, within bit_classes
-  int64_t value_bits = 4;       ///< 2..8
+  // Policies "adaptive" and "trellis".
+  /// Mean width of a head's key channels, 1..8, within bit_classes; "trellis": 1..7.
+  double key_bits_mean = 4.25;
+  int64_t value_bits = 4;          ///< "adaptive": 2..8
+  double value_bits_mean = 4.625;  ///< "trellis": mean width of a head's value channels, 1..7
   /// Widths that a pair of key channels may take: evenly spaced, ascending, in 1..8.
   std::vector<int64_t> bit_classes = {1, 2, 3, 4, 5, 6, 7, 8};
   double query_energy_decay = 0.9;  ///< EMA of squared queries a block, [0, 1)
-  /// Keys are rounded one channel after the other, and what one lost is made good in those to come
-  /// so that logits move least. The same bytes to read; sealing costs more.
+  /// "adaptive": keys are rounded one channel after the other, and what one lost is made good in
+  /// those to come so that logits move least. The same bytes to read; sealing costs more. "trellis"
+  /// always does.
   bool error_feedback = false;
-  int64_t value_group_size = 64;    ///< channels sharing a value scale, 8..2^20
-  bool value_rotation = true;       ///< Walsh-Hadamard; off where head_dim is no power of two
+  int64_t value_group_size = 64;  ///< channels sharing a value scale, 8..2^20
+  bool value_rotation = true;     ///< Walsh-Hadamard; off where head_dim is no power of two
 
   /// From JSON text. `origin` names the source in errors. Throws UsageError naming key, value and
   /// range for an unknown key, a wrong type or a value out of range.
@@ -72,6 +76,8 @@ struct CompressionConfig {
   void set(std::string_view assignment);
   /// The uncompressed baseline of this configuration: policy "dense"; no key counts as given.
   CompressionConfig baseline() const;
+  /// Whether sealing feeds errors back: policy "trellis", or asked for under "adaptive".
+  bool feeds_back() const;
   /// All keys, as `from_json` reads them.
   std::string to_json() const;
   /// Checks every range and the keys that depend on one another.

@@ -26,7 +26,8 @@ struct QuantizerOptions {
 
 /// Quantises blocks for one model shape and configuration, on the CPU (a cache on a CUDA device
 /// seals there, to the same bytes). Stateless and const: one may serve every layer, sequence and
-/// thread. Statistics come from StreamingStats ("ema") and QueryEnergy ("adaptive").
+/// thread. Statistics come from StreamingStats ("ema"), QueryEnergy ("adaptive") and QueryMoment
+/// (with error feedback).
 ///
 /// Keys are quantised before RoPE, per channel (KVQuant, arXiv 2401.18079, section 3.1); values per
 /// token and group after a Walsh-Hadamard rotation ("adaptive"; QuaRot, arXiv 2404.00456) or per
@@ -36,7 +37,7 @@ class QuantizerImpl : public torch::nn::Module {
   /// Throws Error for an unusable shape, UsageError for a configuration that does not fit it.
   explicit QuantizerImpl(const QuantizerOptions& options);
 
-  /// Policy "adaptive". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16 on the CPU, 1
+  /// Policies "adaptive" and "trellis". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16 on the CPU, 1
   /// to block_size tokens, keys before RoPE, values already rotated where `rotates_values`;
   /// statistics: QueryEnergy's energies, [kv_heads, head_dim] f32, none negative, or with error
   /// feedback QueryMoment's moments. Throws Error for anything else, and for keys and values that
@@ -67,15 +68,18 @@ class QuantizerImpl : public torch::nn::Module {
   /// y = H x / sqrt(head_dim) for every token and head; its own inverse. x: [tokens, heads,
   /// head_dim] on the CPU. Throws Error unless head_dim is a power of two.
   at::Tensor rotate_values(const at::Tensor& x) const;
-  /// Whether values are rotated: policy "adaptive", asked for, and head_dim a power of two.
+  /// Whether values are rotated: policy "adaptive" or "trellis", asked for, and head_dim a power of
+  /// two.
   bool rotates_values() const { return rotates_values_; }
   /// Whether value blocks are channel-major (policy "ema") rather than token-major.
   bool channel_major_values() const { return options_.config.policy == Policy::kEma; }
   /// Policy "adaptive": groups of channels that share a value scale, a head.
   int64_t value_groups() const;
-  /// Policy "adaptive": the mean width that every key block has, `key_bits_mean` rounded down to
+  /// Policies "adaptive" and "trellis": the mean width that every key block has, `key_bits_mean` rounded down to
   /// whole increments a head.
   double key_bits_mean() const;
+  /// How its blocks are laid out under those policies.
+  const AdaptiveLayout& layout() const { return *layout_; }
   const QuantizerOptions& options() const { return options_; }
 
  private:

@@ -1,4 +1,4 @@
-// Policy "adaptive": how many bits a head may spend on its keys, and how large its blocks are.
+// Policies "adaptive" and "trellis": how many bits a head may spend on its keys, and how large its blocks are.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +26,10 @@ struct AdaptiveLayout {
   std::vector<int> classes;  // widths that a channel pair may take, ascending
   int increments = 0;
   int key_width_sum = 0;  // of a head's channels
-  int value_groups = 1;   // a head
-  int value_bits = 0;
+  bool trellis = false;
+  int value_groups = 1;  // "adaptive": a head
+  int value_bits = 0;    // "trellis": of the narrower channels
+  int wide_pairs = 0;    // "trellis": value channel pairs with a bit more
   /// rotary_distances of error feedback; null without it.
   std::shared_ptr<const std::vector<float>> distances;
 };

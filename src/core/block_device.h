@@ -50,9 +50,9 @@ struct Measured {
 
 /// A block to be sealed.
 struct OpenBlock {
-  int64_t index = 0;                       // in the tables that the kernels read
-  at::Tensor keys, values;                 // [tokens, kv_heads, head_dim], as they are stored
-  bool keep = true;                        // false: the stress protocol's provisional block
+  int64_t index = 0;        // in the tables that the kernels read
+  at::Tensor keys, values;  // [tokens, kv_heads, head_dim], as they are stored
+  bool keep = true;         // false: the stress protocol's provisional block
   /// "adaptive": QueryEnergy's energies, or with error feedback QueryMoment's moments.
   at::Tensor query_statistics;
   ChannelScales key_scales, value_scales;  // "ema"

@@ -89,10 +89,12 @@ ChannelWidths ema_widths(const at::Tensor& outliers, int64_t bits, int64_t outli
 }
 
 BlockTally adaptive_tally(const uint8_t* stored, const QuantizerOptions& options,
-                          int64_t value_clipped) {
+                          const AdaptiveLayout& layout, int64_t value_clipped) {
   BlockTally tally;
   count_widths(stored, options, tally.key_widths);
-  tally.value_widths[options.config.value_bits] = options.kv_heads * options.head_dim;
+  const int64_t wide = 2 * static_cast<int64_t>(layout.wide_pairs);
+  tally.value_widths[layout.value_bits] = options.kv_heads * (options.head_dim - wide);
+  if (wide > 0) tally.value_widths[layout.value_bits + 1] = options.kv_heads * wide;
   const int64_t mean_up = static_cast<int64_t>(std::ceil(options.config.key_bits_mean));
   for (int64_t w = mean_up + 1; w <= 8; ++w) tally.key_outliers += tally.key_widths[w];
   tally.value_clipped = value_clipped;

@@ -46,7 +46,9 @@ struct Key {
 };
 
 constexpr unsigned bit(Policy policy) { return 1u << static_cast<unsigned>(policy); }
-constexpr unsigned kCompressed = bit(Policy::kAdaptive) | bit(Policy::kEma);
+/// Policies whose key widths follow the queries.
+constexpr unsigned kByQueries = bit(Policy::kAdaptive) | bit(Policy::kTrellis);
+constexpr unsigned kCompressed = kByQueries | bit(Policy::kEma);
 constexpr unsigned kAll = kCompressed | bit(Policy::kDense);
 
 Key integer_key(const char* name, const char* range, unsigned policies,
@@ -94,10 +96,10 @@ Key threshold_key(const char* name, std::optional<double> CompressionConfig::*fi
 
 Key policy_key() {
   return {"policy",
-          "one of \"adaptive\", \"ema\", \"dense\"",
+          "one of \"adaptive\", \"trellis\", \"ema\", \"dense\"",
           kAll,
           [](CompressionConfig& c, const Json& v, const Key& k) {
-            for (Policy p : {Policy::kAdaptive, Policy::kEma, Policy::kDense}) {
+            for (Policy p : {Policy::kAdaptive, Policy::kTrellis, Policy::kEma, Policy::kDense}) {
               if (v == to_string(p)) {
                 c.policy = p;
                 return;
@@ -172,15 +174,17 @@ const std::vector<Key>& keys() {
                   sink_bits),
       integer_key("value_quant_groups", "-1, 1 or a divisor of head_dim", kEma,
                   &C::value_quant_groups, [](int64_t v) { return v == -1 || v >= 1; }),
-      number_key("key_bits_mean", "a number in 1..8", kAdaptive, &C::key_bits_mean,
+      number_key("key_bits_mean", "a number in 1..8", kByQueries, &C::key_bits_mean,
                  [](double v) { return v >= 1 && v <= 8; }),
       integer_key("value_bits", "an integer in 2..8", kAdaptive, &C::value_bits, within(2, 8)),
+      number_key("value_bits_mean", "a number in 1..7", bit(Policy::kTrellis), &C::value_bits_mean,
+                 [](double v) { return v >= 1 && v <= 7; }),
       bit_classes_key(),
-      number_key("query_energy_decay", "a number >= 0 and < 1", kAdaptive, &C::query_energy_decay,
+      number_key("query_energy_decay", "a number >= 0 and < 1", kByQueries, &C::query_energy_decay,
                  [](double v) { return v >= 0 && v < 1; }),
       integer_key("value_group_size", "an integer in 8..1048576", kAdaptive, &C::value_group_size,
                   within(8, 1 << 20)),
-      flag_key("value_rotation", kAdaptive, &C::value_rotation),
+      flag_key("value_rotation", kByQueries, &C::value_rotation),
       flag_key("error_feedback", kAdaptive, &C::error_feedback),
   };
   return table;
@@ -221,6 +225,8 @@ std::string_view to_string(Policy policy) {
   switch (policy) {
     case Policy::kAdaptive:
       return "adaptive";
+    case Policy::kTrellis:
+      return "trellis";
     case Policy::kEma:
       return "ema";
     case Policy::kDense:
@@ -299,6 +305,10 @@ CompressionConfig CompressionConfig::baseline() const {
   return dense;
 }
 
+bool CompressionConfig::feeds_back() const {
+  return policy == Policy::kTrellis || (policy == Policy::kAdaptive && error_feedback);
+}
+
 std::string CompressionConfig::to_json() const {
   Json json;
   for (const Key& key : keys()) json[key.name] = key.write(*this);
@@ -308,6 +318,9 @@ std::string CompressionConfig::to_json() const {
 void CompressionConfig::validate() const {
   for (const Key& key : keys()) {
     if (!key.valid(*this)) reject(key.name, key.write(*this), key.range);
+  }
+  if (policy == Policy::kTrellis && key_bits_mean > 7) {
+    reject("key_bits_mean", key_bits_mean, "a number in 1..7 under policy \"trellis\"");
   }
   if (policy != Policy::kAdaptive) return;
   if (key_bits_mean < static_cast<double>(bit_classes.front()) ||

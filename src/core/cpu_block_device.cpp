@@ -21,20 +21,19 @@ class CpuBlockDevice final : public BlockDevice {
       : quantizer_(std::move(quantizer)),
         config_(quantizer_->options().config),
         kv_heads_(quantizer_->options().kv_heads),
-        layout_(quantizer_->options()),
         rotations_(rotations),
         memory_(memory),
         sinks_(allocate_sinks(quantizer_->options(), at::kCPU)) {}
 
   Measured measure(const Chunk& chunk, const at::Tensor& query_sums) override {
-    if (config_.policy == Policy::kAdaptive && chunk.k.size(0) > 1) {
+    if (config_.policy != Policy::kEma && chunk.k.size(0) > 1) {
       return measure_adaptive_on_cpu(quantizer_, chunk, query_sums);
     }
     Measured measured;
     quantizer_->check_representable(chunk.k, "keys");
     measured.values = quantizer_->rotates_values() ? quantizer_->rotate_values(chunk.v) : chunk.v;
     quantizer_->check_representable(measured.values, "values");
-    if (config_.policy == Policy::kAdaptive) {
+    if (config_.policy != Policy::kEma) {
       quantizer_->check_representable(chunk.q, "queries");
     } else if (!chunk.blocks.empty()) {
       const auto absmax = [&](const at::Tensor& x) {
@@ -65,12 +64,11 @@ class CpuBlockDevice final : public BlockDevice {
       allocate = [this](int64_t bytes) { return memory_.take({bytes}, at::kByte); };
     }
     const QuantizerOptions& options = quantizer_->options();
-    auto block =
-        config_.policy == Policy::kAdaptive
-            ? seal_adaptive_on_cpu(options, layout_, open.keys, open.values, open.query_statistics,
-                                   allocate)
-            : seal_ema_on_cpu(options, open.keys, open.values, open.key_scales, open.value_scales,
-                              allocate);
+    auto block = config_.policy == Policy::kEma
+                     ? seal_ema_on_cpu(options, open.keys, open.values, open.key_scales,
+                                       open.value_scales, allocate)
+                     : seal_adaptive_on_cpu(options, quantizer_->layout(), open.keys, open.values,
+                                            open.query_statistics, allocate);
     RILLKV_ASSERT(open.index * kv_heads_ <= static_cast<int64_t>(key_table_.size()));
     const auto enter = [&](std::vector<const uint8_t*>& table, const auto& pointers) {
       table.resize(open.index * kv_heads_);
@@ -104,7 +102,6 @@ class CpuBlockDevice final : public BlockDevice {
   Quantizer quantizer_;
   const CompressionConfig& config_;  // the quantiser's
   const int64_t kv_heads_;
-  const AdaptiveLayout layout_;
   const CpuRotationTable& rotations_;
   HugePageArena& memory_;
   PackedSinks sinks_;

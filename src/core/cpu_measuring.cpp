@@ -67,7 +67,7 @@ Measured measure_adaptive_on_cpu(const Quantizer& quantizer, const Chunk& chunk,
   const int64_t tokens = chunk.k.size(0), kv_heads = chunk.k.size(1), dim = chunk.k.size(2);
   const int64_t query_heads = chunk.q.size(1), spans = static_cast<int64_t>(chunk.blocks.size());
   const QuantizerOptions& options = quantizer->options();
-  const bool feedback = options.config.error_feedback;
+  const bool feedback = options.config.feeds_back();
   // Energies are summed a query head, moments a kv head.
   const int64_t sum_heads = feedback ? kv_heads : query_heads;
   RILLKV_ASSERT(query_sums.is_contiguous() && query_sums.size(0) == sum_heads);

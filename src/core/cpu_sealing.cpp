@@ -24,8 +24,14 @@ using PackKeys = std::function<void(int64_t head, const kernels::cpu::PackParams
 
 void choose_widths(const AdaptiveLayout& layout, const float* spread, const float* energy,
                    uint8_t* widths) {
-  kernels::cpu::allocate_widths(spread, energy, layout.head_dim, layout.classes.data(),
-                                static_cast<int>(layout.classes.size()), layout.increments, widths);
+  if (layout.trellis) {
+    kernels::cpu::allocate_trellis_widths(spread, energy, layout.head_dim, layout.increments,
+                                          widths);
+  } else {
+    kernels::cpu::allocate_widths(spread, energy, layout.head_dim, layout.classes.data(),
+                                  static_cast<int>(layout.classes.size()), layout.increments,
+                                  widths);
+  }
 }
 
 /// energies: [kv_heads, head_dim].
@@ -49,8 +55,8 @@ struct FeedbackScratch {
     const size_t workspace_bytes =
         format::align_up(kernels::cpu::feedback_workspace_bytes(head_dim, block_size));
     static thread_local ThreadWorkspace memory;
-    auto* at = static_cast<uint8_t*>(memory.get(
-        workspace_bytes + sizeof(float) * dim * (dim + 3) + sizeof(uint16_t) * dim));
+    auto* at = static_cast<uint8_t*>(
+        memory.get(workspace_bytes + sizeof(float) * dim * (dim + 3) + sizeof(uint16_t) * dim));
     const auto take = [&at](auto*& pointer, size_t bytes) {
       pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
       at += bytes;
@@ -80,7 +86,9 @@ PackKeys pack_with_feedback(const AdaptiveLayout& layout, const float* moments) 
     cpu_kernels().variance(keys, scratch.spread);
     for (int k = 0; k < layout.head_dim; ++k) scratch.energy[plan.order[k]] = plan.sensitivities[k];
     choose_widths(layout, scratch.spread, scratch.energy, widths);
-    cpu_kernels().pack_channels_feedback(keys, plan, widths, scratch.workspace, out);
+    const auto pack =
+        layout.trellis ? cpu_kernels().pack_trellis_keys : cpu_kernels().pack_channels_feedback;
+    pack(keys, plan, widths, scratch.workspace, out);
   };
 }
 
@@ -101,8 +109,8 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
   const auto& kernel = cpu_kernels();
   const at::Tensor given = statistics.contiguous();
   const float* numbers = given.const_data_ptr<float>();
-  const PackKeys pack_keys = options.config.error_feedback ? pack_with_feedback(layout, numbers)
-                                                           : pack_to_nearest(layout, numbers);
+  const PackKeys pack_keys = options.config.feeds_back() ? pack_with_feedback(layout, numbers)
+                                                         : pack_to_nearest(layout, numbers);
   std::vector<uint8_t> widths(heads * dim / 2);
   std::vector<int64_t> clipped(heads);
   parallel_tasks(2 * heads, [&](int64_t task) {
@@ -110,6 +118,9 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
     if (task % 2 == 0) {
       pack_keys(head, pack_params(keys, head, layout.block_size), widths.data() + head * dim / 2,
                 const_cast<uint8_t*>(block->keys[head]));
+    } else if (layout.trellis) {
+      kernel.pack_trellis_values(pack_params(values, head, layout.block_size), layout.value_bits,
+                                 layout.wide_pairs, const_cast<uint8_t*>(block->values[head]));
     } else {
       clipped[head] = kernel.pack_tokens_affine(pack_params(values, head, layout.block_size),
                                                 layout.value_groups, layout.value_bits,
@@ -117,7 +128,7 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
     }
   });
 
-  block->tally = adaptive_tally(widths.data(), options,
+  block->tally = adaptive_tally(widths.data(), options, layout,
                                 std::accumulate(clipped.begin(), clipped.end(), int64_t{0}));
   return block;
 }

@@ -215,7 +215,7 @@ void CudaLayerCache::settle() const {
   const at::Tensor widths = at::stack(parts).cpu();  // [blocks, kv_heads, head_dim / 2]
   for (int64_t n = first; n < count; ++n) {
     blocks_[n]->tally = adaptive_tally(widths[n - first].const_data_ptr<uint8_t>(),
-                                       quantizer_->options(), clipped[n - first]);
+                                       quantizer_->options(), layout_, clipped[n - first]);
   }
   settled_ = count;
 }

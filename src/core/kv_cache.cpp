@@ -97,11 +97,16 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   }
   kernel_dtype(dtype);  // rejects what the kernels do not read
   config.validate_for(geometry.head_dim);
+  RILLKV_CHECK(
+      backend == nullptr || !config.feeds_back(), "QuantizedKvCache: ",
+      config.policy == Policy::kTrellis ? "policy 'trellis'" : "error_feedback",
+      " is not there on CUDA devices yet: expected policy 'adaptive' without error_feedback, "
+      "or the CPU");
   const bool dense = config.policy == Policy::kDense;
   if (backend != nullptr) stream = backend->stream();
   const int64_t sinks = dense ? 0 : config.attention_sink_size;
-  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config,
-                                       geometry.inverse_frequencies});
+  Quantizer quantizer(
+      QuantizerOptions{geometry.kv_heads, geometry.head_dim, config, geometry.inverse_frequencies});
   std::function<std::unique_ptr<BlockDevice>()> make_device;
   if (backend == nullptr) {
     memory = std::make_unique<HugePageArena>();
@@ -122,7 +127,7 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
     rotations = std::move(table);
   }
   log_ineffective_keys(config);
-  if (config.policy == Policy::kAdaptive) {
+  if (config.policy == Policy::kAdaptive || config.policy == Policy::kTrellis) {
     log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
                                   " bits in the mean (", config.key_bits_mean, " asked for), ",
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/adaptive_layout.h"
 #include "core/kernel_views.h"
 
 namespace rillkv {
@@ -40,6 +41,7 @@ LayerUsage PackedLayer::usage() const {
   LayerUsage usage;
   usage.key_bytes = static_cast<int64_t>(tail_keys_.nbytes());
   usage.value_bytes = static_cast<int64_t>(tail_values_.nbytes());
+  usage.key_bytes += statistics_bytes();
   if (const PackedSinks& packed = sinks(); packed.keys.defined()) {
     usage.key_bytes += static_cast<int64_t>(packed.keys.nbytes());
     usage.value_bytes += static_cast<int64_t>(packed.values.nbytes());
@@ -96,8 +98,12 @@ kernels::AttentionParams PackedLayer::shared_params(const at::Tensor& q, at::Ten
   }
   prefix.keys_symmetric = config_.policy == Policy::kEma;
   prefix.values_channel_major = quantizer_->channel_major_values();
+  const AdaptiveLayout& layout = quantizer_->layout();
   prefix.value_bits = static_cast<int32_t>(config_.value_bits);
-  prefix.value_groups = static_cast<int32_t>(quantizer_->value_groups());
+  prefix.value_groups = layout.value_groups;
+  prefix.trellis = layout.trellis;
+  prefix.value_width = layout.value_bits;
+  prefix.value_wide_pairs = layout.wide_pairs;
   return p;
 }
 

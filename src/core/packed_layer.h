@@ -32,6 +32,8 @@ class PackedLayer : public LayerCache {
               CacheProtocol protocol, RotationTable& rotations, at::Device device);
 
   virtual const PackedSinks& sinks() const = 0;
+  /// Of statistics that are as large as some hundred tokens and so are counted with the keys.
+  virtual int64_t statistics_bytes() const { return 0; }
   /// Completes the tallies of sealed blocks.
   virtual void settle() const = 0;
 

@@ -30,7 +30,7 @@ PackedLayerCache::PackedLayerCache(const CacheGeometry& geometry, Quantizer quan
     : PackedLayer(geometry, std::move(quantizer), dtype, protocol, rotations, device),
       device_(std::move(blocks)),
       ema_(config_.policy == Policy::kEma),
-      feedback_(!ema_ && config_.error_feedback),
+      feedback_(config_.feeds_back()),
       key_stats_(stats_options(quantizer_->options(), -1)),
       value_stats_(stats_options(quantizer_->options(), config_.value_quant_groups)) {
   if (feedback_) {
@@ -60,6 +60,10 @@ at::Tensor PackedLayerCache::attend(const at::Tensor& q, const at::Tensor& k, co
   device_->attend(chunk_params(chunk, measured.values, out));
   append(chunk, measured);
   return out;
+}
+
+int64_t PackedLayerCache::statistics_bytes() const {
+  return feedback_ ? static_cast<int64_t>(moment_->moments().nbytes()) : 0;
 }
 
 void PackedLayerCache::reset() {

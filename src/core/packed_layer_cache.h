@@ -27,6 +27,7 @@ class PackedLayerCache final : public PackedLayer {
 
  private:
   const PackedSinks& sinks() const override { return device_->sinks(); }
+  int64_t statistics_bytes() const override;
   void settle() const override { device_->settle(blocks_); }
 
   void append(const Chunk& chunk, const Measured& measured);

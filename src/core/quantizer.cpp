@@ -54,13 +54,13 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
   RILLKV_CHECK(options.head_dim >= 2 && options.head_dim % 2 == 0,
                "Quantizer: expected an even head_dim, got ", options.head_dim);
   options.config.validate_for(options.head_dim);
-  RILLKV_CHECK(!options.config.error_feedback ||
+  RILLKV_CHECK(!options.config.feeds_back() ||
                    static_cast<int64_t>(options.inverse_frequencies.size()) == options.head_dim / 2,
                "Quantizer: expected ", options.head_dim / 2,
                " inverse frequencies for error feedback, got ", options.inverse_frequencies.size());
   const CompressionConfig& c = options_.config;
-  rotates_values_ =
-      c.policy == Policy::kAdaptive && c.value_rotation && is_power_of_two(options.head_dim);
+  rotates_values_ = (c.policy == Policy::kAdaptive || c.policy == Policy::kTrellis) &&
+                    c.value_rotation && is_power_of_two(options.head_dim);
   layout_ = std::make_shared<const AdaptiveLayout>(options_);
 }
 
@@ -72,9 +72,11 @@ std::shared_ptr<SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys
                                                           const at::Tensor& values,
                                                           const at::Tensor& statistics) const {
   constexpr const char* kName = "Quantizer::seal_adaptive";
-  check_policy(options_, Policy::kAdaptive, kName);
+  if (options_.config.policy != Policy::kTrellis) {
+    check_policy(options_, Policy::kAdaptive, kName);
+  }
   check_block(options_, keys, values, kName);
-  if (options_.config.error_feedback) {
+  if (options_.config.feeds_back()) {
     const int64_t floats = kernels::moment_floats(static_cast<int>(options_.head_dim));
     check_matrix(statistics, options_.kv_heads, floats, at::kFloat, kName, "moments");
     RILLKV_CHECK(at::isfinite(statistics).all().item<bool>(), kName,
@@ -157,6 +159,12 @@ QuantizerImpl::Dequantized QuantizerImpl::dequantize(const SealedBlock& block) c
   for (int64_t head = 0; head < heads; ++head) {
     float* k = keys.mutable_data_ptr<float>() + head * tokens * dim;
     float* v = values.mutable_data_ptr<float>() + head * tokens * dim;
+    if (layout_->trellis) {
+      kernels::cpu::unpack_trellis_keys(host(head), static_cast<int>(tokens), block_size, idim, k);
+      kernels::cpu::unpack_trellis_values(host(heads + head), static_cast<int>(tokens), block_size,
+                                          idim, layout_->value_bits, layout_->wide_pairs, v);
+      continue;
+    }
     kernels::cpu::unpack_channels(host(head), static_cast<int>(tokens), block_size, idim, ema, k);
     if (ema) {
       kernels::cpu::unpack_channels(host(heads + head), static_cast<int>(tokens), block_size, idim,

@@ -41,7 +41,8 @@ bool on_own_threads(const LinearImpl& head, const Layers& layers,
          std::all_of(layers.begin(), layers.end(),
                      [](const auto& layer) { return layer->packed(); }) &&
          std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
-           return chunk.cache->config().policy == Policy::kAdaptive;
+           const Policy policy = chunk.cache->config().policy;
+           return policy == Policy::kAdaptive || policy == Policy::kTrellis;
          });
 }
 

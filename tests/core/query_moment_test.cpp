@@ -21,10 +21,9 @@ TEST(QueryMoment, IsTheSumOfOuterProductsOverTokensAndTheGroup) {
   QueryMoment moment(small());
   moment->accumulate(at::tensor({1.f, 2.f, 3.f, -1.f, 0.f, 4.f, 2.f, 2.f}).view({2, 2, 2}));
   EXPECT_EQ(moment->pending(), 2);
-  EXPECT_TRUE(at::equal(moment->matrices(),
-                        at::tensor({1.f + 9 + 0 + 4, 2.f - 3 + 0 + 4, 2.f - 3 + 0 + 4,
-                                    4.f + 1 + 16 + 4})
-                            .view({1, 2, 2})));
+  EXPECT_TRUE(at::equal(moment->matrices(), at::tensor({1.f + 9 + 0 + 4, 2.f - 3 + 0 + 4,
+                                                        2.f - 3 + 0 + 4, 4.f + 1 + 16 + 4})
+                                                .view({1, 2, 2})));
 }
 
 TEST(QueryMoment, EndingABlockLetsThePastFade) {
@@ -95,8 +94,8 @@ TEST(QueryMoment, BadArgumentsThrow) {
   EXPECT_THROW(QueryMoment(QueryMomentOptions{3, 2, 4, 0.5}), Error);
   EXPECT_THROW(QueryMoment(QueryMomentOptions{2, 1, 3, 0.5}), Error);
   EXPECT_THROW(QueryMoment(QueryMomentOptions{2, 1, 4, 1.0}), Error);
-  EXPECT_THROW(
-      QueryMoment(QueryMomentOptions{2, 1, 4, std::numeric_limits<double>::quiet_NaN()}), Error);
+  EXPECT_THROW(QueryMoment(QueryMomentOptions{2, 1, 4, std::numeric_limits<double>::quiet_NaN()}),
+               Error);
   QueryMoment moment(small());
   EXPECT_THROW(moment->accumulate(at::ones({1, 2, 4})), Error);
   EXPECT_THROW(moment->seal(), Error);
