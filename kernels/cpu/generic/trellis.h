@@ -21,12 +21,12 @@
 namespace rillkv::kernels::cpu {
 namespace {
 
-/// Lanes' numbers modulo 4.
+/// kDistanceSubsets again and again.
 template <int kLanes>
 struct LaneSubsets {
   alignas(64) float lanes[kLanes];
   constexpr LaneSubsets() : lanes() {
-    for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(i % 4);
+    for (int i = 0; i < kLanes; ++i) lanes[i] = kDistanceSubsets[i % 4];
   }
 };
 template <int kLanes>
@@ -136,12 +136,15 @@ class TrellisCoder {
     const float average = S::fold16(sums) / static_cast<float>(tokens_);
     const float middle = (lo + hi) * 0.5f, half = (hi - lo) * 0.5f;
     const float low = lo < 0.0f ? -lo : lo, high = hi < 0.0f ? -hi : hi;
-    KeyRange best = {0, format::nearest8((low > high ? low : high) * 0x1p-15f) + 1, middle};
+    const int lowest = format::nearest8((low > high ? low : high) * 0x1p-15f) + 1;
     const int widest = format::nearest8(2.0f * half / top);
-    float least_error = 0.0f;
+    // All errors before any is compared: what one candidate waits for, the next ones fill.
+    const int candidates = key_candidates(width);
+    float errors[kMostKeyCandidates], centres[kMostKeyCandidates];
+    int steps[kMostKeyCandidates];
     const F tops = S::set1(top), none = S::zero();
-    for (int k = 0; k < key_candidates(width); ++k) {
-      const int step = widest - k > best.least ? widest - k : best.least;
+    for (int k = 0; k < candidates; ++k) {
+      const int step = widest - k > lowest ? widest - k : lowest;
       const float factor = format::inverse8(136 + k), inverse = format::inverse8(step);
       const float centre =
           k <= 1 ? middle : __builtin_fmaf(middle, factor, average * (1.0f - factor));
@@ -156,25 +159,24 @@ class TrellisCoder {
         sums[r % kSums] = S::add(sums[r % kSums], S::mul(error, error));
       }
       const float size = format::step8(step);
-      const float error = S::fold16(sums) * (size * size);
-      if (k == 0 || error < least_error) {
-        least_error = error;
-        best.step = step;
-        best.centre = centre;
-      }
+      errors[k] = S::fold16(sums) * (size * size);
+      steps[k] = step;
+      centres[k] = centre;
     }
-    return best;
+    int best = 0;
+    for (int k = 1; k < candidates; ++k) best = errors[k] < errors[best] ? k : best;
+    return {steps[best], lowest, centres[best]};
   }
 
   void search(const float* v, int width, uint64_t* path) const {
     alignas(64) float distances[4 * kBlock];
-    uint8_t chosen[kBlock];
+    alignas(16) __m128i second[kBlock];
     const F subset = S::load(kLaneSubsets<L>.lanes), top = S::set1(max_code(width - 1));
 #pragma GCC unroll 4
     for (int t = 0; t < kBlock; t += L / 4) {
       S::store(distances + 4 * t, subset_distance<S>(S::repeat_each4(v + t), subset, top));
     }
-    trace_back(chosen, tokens_, advance_states(distances, tokens_, chosen), path);
+    trace_back(second, tokens_, advance_states(distances, tokens_, second), path);
   }
 
   void reconstruct(int c, const float* v, const uint64_t* path, int width, float step, float zero,
