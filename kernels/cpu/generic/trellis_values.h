@@ -45,9 +45,9 @@ RILLKV_INLINE typename S::F subset_of(uint32_t low, uint32_t high) {
 
 /// What the search of a token's scale needs of every channel, and zeros after the last.
 struct ValueChannels {
-  alignas(64) float factors[kMaxSimdHeadDim + 16];  // value_factor
+  alignas(64) float factors[kMaxSimdHeadDim + 16];  // inverse_unit
   alignas(64) float halves[kMaxSimdHeadDim + 16];   // 2^(W-1)
-  alignas(64) float weights[kMaxSimdHeadDim + 16];  // of the squared error
+  alignas(64) float weights[kMaxSimdHeadDim + 16];  // squared_unit
 };
 
 /// search_scale of scalar/trellis.cpp; x: zeros after the last channel.
@@ -107,7 +107,7 @@ struct ValueStrip {
   int64_t stride;        // bytes to the next
   int c, tokens;
   typename S::Part part;
-  typename S::F unit;    // 0.5, or 1 for a wide channel
+  typename S::F unit;    // half_inverse_gain
   typename S::F middle;  // 2^W - 0.5
   typename S::F top;     // 2^(W-1) - 1
   const float* inverses;
@@ -207,9 +207,9 @@ void pack_trellis_values_in(const PackParams& p, int width, int wide_pairs, uint
   ValueChannels channels = {};
   for (int c = 0; c < D; ++c) {
     const int own = format::trellis_value_width(c % pairs, width, wide_pairs);
-    channels.factors[c] = value_factor(own, width);
+    channels.factors[c] = inverse_unit(own, width);
     channels.halves[c] = static_cast<float>(1 << (own - 1));
-    channels.weights[c] = own > width ? 0.25f : 1.0f;
+    channels.weights[c] = squared_unit(own, width);
   }
   alignas(64) float row[kMaxSimdHeadDim + 2 * L] = {};
   float inverses[kMaxBlockSize], weights[kMaxBlockSize];
@@ -231,7 +231,7 @@ void pack_trellis_values_in(const PackParams& p, int width, int wide_pairs, uint
     for (int l = 0; l < L; ++l) {
       const int pair = (c + l) % pairs;
       const int own = format::trellis_value_width(pair, width, wide_pairs);
-      unit[l] = own > width ? 1.0f : 0.5f;
+      unit[l] = half_inverse_gain(own, width);
       middle[l] = 0.5f * max_code(own + 1);
       top[l] = max_code(own - 1);
       format::TrellisPlanes<uint8_t> at = begin;
