@@ -1,4 +1,3 @@
-#error "Coordinator: the spec changed. Read 000_SPEC_CHANGED_READ_THIS.txt in this clone, then delete this line and that file."
 // Steps of a byte: eight to the octave, 2^-17 to 2^14.9, as trellis blocks store them
 // (packed_format.h). For host and device; always inlined (see RILLKV_HOST_DEVICE).
 //
