@@ -22,12 +22,14 @@
 // VALUES of one kv head, rotated, `width` = w and wide pairs of w + 1:
 // 1. A token's scale: i0 = nearest8((max over channels |x|) / (2^(w+1) - 1)); for k = 0 ..
 //    kValueCandidates - 1, i = max(i0 - k, 0), over channels of W = w or w + 1 bits
-//      v = x * (inverse8(i) * value_factor(W, w))
+//      v = x * (inverse8(i) * inverse_unit)
 //      r = v - (min(max(rint(v - 0.5), -2^(W-1)), 2^(W-1) - 1) + 0.5)
-//      error = (sum of (r * r) * (W == w ? 1 : 0.25)) * step8(i)^2
+//      error = (sum of (r * r) * squared_unit) * step8(i)^2
+//    with inverse_unit and squared_unit of scalar_unit(W, w), rounded to fp32 once.
 //    The least error wins, the smaller k on a tie.
-// 2. A channel: the trellis search of v = fma(x, inverse8(scale) * (W == w ? 0.5 : 1), 2^W - 0.5)
-//    with token t weighing step8(scale_t)^2.
+// 2. A channel: the trellis search of v = fma(x, inverse8(scale) * half_inverse_gain, 2^W - 0.5)
+//    with token t weighing step8(scale_t)^2; half_inverse_gain is 0.5, or fp32(2^(-1/8)) for a wide
+//    channel.
 //
 // TRELLIS SEARCH of v_0 .. v_(T-1) for the levels 0 .. 2^(w+1) - 1 of least squared error (Viterbi).
 // State before a token: s = 4 u_(t-3) + 2 u_(t-2) + u_(t-1). Of subset j = 0 .. 3, the levels that
@@ -63,9 +65,20 @@ RILLKV_HOST_DEVICE constexpr double trellis_error(int width) {
   constexpr double kErrors[] = {1, .3255, .094, .0267, .00713, .00185, 4.7e-4, 1.2e-4};
   return kErrors[width];
 }
-/// 2^(W-1) / (2^(w+1) - 1): what makes a value a multiple of its scalar step.
-RILLKV_HOST_DEVICE constexpr float value_factor(int own_width, int width) {
-  return static_cast<float>(1 << (own_width - 1)) / static_cast<float>((2 << width) - 1);
+/// The step of the scalar quantiser of W bits that reaches as far as the trellis of a value channel
+/// whose scale is 1; W: width or width + 1.
+RILLKV_HOST_DEVICE constexpr double scalar_unit(int own_width, int width) {
+  const double gain = own_width > width ? static_cast<double>(format::kWideGain) : 1.0;
+  return gain * ((2 << own_width) - 1) / (1 << (own_width - 1));
+}
+RILLKV_HOST_DEVICE constexpr float inverse_unit(int own_width, int width) {
+  return static_cast<float>(1.0 / scalar_unit(own_width, width));
+}
+RILLKV_HOST_DEVICE constexpr float squared_unit(int own_width, int width) {
+  return static_cast<float>(scalar_unit(own_width, width) * scalar_unit(own_width, width));
+}
+RILLKV_HOST_DEVICE constexpr float half_inverse_gain(int own_width, int width) {
+  return own_width > width ? 0x1.d5818ep-1f : 0.5f;
 }
 
 }  // namespace rillkv::kernels

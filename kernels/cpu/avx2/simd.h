@@ -124,6 +124,14 @@ struct Simd : VectorOps<Registers> {
     const I hidden = _mm256_cmpgt_epi32(load_int(index), set1_int(limit));
     return _mm256_blendv_ps(x, set1(-__builtin_inff()), as_float(hidden));
   }
+  static uint32_t less_bits(F a, F b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+  }
+  static F choose(uint32_t bits, F a, F b) {
+    const I lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const I lanes = bit_and(set1_int(static_cast<int32_t>(bits)), lane_bit);
+    return _mm256_blendv_ps(b, a, as_float(_mm256_cmpeq_epi32(lanes, lane_bit)));
+  }
   static int count_outside(F x, F lo, F hi) {
     const F outside =
         _mm256_or_ps(_mm256_cmp_ps(x, lo, _CMP_LT_OQ), _mm256_cmp_ps(x, hi, _CMP_GT_OQ));
@@ -191,6 +199,10 @@ struct Simd : VectorOps<Registers> {
     if constexpr (kSpan == 1) return _mm256_permute_ps(x, 0xB1);
     if constexpr (kSpan == 2) return _mm256_permute_ps(x, 0x4E);
     if constexpr (kSpan == 4) return _mm256_permute2f128_ps(x, x, 1);
+  }
+  static F repeat_each4(const float* p) {
+    const F both = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+    return _mm256_permutevar_ps(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
   }
   static void unzip4(const float* p, F (&out)[4]) {
     // A transpose of 128-bit lanes, then one of dwords within each: lane q of `quads[i]` is quad

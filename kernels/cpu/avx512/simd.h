@@ -114,6 +114,12 @@ struct Simd : VectorOps<Registers> {
     const __mmask16 hidden = _mm512_cmpgt_epi32_mask(load_int(index), set1_int(limit));
     return _mm512_mask_blend_ps(hidden, x, set1(-__builtin_inff()));
   }
+  static uint32_t less_bits(F a, F b) {
+    return static_cast<uint32_t>(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ));
+  }
+  static F choose(uint32_t bits, F a, F b) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), b, a);
+  }
   static int count_outside(F x, F lo, F hi) {
     return __builtin_popcount(static_cast<unsigned>(_mm512_cmp_ps_mask(x, lo, _CMP_LT_OQ)) |
                               static_cast<unsigned>(_mm512_cmp_ps_mask(x, hi, _CMP_GT_OQ)));
@@ -182,6 +188,11 @@ struct Simd : VectorOps<Registers> {
     if constexpr (kSpan == 2) return _mm512_permute_ps(x, 0x4E);
     if constexpr (kSpan == 4) return _mm512_shuffle_f32x4(x, x, 0xB1);
     if constexpr (kSpan == 8) return _mm512_shuffle_f32x4(x, x, 0x4E);
+  }
+  static F repeat_each4(const float* p) {
+    const F four = _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+    return _mm512_permutevar_ps(four,
+                                _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3));
   }
   static void unzip4(const float* p, F (&out)[4]) {
     // A 4 x 4 transpose of 128-bit lanes, then one of dwords within each: lane q of `quads[i]` is

@@ -3,14 +3,7 @@
 // that repeat them.
 //
 // CHANNEL BLOCKS. A register holds L channels of one token, so that scales, widths and the shifts
-// that follow from them are per-lane constants of a strip of L channels. Element k of word i of a
-// plane is token k W + i: with R = block_size / 32, the tokens r, r + R, ..., r + 31 R fill
-//   bit word    r                     element k     of token r + k R
-//   crumb words r + (k % 2) R         element k / 2
-//   nibble words r + (k % 4) R        element k / 4
-// so eleven accumulators (the second nibble of 8 bits included) take 32 tokens from the last to the
-// first, each by "acc = acc << element bits | part of code". The words of L channels, one register
-// a word, are then transposed four by four into the channels' planes.
+// that follow from them are per-lane constants of a strip of L channels; strip_planes.h packs them.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +14,7 @@
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/simd_rows.h"
 #include "kernels/cpu/generic/simd_scales.h"
+#include "kernels/cpu/generic/strip_planes.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/planes.h"
 
@@ -32,21 +26,14 @@ namespace {
 /// What a strip of L channels needs at every token, and where its planes go.
 template <class S>
 struct ChannelStrip {
-  static constexpr int L = S::kLanes;
   Scale<S> scale;
   typename S::F top;   // affine: 2^w - 1
   typename S::F half;  // symmetric: 2^(w-1)
-  typename S::I nibble_shift, crumb_shift;
-  bool any_nibble = false, any_second = false, any_crumb = false, any_bit = false;
-  uint8_t* nibble_at[L];
-  uint8_t* second_at[L];
-  uint8_t* crumb_at[L];
-  uint8_t* bit_at[L];
+  StripPlanes<S> planes;
 };
 
-/// Widths of the channels c ... c + count - 1: shifts, largest codes and planes. Planes that a
-/// channel lacks go to `nowhere`, which no one reads. `pair` is at the planes of c's pair and moves
-/// to the next strip's; the upper half of the channels begins at `begin` again.
+/// Widths of the channels c ... c + count - 1: largest codes and planes. `pair` is at the planes of
+/// c's pair and moves to the next strip's; the upper half of the channels begins at `begin` again.
 template <class S>
 void set_widths(ChannelStrip<S>& strip, const uint8_t* widths, int c, int count, int head_dim,
                 int block_size, const format::Planes<uint8_t>& begin, format::Planes<uint8_t>& pair,
@@ -54,41 +41,23 @@ void set_widths(ChannelStrip<S>& strip, const uint8_t* widths, int c, int count,
   constexpr int L = S::kLanes;
   const int pairs = head_dim / 2;
   alignas(64) float top[L], half[L];
-  alignas(64) int32_t nibble_shift[L], crumb_shift[L];
   for (int l = 0; l < L; ++l) {
     const int width = l < count ? format::channel_width(widths, c + l, head_dim) : 0;
     top[l] = width > 0 ? max_code(width) : 1.0f;
     half[l] = width > 0 ? static_cast<float>(1 << (width - 1)) : 1.0f;
-    nibble_shift[l] = width > 4 ? format::nibble_shift(width) : 0;
-    crumb_shift[l] = format::crumb_shift(width);
-    strip.nibble_at[l] = strip.second_at[l] = strip.crumb_at[l] = strip.bit_at[l] = nowhere;
-    if (l >= count) continue;
+    if (l >= count) {
+      strip.planes.set(l, 0, block_size, begin, nowhere);
+      continue;
+    }
     if (c + l == pairs) pair = begin;
     const uint8_t both = widths[c + l < pairs ? c + l : c + l - pairs];
     format::Planes<uint8_t> at = pair;
     if (c + l >= pairs) format::advance(at, block_size, format::first_width(both));
     format::advance(pair, block_size, format::planes_of_pair(both));
-    if (format::nibble_planes(width) > 0) {
-      strip.nibble_at[l] = at.nibbles;
-      strip.any_nibble = true;
-    }
-    if (format::nibble_planes(width) > 1) {
-      strip.second_at[l] = at.nibbles + format::plane_bytes(block_size, 4);
-      strip.any_second = true;
-    }
-    if (format::crumb_planes(width) > 0) {
-      strip.crumb_at[l] = at.crumbs;
-      strip.any_crumb = true;
-    }
-    if (format::bit_planes(width) > 0) {
-      strip.bit_at[l] = at.bits;
-      strip.any_bit = true;
-    }
+    strip.planes.set(l, width, block_size, at, nowhere);
   }
   strip.top = S::load(top);
   strip.half = S::load(half);
-  strip.nibble_shift = S::load_int(nibble_shift);
-  strip.crumb_shift = S::load_int(crumb_shift);
 }
 
 /// Codes of one token for the strip's channels; counts the clipped ones if symmetric.
@@ -110,66 +79,18 @@ typename S::I channel_code(typename S::F x, const ChannelStrip<S>& strip, int64_
   }
 }
 
-/// `words` registers of words, one lane a channel, to the channels' planes.
-template <class S>
-void store_planes(const uint32_t* buffer, int words, uint8_t* const* at) {
-  constexpr int L = S::kLanes;
-  int i = 0;
-  for (; i + 4 <= words; i += 4) S::store_columns(buffer + i * L, at, 4 * i);
-  for (; i < words; ++i) {
-    for (int l = 0; l < L; ++l) std::memcpy(at[l] + 4 * i, buffer + i * L + l, 4);
-  }
-}
-
 /// Quantises and packs one strip; returns how many codes were clipped.
 template <class S, Dtype kType, bool kSymmetric>
-int64_t pack_strip(const PackParams& p, int c, typename S::Part part,
-                   const ChannelStrip<S>& strip) {
-  constexpr int L = S::kLanes;
-  using Int = typename S::I;
-  alignas(64) uint32_t nibbles[kMaxBlockSize / 8 * L], seconds[kMaxBlockSize / 8 * L];
-  alignas(64) uint32_t crumbs[kMaxBlockSize / 16 * L], bits[kMaxBlockSize / 32 * L];
+int64_t pack_channel_strip(const PackParams& p, int c, typename S::Part part,
+                           const ChannelStrip<S>& strip) {
   const uint8_t* first = first_row(p);
   const int64_t stride = row_bytes(p);
-  const Int low4 = S::set1_int(15), low2 = S::set1_int(3), low1 = S::set1_int(1);
-  const int R = p.block_size / 32;
   int64_t clipped = 0;
-  for (int r = 0; r < R; ++r) {
-    Int nibble[4], second[4], crumb[2], bit = S::zero_int();
-    for (int s = 0; s < 4; ++s) nibble[s] = second[s] = S::zero_int();
-    crumb[0] = crumb[1] = S::zero_int();
-    for (int j = 7; j >= 0; --j) {
-      for (int s = 3; s >= 0; --s) {
-        const int t = r + (4 * j + s) * R;
-        Int code = S::zero_int();
-        if (t < p.tokens) {
-          code = channel_code<S, kSymmetric>(load_part_as<S, kType>(first + t * stride, c, part),
-                                             strip, clipped);
-        }
-        // words |= ((code >> shift) & mask) << (element_bits * k)
-        if (strip.any_nibble) {
-          nibble[s] =
-              S::template append<4>(nibble[s], S::shift_right_each(code, strip.nibble_shift), low4);
-        }
-        if (strip.any_second) second[s] = S::template append<4>(second[s], code, low4);
-        if (strip.any_crumb) {
-          crumb[s & 1] = S::template append<2>(crumb[s & 1],
-                                               S::shift_right_each(code, strip.crumb_shift), low2);
-        }
-        if (strip.any_bit) bit = S::template append<1>(bit, code, low1);
-      }
-    }
-    for (int s = 0; s < 4; ++s) {
-      S::store_int(nibbles + (r + s * R) * L, nibble[s]);
-      S::store_int(seconds + (r + s * R) * L, second[s]);
-    }
-    for (int s = 0; s < 2; ++s) S::store_int(crumbs + (r + s * R) * L, crumb[s]);
-    S::store_int(bits + r * L, bit);
-  }
-  if (strip.any_nibble) store_planes<S>(nibbles, 4 * R, strip.nibble_at);
-  if (strip.any_second) store_planes<S>(seconds, 4 * R, strip.second_at);
-  if (strip.any_crumb) store_planes<S>(crumbs, 2 * R, strip.crumb_at);
-  if (strip.any_bit) store_planes<S>(bits, R, strip.bit_at);
+  pack_strip<S>(strip.planes, p.block_size, [&](int t) {
+    if (t >= p.tokens) return S::zero_int();
+    return channel_code<S, kSymmetric>(load_part_as<S, kType>(first + t * stride, c, part), strip,
+                                       clipped);
+  });
   return clipped;
 }
 
@@ -209,7 +130,7 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
       S::store_16_part(lo_out + c, lo_bits, part);
       S::store_16_part(step_out + c, step_bits, part);
     }
-    clipped += pack_strip<S, kType, kSymmetric>(p, c, part, strip);
+    clipped += pack_channel_strip<S, kType, kSymmetric>(p, c, part, strip);
   }
   // `pair.bits` has come to the end of the last plane; what follows is padding.
   const size_t end = static_cast<size_t>(pair.bits - out);

@@ -34,6 +34,8 @@
 //   infinity_if_zero(x)  +infinity where x is a zero of either sign, x elsewhere
 //   keep(x, part)        x in the part, 0 elsewhere
 //   hide_after(x, index, limit)   x where index[l] <= limit, -infinity elsewhere
+//   less_bits(a, b)               bit l: a < b in lane l
+//   choose(bits, a, b)            a in the lanes l whose bit l is set (others are ignored), else b
 //   count_outside(x, lo, hi)      how many lanes are < lo or > hi
 //   first_lane(x)  reduce_add(x) (any order)  reduce_min(x)  reduce_max(x) (no NaN)
 //   fold16(sums)         of 16 numbers in 16 / kLanes registers: s[l] += s[l + 8], + 4, + 2, + 1
@@ -54,6 +56,7 @@
 //   low_bits(i, mask)    i & mask as floats
 // SHUFFLES
 //   exchange<n>(x)       lane l is x[l ^ n]; n a power of two below kLanes
+//   repeat_each4(p)      lane l is float l / 4 of p; floats up to p[3] are read
 //   unzip4(p, out)       4 kLanes floats: lane l of out[c] is float 4 l + c, c < 4
 //   transpose(x)         kLanes registers: lane r of register c takes lane c of register r
 //   store_columns(words, at, offset)   4 registers (aligned to a register): the 4 dwords of lane l,
@@ -118,6 +121,8 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::infinity_if_zero(f) } -> std::same_as<typename S::F>;
   { S::keep(f, part) } -> std::same_as<typename S::F>;
   { S::hide_after(f, index, 0) } -> std::same_as<typename S::F>;
+  { S::less_bits(f, f) } -> std::same_as<uint32_t>;
+  { S::choose(1u, f, f) } -> std::same_as<typename S::F>;
   { S::count_outside(f, f, f) } -> std::same_as<int>;
   { S::first_lane(f) } -> std::same_as<float>;
   { S::reduce_add(f) } -> std::same_as<float>;
@@ -153,6 +158,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::low_bits(i, 15) } -> std::same_as<typename S::F>;
 
   { S::template exchange<1>(f) } -> std::same_as<typename S::F>;
+  { S::repeat_each4(p) } -> std::same_as<typename S::F>;
   S::unzip4(p, quads);
   S::transpose(registers);
   S::store_columns(words, at, 0);

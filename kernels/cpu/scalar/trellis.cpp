@@ -138,10 +138,10 @@ int search_scale(const float* x, int head_dim, int width, int wide_pairs) {
     Sum16 squares;
     for (int c = 0; c < head_dim; ++c) {
       const int own = format::trellis_value_width(c % pairs, width, wide_pairs);
-      const float v = x[c] * (format::inverse8(scale) * value_factor(own, width));
+      const float v = x[c] * (format::inverse8(scale) * inverse_unit(own, width));
       const float half = static_cast<float>(1 << (own - 1));
       const float error = v - (clamped(round_to_integer(v - 0.5f), -half, half - 1.0f) + 0.5f);
-      squares.add(c, error * error * (own > width ? 0.25f : 1.0f));
+      squares.add(c, error * error * squared_unit(own, width));
     }
     const float size = format::step8(scale);
     const float error = squares.fold() * (size * size);
@@ -170,7 +170,7 @@ void pack_trellis_values(const PackParams& p, int32_t width, int32_t wide_pairs,
   uint8_t path[kMaxBlockSize] = {}, b[kMaxBlockSize] = {};
   for (int i = 0; i < D; ++i) {
     const int own = format::trellis_value_width(i / 2, width, wide_pairs);
-    const float unit = own > width ? 1.0f : 0.5f, middle_level = 0.5f * max_code(own + 1);
+    const float unit = half_inverse_gain(own, width), middle_level = 0.5f * max_code(own + 1);
     load_channel(p, format::channel_at(i, D), x);
     for (int t = 0; t < T; ++t) x[t] = __builtin_fmaf(x[t], inverses[t] * unit, middle_level);
     search_trellis(x, weights, T, own, path, b);
