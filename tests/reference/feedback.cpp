@@ -78,20 +78,20 @@ double expected_squared_logit(const Matrix& queries, const std::vector<double>& 
 std::vector<float> distance_table(const std::vector<double>& frequencies) {
   const auto probability = distance_weights();
   const size_t half = frequencies.size();
-  const auto mean = [&](double frequency) {
-    std::complex<double> sum = 0;
-    for (int n = 0; n < kDistances; ++n) {
-      sum += probability[size_t(n)] * std::polar(1.0, n * frequency);
-    }
-    return sum;
-  };
+  std::vector<std::vector<std::complex<double>>> turns(half);  // [D/2][distance]
+  for (size_t p = 0; p < half; ++p) {
+    for (int n = 0; n < kDistances; ++n) turns[p].push_back(std::polar(1.0, n * frequencies[p]));
+  }
   std::vector<float> table;
   for (size_t a = 0; a < half; ++a) {
     for (size_t b = 0; b < half; ++b) {
-      for (const auto& g :
-           {mean(frequencies[a] - frequencies[b]), mean(frequencies[a] + frequencies[b])}) {
-        table.push_back(static_cast<float>(g.real()));
-        table.push_back(static_cast<float>(g.imag()));
+      std::complex<double> difference = 0, sum = 0;
+      for (size_t n = 0; n < kDistances; ++n) {
+        difference += turns[a][n] * std::conj(turns[b][n]) * probability[n];
+        sum += turns[a][n] * turns[b][n] * probability[n];
+      }
+      for (double x : {difference.real(), difference.imag(), sum.real(), sum.imag()}) {
+        table.push_back(static_cast<float>(x));
       }
     }
   }
