@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <random>
 #include <vector>
 
@@ -61,8 +62,7 @@ struct FeedbackCase {
   /// energies from 1e-6 to 1e6; 3: alike in all channels.
   FeedbackCase(int D, int kind) : head_dim(D), moment(kernels::moment_floats(D), 0.0f) {
     for (int p = 0; p < D / 2; ++p) frequencies.push_back(std::pow(1e4, -2.0 * p / D));
-    // Large dimensions, which compare kernels only, make do with frequencies that repeat.
-    distances = D <= 128 ? reference::distance_table(frequencies) : repeated_distances();
+    distances = table_of(frequencies);
     std::mt19937 random(static_cast<uint32_t>(4 * D + kind));
     std::normal_distribution<float> normal;
     const int count = kind == 0 ? 1 : kind == 2 ? D : 2 * D;
@@ -96,13 +96,18 @@ struct FeedbackCase {
   }
 
  private:
-  std::vector<float> repeated_distances() const {
-    const int half = head_dim / 2, few = 8;
-    const auto small = reference::distance_table({frequencies.begin(), frequencies.begin() + few});
-    std::vector<float> table;
-    for (int a = 0; a < half; ++a) {
-      for (int b = 0; b < half; ++b) {
-        const auto at = small.begin() + 4 * (a % few * few + b % few);
+  /// Slow to make, so once a size. Large ones, which compare kernels only, make do with frequencies
+  /// that repeat.
+  static const std::vector<float>& table_of(const std::vector<double>& frequencies) {
+    static std::map<size_t, std::vector<float>> known;
+    std::vector<float>& table = known[frequencies.size()];
+    if (!table.empty()) return table;
+    const size_t half = frequencies.size(), few = std::min<size_t>(half, 64);
+    const auto small = reference::distance_table(
+        {frequencies.begin(), frequencies.begin() + static_cast<std::ptrdiff_t>(few)});
+    for (size_t a = 0; a < half; ++a) {
+      for (size_t b = 0; b < half; ++b) {
+        const float* at = small.data() + 4 * (a % few * few + b % few);
         table.insert(table.end(), at, at + 4);
       }
     }
