@@ -1,5 +1,5 @@
-// Statistics, widths, error feedback, quantisation and packing: what sealing one block costs, by preset and
-// instruction set, and its parts alone.
+// Statistics, widths, error feedback, quantisation and packing: what sealing one block costs, by
+// preset and instruction set, and its parts alone.
 //
 // An iteration seals one 128-token block of every kv head of one layer, from bf16 activations. The
 // layers take turns, so that inputs come from where a real prefill leaves them and not from L1. The

@@ -113,15 +113,15 @@ Matrix matrix_of(const std::vector<float>& moment, int D) {
   return m;
 }
 
-// The tolerance of M = U diag(d) U^T, element (i, j), as a multiple of sqrt(e_i e_j), e the energies
-// of their pairs:
+// The tolerance of M = U diag(d) U^T, element (i, j), as a multiple of sqrt(e_i e_j), e the
+// energies of their pairs:
 //   the Hessian: eight roundings, the distances' included, of terms whose magnitudes add up to at
 //   most |A| + |B| + |C| + |E| <= (|q_a| + |q_a+h|)(|q_b| + |q_b+h|) <= 4 sqrt(e_a e_b), twice
 //   (u and v): 64 u;
 //   damping: two roundings of a number below 2.1 e: 5 u;
-//   the factorisation: a multiply-add and a division for each of D steps. As for Cholesky's (Higham,
-//   Accuracy and Stability, theorem 10.3): (D + 2) u |U| d |U^T| <= (D + 2) u sqrt(M_ii M_jj),
-//   M_ii <= 2.1 e_i.
+//   the factorisation: a multiply-add and a division for each of D steps. As for Cholesky's
+//   (Higham, Accuracy and Stability, theorem 10.3): (D + 2) u |U| d |U^T| <= (D + 2) u sqrt(M_ii
+//   M_jj), M_ii <= 2.1 e_i.
 double plan_tolerance(int D, double energy_i, double energy_j) {
   return (64 + 5 + 2.1 * (D + 2)) * kUnit * std::sqrt(energy_i * energy_j);
 }
@@ -282,8 +282,8 @@ TEST_P(VarianceTest, IsExactToItsRoundingsAndKeepsItsOrder) {
           for (float value : channel) sum = std::fma(value - mean, value - mean, sum);
           ASSERT_EQ(out.as<float>()[c], sum / static_cast<float>(tokens))
               << isa().name << " " << dtype_name(dtype) << " D " << D << " tokens " << tokens;
-          // The mean is off by at most (tokens + 1) u times the largest value, which counts squared;
-          // the differences round once each, and their squares' sum once a term.
+          // The mean is off by at most (tokens + 1) u times the largest value, which counts
+          // squared; the differences round once each, and their squares' sum once a term.
           const double exact = reference::variance(channel);
           const double shift = (tokens + 1) * kUnit * magnitude;
           const double tolerance = shift * shift + (tokens + 4) * kUnit * (exact + shift * shift) +
