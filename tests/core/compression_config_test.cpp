@@ -58,6 +58,34 @@ TEST(CompressionConfig, AdaptivePresetsKeepSinksAsTheyAre) {
   EXPECT_GE(adaptive, 4);
 }
 
+TEST(CompressionConfig, TrellisWidthsAreWithinOneToSeven) {
+  CompressionConfig config = CompressionConfig::from_json(
+      R"({"policy": "trellis", "key_bits_mean": 7, "value_bits_mean": 7})");
+  EXPECT_EQ(config.policy, Policy::kTrellis);
+  EXPECT_EQ(CompressionConfig::from_json(config.to_json()).to_json(), config.to_json());
+  EXPECT_THAT(
+      usage_error(R"({"policy": "trellis", "key_bits_mean": 7.5})"),
+      HasSubstr("'key_bits_mean': expected a number in 1..7 under policy \"trellis\", got 7.5"));
+  EXPECT_EQ(usage_error(R"({"key_bits_mean": 7.5})"), "no error");
+  for (const char* bits : {"0.9", "7.1", "\"four\"", "null"}) {
+    EXPECT_THAT(
+        usage_error(std::string(R"({"policy": "trellis", "value_bits_mean": )") + bits + "}"),
+        HasSubstr("'value_bits_mean': expected a number in 1..7"));
+  }
+}
+
+TEST(CompressionConfig, ErrorsAreFedBackUnderTrellisOrWhereAskedFor) {
+  CompressionConfig config;
+  EXPECT_FALSE(config.feeds_back());
+  config.set("error_feedback=true");
+  EXPECT_TRUE(config.feeds_back());
+  config.set("policy=ema");
+  EXPECT_FALSE(config.feeds_back());
+  config.set("error_feedback=false");
+  config.set("policy=trellis");
+  EXPECT_TRUE(config.feeds_back());
+}
+
 TEST(CompressionConfig, SinksHaveTwoToEightBitsOrSixteen) {
   for (const char* key : {"key_bits_sink_outlier", "value_bits_sink_outlier"}) {
     for (int bits = -1; bits <= 33; ++bits) {

@@ -99,7 +99,10 @@ INSTANTIATE_TEST_SUITE_P(All, AdaptiveChunks,
                                            ChunkCase{"quality", 80, at::kHalf},
                                            ChunkCase{"compact", 8, at::kFloat},
                                            ChunkCase{"balanced", 64, at::kBFloat16, true},
-                                           ChunkCase{"extreme", 80, at::kFloat, true}));
+                                           ChunkCase{"extreme", 80, at::kFloat, true},
+                                           ChunkCase{"balanced-trellis", 64, at::kBFloat16},
+                                           ChunkCase{"minimal-trellis", 128, at::kFloat},
+                                           ChunkCase{"quality-trellis", 80, at::kHalf}));
 
 TEST(QuantizedKvCache, DenseChunkedEqualsOneShot) {
   const Input in = random_input(300, 64, 2);
@@ -313,6 +316,26 @@ TEST(QuantizedKvCache, ReportCountsAllocatedBytes) {
   EXPECT_EQ(report.layers[1].sealed_blocks, 3);
 }
 
+TEST(QuantizedKvCache, ReportCountsTrellisBlocksAndTheQueriesMoments) {
+  const int64_t dim = 64, tokens = 8 + 2 * 128;
+  const Input in = random_input(tokens, dim, 8, at::kBFloat16);
+  const auto config = CompressionConfig::preset("balanced-trellis");
+  QuantizedKvCache cache(geometry(dim), config, at::kBFloat16);
+  feed(cache, in, 100);
+  const CacheReport report = cache.report();
+  // Keys: 224 bytes of zeros, steps and widths, padded to 256, and 4.0625 bits a code; values: 128
+  // scales and 4.625 bits.
+  const int64_t keys = 256 + 128 * dim * 65 / 16 / 8, values = 128 + 128 * dim * 37 / 8 / 8;
+  const int64_t tail = 2 * 128 * kKvHeads * dim * 2;
+  const int64_t sinks = 2 * kKvHeads * (8 * dim * 2);
+  const int64_t moments = kKvHeads * 10 * 1024;
+  EXPECT_EQ(report.kv_bytes, 2 * kKvHeads * (keys + values) + tail + sinks + moments);
+  EXPECT_DOUBLE_EQ(report.kv_bits_sealed.key, keys * 8.0 / (dim * 128));
+  EXPECT_DOUBLE_EQ(report.kv_bits_sealed.value, values * 8.0 / (dim * 128));
+  EXPECT_DOUBLE_EQ(report.estimated_bits.key, 4.0625);
+  EXPECT_DOUBLE_EQ(report.estimated_bits.value, 4.625);
+}
+
 TEST(QuantizedKvCache, EmaCountsOutliersAndClips) {
   Input in = random_input(8 + 256, 64, 9);
   in.k.slice(2, 3, 4).mul_(50);  // one channel of each kv head far beyond threshold 6
@@ -327,7 +350,7 @@ TEST(QuantizedKvCache, EmaCountsOutliersAndClips) {
 
 TEST(QuantizedKvCache, ResetStartsAnew) {
   const Input in = random_input(400, 64, 10);
-  for (const char* preset : {"balanced", "seed", "dense"}) {
+  for (const char* preset : {"balanced", "balanced-trellis", "seed", "dense"}) {
     QuantizedKvCache cache(geometry(64), CompressionConfig::preset(preset), at::kFloat);
     const at::Tensor first = feed(cache, in, 150);
     cache.reset();

@@ -36,15 +36,19 @@ TEST(Presets, ErrorsNameThemAll) {
 TEST(CompressionConfig, AKeyHasItsPolicies) {
   const auto effects = [](const char* key) {
     std::string policies;
-    for (const Policy policy : {Policy::kAdaptive, Policy::kEma, Policy::kDense}) {
+    for (const Policy policy :
+         {Policy::kAdaptive, Policy::kTrellis, Policy::kEma, Policy::kDense}) {
       if (CompressionConfig::has_effect(key, policy)) policies += to_string(policy)[0];
     }
     return policies;
   };
-  EXPECT_EQ(effects("policy"), "aed");
-  EXPECT_EQ(effects("chunk_size"), "aed");
-  EXPECT_EQ(effects("block_size"), "ae");
+  EXPECT_EQ(effects("policy"), "ated");
+  EXPECT_EQ(effects("chunk_size"), "ated");
+  EXPECT_EQ(effects("block_size"), "ate");
+  EXPECT_EQ(effects("key_bits_mean"), "at");
   EXPECT_EQ(effects("value_bits"), "a");
+  EXPECT_EQ(effects("error_feedback"), "a");
+  EXPECT_EQ(effects("value_bits_mean"), "t");
   EXPECT_EQ(effects("ema_decay"), "e");
   EXPECT_EQ(effects("nonsense"), "");
 }
