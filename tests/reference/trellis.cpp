@@ -1,0 +1,338 @@
+#include "tests/reference/trellis.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+namespace rillkv::reference {
+namespace {
+
+constexpr int kStates = 8;
+
+/// A state before a token is (u_(t-3), u_(t-2), u_(t-1)); the level's last two bits for the next u.
+int last_bits(int state, int u) {
+  const int one_ago = state & 1, two_ago = state >> 1 & 1, three_ago = state >> 2 & 1;
+  return 2 * ((u + one_ago + three_ago) % 2) + two_ago;
+}
+
+int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/// Sizes of the planes of a number of `width` bits, from its most significant bits down.
+std::vector<int> plane_sizes(int width) {
+  switch (width) {
+    case 0:
+      return {};
+    case 1:
+      return {1};
+    case 2:
+      return {2};
+    case 3:
+      return {2, 1};
+    case 4:
+      return {4};
+    case 5:
+      return {4, 1};
+    case 6:
+      return {4, 2};
+    default:
+      return {4, 2, 1};
+  }
+}
+
+/// Calls visit(channel, token, part of b or not, bit of the number, bit address) for every bit.
+template <typename Visit>
+void for_each_bit(int64_t begin, int tokens, const std::vector<int>& widths, const Visit& visit) {
+  const int head_dim = static_cast<int>(widths.size());
+  int64_t at = 8 * begin;
+  const auto plane = [&](int channel, bool is_b, int element_bits, int lowest) {
+    const int words = tokens * element_bits / 32;
+    for (int t = 0; t < tokens; ++t) {
+      for (int bit = 0; bit < element_bits; ++bit) {
+        visit(static_cast<size_t>(channel), static_cast<size_t>(t), is_b, lowest + bit,
+              at + 32 * (t % words) + element_bits * (t / words) + bit);
+      }
+    }
+    at += tokens * element_bits;
+  };
+  std::vector<int> order;
+  for (int p = 0; p < head_dim / 2; ++p) {
+    order.push_back(p);
+    order.push_back(p + head_dim / 2);
+  }
+  for (int c : order) plane(c, false, 1, 0);
+  for (int size : {4, 2, 1}) {
+    for (int c : order) {
+      int lowest = widths[static_cast<size_t>(c)] - 1;
+      for (int own : plane_sizes(widths[static_cast<size_t>(c)] - 1)) {
+        lowest -= own;
+        if (own == size) plane(c, true, size, lowest);
+      }
+    }
+  }
+}
+
+void read_rows(const uint8_t* bytes, int64_t begin, int tokens, TrellisBlock& block) {
+  const auto count = static_cast<size_t>(tokens);
+  block.rows.assign(block.widths.size(), {std::vector<int>(count, 0), std::vector<int>(count, 0)});
+  for_each_bit(begin, tokens, block.widths,
+               [&](size_t c, size_t t, bool is_b, int bit, int64_t address) {
+                 const int value = bytes[address / 8] >> (address % 8) & 1;
+                 (is_b ? block.rows[c].b : block.rows[c].path)[t] |= value << bit;
+               });
+}
+
+int sum(const std::vector<int>& x) {
+  int total = 0;
+  for (int each : x) total += each;
+  return total;
+}
+
+/// The two nearest integers where double precision may not agree with fp32 on which is nearer.
+std::vector<double> roundings(double x) {
+  const double below = std::floor(x), fraction = x - below;
+  // |x| < 2^15, and fp32 has computed it with two roundings of a relative 2^-24.
+  if (std::fabs(fraction - 0.5) < std::ldexp(1.0, -7)) return {below, below + 1};
+  return {fraction < 0.5 ? below : below + 1};
+}
+
+}  // namespace
+
+double step8(int i) { return std::exp2((i - 136) / 8.0); }
+
+int nearest8(double x) {
+  if (!(x > 0)) return 0;
+  const double i = std::floor(8 * std::log2(x) + 136 + 0.5);
+  return static_cast<int>(std::clamp(i, 0.0, 255.0));
+}
+
+std::vector<int> trellis_levels(const TrellisRow& row) {
+  std::vector<int> levels;
+  for (size_t t = 0; t < row.path.size(); ++t) {
+    const auto u = [&](size_t ago) { return ago <= t ? row.path[t - ago] : 0; };
+    levels.push_back(4 * row.b[t] + 2 * ((u(0) + u(1) + u(3)) % 2) + u(2));
+  }
+  return levels;
+}
+
+double trellis_cost(const std::vector<double>& v, const std::vector<double>& weights,
+                    const std::vector<int>& levels) {
+  double cost = 0;
+  for (size_t t = 0; t < v.size(); ++t) {
+    cost += weights[t] * (v[t] - levels[t]) * (v[t] - levels[t]);
+  }
+  return cost;
+}
+
+double least_cost_of_all_paths(const std::vector<double>& v, const std::vector<double>& weights,
+                               int width) {
+  const auto count = static_cast<int>(v.size());
+  double least = std::numeric_limits<double>::infinity();
+  for (int path = 0; path < 1 << count; ++path) {
+    double cost = 0;
+    for (int t = 0; t < count; ++t) {
+      const auto u = [&](int ago) { return ago <= t ? path >> (t - ago) & 1 : 0; };
+      double nearest = std::numeric_limits<double>::infinity();
+      for (int b = 0; b < 1 << (width - 1); ++b) {
+        const int level = 4 * b + 2 * ((u(0) + u(1) + u(3)) % 2) + u(2);
+        const double error = v[static_cast<size_t>(t)] - level;
+        nearest = std::min(nearest, error * error);
+      }
+      cost += weights[static_cast<size_t>(t)] * nearest;
+    }
+    least = std::min(least, cost);
+  }
+  return least;
+}
+
+double least_trellis_cost(const std::vector<double>& v, const std::vector<double>& weights,
+                          int width) {
+  constexpr double kNever = std::numeric_limits<double>::infinity();
+  std::vector<double> cost(kStates, kNever);
+  cost[0] = 0;
+  for (size_t t = 0; t < v.size(); ++t) {
+    std::vector<double> next(kStates, kNever);
+    for (int s = 0; s < kStates; ++s) {
+      for (int u = 0; u < 2; ++u) {
+        double nearest = kNever;
+        for (int b = 0; b < 1 << (width - 1); ++b) {
+          const double error = v[t] - (4 * b + last_bits(s, u));
+          nearest = std::min(nearest, error * error);
+        }
+        double& to = next[static_cast<size_t>((2 * s + u) % kStates)];
+        to = std::min(to, cost[static_cast<size_t>(s)] + weights[t] * nearest);
+      }
+    }
+    cost = next;
+  }
+  return *std::min_element(cost.begin(), cost.end());
+}
+
+std::vector<int> trellis_value_widths(int head_dim, int width, int wide_pairs) {
+  std::vector<int> widths;
+  for (int c = 0; c < head_dim; ++c) {
+    widths.push_back(c % (head_dim / 2) < wide_pairs ? width + 1 : width);
+  }
+  return widths;
+}
+
+TrellisBlock read_trellis_keys(const uint8_t* bytes, int block_size, int head_dim) {
+  TrellisBlock block;
+  for (int c = 0; c < head_dim; ++c) {
+    const int zero = bytes[2 * c] | bytes[2 * c + 1] << 8;
+    block.zeros.push_back(zero < 32768 ? zero : zero - 65536);
+    block.steps.push_back(bytes[2 * head_dim + c]);
+    const int both = bytes[3 * head_dim + c % (head_dim / 2)];
+    block.widths.push_back(c < head_dim / 2 ? both % 16 : both / 16);
+  }
+  read_rows(bytes, round_up(3 * head_dim + head_dim / 2), block_size, block);
+  return block;
+}
+
+TrellisBlock read_trellis_values(const uint8_t* bytes, int block_size, int head_dim, int width,
+                                 int wide_pairs) {
+  TrellisBlock block;
+  block.widths = trellis_value_widths(head_dim, width, wide_pairs);
+  block.scales.assign(bytes, bytes + block_size);
+  read_rows(bytes, round_up(block_size), block_size, block);
+  return block;
+}
+
+std::vector<uint8_t> write_trellis_block(const TrellisBlock& block, int block_size) {
+  const auto head_dim = static_cast<int>(block.widths.size());
+  std::vector<uint8_t> bytes;
+  const auto put = [&](int byte) { bytes.push_back(static_cast<uint8_t>(byte & 255)); };
+  for (int zero : block.zeros) {
+    put(zero);
+    put(zero >> 8);
+  }
+  for (int step : block.steps) put(step);
+  for (int scale : block.scales) put(scale);
+  for (int p = 0; !block.zeros.empty() && p < head_dim / 2; ++p) {
+    put(block.widths[static_cast<size_t>(p)] +
+        16 * block.widths[static_cast<size_t>(p + head_dim / 2)]);
+  }
+  const int64_t begin = round_up(static_cast<int64_t>(bytes.size()));
+  bytes.resize(static_cast<size_t>(round_up(begin + int64_t{block_size} / 8 * sum(block.widths))),
+               0);
+  for_each_bit(begin, block_size, block.widths,
+               [&](size_t c, size_t t, bool is_b, int bit, int64_t address) {
+                 const TrellisRow& row = block.rows[c];
+                 const int value = (is_b ? row.b : row.path)[t] >> bit & 1;
+                 bytes[static_cast<size_t>(address / 8)] |=
+                     static_cast<uint8_t>(value << address % 8);
+               });
+  return bytes;
+}
+
+std::vector<std::vector<double>> trellis_key_values(const TrellisBlock& block) {
+  const size_t tokens = block.rows[0].path.size();
+  std::vector<std::vector<double>> values(tokens, std::vector<double>(block.rows.size()));
+  for (size_t c = 0; c < block.rows.size(); ++c) {
+    const std::vector<int> levels = trellis_levels(block.rows[c]);
+    for (size_t t = 0; t < tokens; ++t) {
+      values[t][c] = step8(block.steps[c]) * (block.zeros[c] + levels[t]);
+    }
+  }
+  return values;
+}
+
+std::vector<std::vector<double>> trellis_value_values(const TrellisBlock& block, int width) {
+  const size_t tokens = block.rows[0].path.size();
+  std::vector<std::vector<double>> values(tokens, std::vector<double>(block.rows.size()));
+  for (size_t c = 0; c < block.rows.size(); ++c) {
+    const std::vector<int> levels = trellis_levels(block.rows[c]);
+    const double gain = block.widths[c] > width ? std::exp2(-7.0 / 8) : 1.0;
+    for (size_t t = 0; t < tokens; ++t) {
+      values[t][c] =
+          step8(block.scales[t]) * gain * (2 * levels[t] + 1 - std::exp2(block.widths[c] + 1));
+    }
+  }
+  return values;
+}
+
+std::vector<KeyChoice> key_choices(const std::vector<double>& x, int width) {
+  const double lo = *std::min_element(x.begin(), x.end());
+  const double hi = *std::max_element(x.begin(), x.end());
+  double average = 0;
+  for (double each : x) average += each / static_cast<double>(x.size());
+  const double top = std::exp2(width) - 1;
+  const double middle = (lo + hi) / 2;
+  const int least = nearest8(std::max(std::fabs(lo), std::fabs(hi)) / 32768) + 1;
+  const int widest = nearest8((hi - lo) / top);
+  const int count = width == 1 ? 15 : (width == 2 || width == 3 ? 5 : 2);
+  struct Candidate {
+    int step;
+    double centre, best, worst;  // errors: over the zeros that fp32 may have taken
+  };
+  std::vector<Candidate> candidates;
+  for (int k = 0; k < count; ++k) {
+    const double factor = std::exp2(-k / 8.0);
+    Candidate candidate = {std::max(widest - k, least),
+                           k <= 1 ? middle : middle * factor + average * (1 - factor),
+                           std::numeric_limits<double>::infinity(), 0};
+    const double step = step8(candidate.step);
+    for (double zero : roundings(candidate.centre / step - top / 2)) {
+      double error = 0;
+      for (double each : x) {
+        const double v = each / step - zero;
+        const double code = std::clamp(std::nearbyint(v), 0.0, top);
+        error += (v - code) * (v - code) * step * step;
+      }
+      candidate.best = std::min(candidate.best, error);
+      candidate.worst = std::max(candidate.worst, error);
+    }
+    candidates.push_back(candidate);
+  }
+  double bar = std::numeric_limits<double>::infinity();
+  for (const Candidate& each : candidates) bar = std::min(bar, each.worst);
+  constexpr int kShifts[] = {0, -12, -9, -8, -8, -8, -7, -7};
+  std::vector<KeyChoice> choices;
+  for (const Candidate& each : candidates) {
+    // v = x / step - zero is off by two roundings of x / step < 2^15 and one of v: 2^-8 of a step
+    // at most, which moves the sum of T squares s by 2 sqrt(T s) 2^-8 + T 2^-16.
+    const double size = static_cast<double>(x.size()) * step8(each.step) * step8(each.step);
+    const double slack = std::ldexp(2 * std::sqrt(size * each.best), -8) + std::ldexp(size, -16);
+    if (each.best > bar + 2 * slack) continue;
+    const int step = std::min(std::max(each.step + kShifts[width], least), 255);
+    choices.push_back(
+        {step, std::clamp(each.centre / step8(step) - (2 * top + 1) / 2, -32511.0, 32511.0)});
+  }
+  return choices;
+}
+
+std::vector<int> scale_choices(const std::vector<double>& x, int width, int wide_pairs) {
+  const auto head_dim = static_cast<int>(x.size());
+  double most = 0;
+  for (double each : x) most = std::max(most, std::fabs(each));
+  const int widest = nearest8(most / (std::exp2(width + 1) - 1));
+  const std::vector<int> widths = trellis_value_widths(head_dim, width, wide_pairs);
+  std::vector<double> errors;
+  for (int k = 0; k < 9; ++k) {
+    double error = 0;
+    for (size_t c = 0; c < x.size(); ++c) {
+      // A step that makes 2^W levels reach as far as the trellis's 2^(W+1).
+      const double gain = widths[c] > width ? std::exp2(-7.0 / 8) : 1.0;
+      const double reach = step8(std::max(widest - k, 0)) * gain * (std::exp2(widths[c] + 1) - 1);
+      const double half = std::exp2(widths[c] - 1), step = reach / half;
+      const double code = std::clamp(std::floor(x[c] / step), -half, half - 1) + 0.5;
+      error += (x[c] - code * step) * (x[c] - code * step);
+    }
+    errors.push_back(error);
+  }
+  const double least = *std::min_element(errors.begin(), errors.end());
+  std::vector<int> choices;
+  for (int k = 0; k < 9; ++k) {
+    // v is off by three roundings of at most 2^7 (twice as far as the largest code): 2^-15 of a
+    // step, which is at most 4 scales. That moves the sum of D squares s by 2 sqrt(D s) 2^-15 steps
+    // and D 2^-30 steps squared.
+    const int scale = std::max(widest - k, 0);
+    const double error = errors[static_cast<size_t>(k)];
+    const double size = head_dim * 16 * step8(scale) * step8(scale);
+    const double slack = std::ldexp(2 * std::sqrt(size * error), -15) + std::ldexp(size, -30);
+    if (error <= least + 2 * slack) choices.push_back(scale);
+  }
+  return choices;
+}
+
+}  // namespace rillkv::reference
