@@ -90,7 +90,7 @@
 //   total                    rounded up to kAlignment
 //
 //   value = step8(scale) * (2 L + 1 - 2^(width+1))                   channels of `width`
-//   value = step8(scale) * (2 L + 1 - 2^(width+2)) / 2               the wide ones
+//   value = step8(scale) * (kWideGain * (2 L + 1 - 2^(width+2)))     the wide ones
 //
 // Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
 // step 0, and in a trellis block u, b and scale 0: what that is read as is never visible. All offsets are bytes from the start of the block, which is kAlignment-aligned.
@@ -118,6 +118,8 @@ inline constexpr int kAlignment = 64;
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 8;
 inline constexpr int kMaxTrellisWidth = 7;
+/// fp32(2^(-7/8)): the levels of a wide value channel lie that much closer than those of the others.
+inline constexpr float kWideGain = 0x1.172b84p-1f;
 /// "Width" of sinks that are fp16 rows rather than codes.
 inline constexpr int kRowBits = 16;
 

@@ -81,7 +81,7 @@ void unpack_trellis_values(const uint8_t* block, int tokens, int block_size, int
   uint8_t levels[kMaxBlockSize];
   for (int i = 0; i < D; ++i) {
     const int own = format::trellis_value_width(i / 2, width, wide_pairs);
-    const float unit = own > width ? 0.5f : 1.0f;
+    const float unit = own > width ? format::kWideGain : 1.0f;
     format::unpack_levels(planes, block_size, own, levels);
     for (int t = 0; t < tokens; ++t) {
       const int twice = 2 * levels[t] + 1 - (2 << own);
