@@ -4,6 +4,8 @@
 #include <cmath>
 #include <ostream>
 
+#include "tests/reference/trellis_block.h"
+
 namespace rillkv::test {
 
 using reference::PackedBlock;
@@ -11,13 +13,17 @@ using reference::Vector;
 
 std::ostream& operator<<(std::ostream& out, const Shape& s) {
   return out << "heads " << s.heads << "/" << s.kv_heads << "/" << s.head_dim << " block "
-             << s.block_size << " " << dtype_name(s.dtype) << (s.ema ? " ema" : " adaptive")
-             << " value_bits " << s.value_bits << " groups " << s.value_groups << " rotate "
-             << s.rotate_output << " sinks " << s.sinks << "/" << s.sink_capacity << " bits "
-             << s.sink_bits << "," << s.sink_value_bits << " blocks " << s.blocks << " tail "
-             << s.tail << " queries " << s.queries << " provisional " << s.provisional
-             << " key offset " << s.key_offset << " growth " << s.key_growth << " query deviation "
-             << s.query_deviation << " query pair " << s.query_pair << " seed " << s.seed;
+             << s.block_size << " " << dtype_name(s.dtype)
+             << (s.ema       ? " ema"
+                 : s.trellis ? " trellis"
+                             : " adaptive")
+             << " value_width " << s.value_width << " wide " << s.value_wide_pairs << " value_bits "
+             << s.value_bits << " groups " << s.value_groups << " rotate " << s.rotate_output
+             << " sinks " << s.sinks << "/" << s.sink_capacity << " bits " << s.sink_bits << ","
+             << s.sink_value_bits << " blocks " << s.blocks << " tail " << s.tail << " queries "
+             << s.queries << " provisional " << s.provisional << " key offset " << s.key_offset
+             << " growth " << s.key_growth << " query deviation " << s.query_deviation
+             << " query pair " << s.query_pair << " seed " << s.seed;
 }
 
 Scenario::Scenario(const Shape& shape)
@@ -139,19 +145,83 @@ void Scenario::add_sinks() {
   }
 }
 
+std::vector<int> Scenario::random_pair_widths() {
+  const auto pairs = static_cast<size_t>(shape_.head_dim) / 2;
+  std::vector<int> widths;
+  std::uniform_int_distribution<size_t> pick(0, shape_.key_widths.size() - 1);
+  for (size_t p = 0; p < pairs; ++p) {
+    widths.push_back(
+        shape_.key_widths[shape_.equal_shares ? p % shape_.key_widths.size() : pick(random_)]);
+  }
+  if (shape_.equal_shares) std::shuffle(widths.begin(), widths.end(), random_);
+  return widths;
+}
+
+// Any bits are a trellis block: planes are noise, and the scales make of them what random_block
+// makes of its codes.
+std::vector<uint8_t> Scenario::random_trellis_keys(double size) {
+  const auto D = static_cast<size_t>(shape_.head_dim);
+  const std::vector<int> widths = random_pair_widths();
+  std::vector<uint8_t> bytes(
+      static_cast<size_t>(reference::trellis_key_size(shape_.block_size, widths)));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_() & 255);
+  std::uniform_real_distribution<double> reach(1.0, 3.0), offset(-0.5, 0.5);
+  for (size_t c = 0; c < D; ++c) {
+    const int top = (2 << widths[c % (D / 2)]) - 1;
+    const double wanted = 2 * reach(random_) / top * size;
+    const int index = 136 + static_cast<int>(std::lround(8 * std::log2(wanted)));
+    const double moved = offset(random_) + (c % 2 == 0 ? 1 : -1) * shape_.key_offset;
+    const long zero = std::lround(moved * size / reference::trellis_step(index) - top / 2.0);
+    bytes[2 * c] = static_cast<uint8_t>(zero & 255);
+    bytes[2 * c + 1] = static_cast<uint8_t>(zero >> 8 & 255);
+    bytes[2 * D + c] = static_cast<uint8_t>(index);
+  }
+  for (size_t p = 0; p < D / 2; ++p) bytes[3 * D + p] = static_cast<uint8_t>(widths[p] * 17);
+  return bytes;
+}
+
+std::vector<uint8_t> Scenario::random_trellis_values() {
+  std::vector<int> widths;
+  for (int p = 0; p < shape_.head_dim / 2; ++p) {
+    widths.push_back(shape_.value_width + (p < shape_.value_wide_pairs ? 1 : 0));
+  }
+  std::vector<uint8_t> bytes(
+      static_cast<size_t>(reference::trellis_value_size(shape_.block_size, widths)));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_() & 255);
+  std::uniform_real_distribution<double> reach(1.0, 3.0);
+  for (size_t t = 0; t < static_cast<size_t>(shape_.block_size); ++t) {
+    const double step = std::ldexp(reach(random_), -shape_.value_width - 1);
+    bytes[t] = static_cast<uint8_t>(136 + std::lround(8 * std::log2(step)));
+  }
+  return bytes;
+}
+
 void Scenario::add_block(int n, int kv_head) {
   const auto D = static_cast<size_t>(shape_.head_dim), B = static_cast<size_t>(shape_.block_size);
+  const double size = key_size(shape_.sink_capacity + int64_t(n) * shape_.block_size);
+  const auto add_tokens = [&](const std::vector<std::vector<double>>& keys,
+                              const std::vector<std::vector<double>>& values) {
+    const bool last = n == shape_.blocks - 1;
+    const size_t held = last && shape_.provisional > 0 ? size_t(shape_.provisional) : B;
+    for (size_t t = 0; t < held; ++t) {
+      const int64_t index = shape_.sink_capacity + int64_t(n) * shape_.block_size + int64_t(t);
+      tokens_[size_t(kv_head)].push_back(
+          {index, index + shape_.position_shift, keys[t], values[t]});
+    }
+  };
+  if (shape_.trellis) {
+    keys_.push_back(random_trellis_keys(size));
+    values_.push_back(random_trellis_values());
+    return add_tokens(
+        reference::trellis_key_values(keys_.back().data(), shape_.block_size, shape_.head_dim),
+        reference::trellis_value_values(values_.back().data(), shape_.block_size, shape_.head_dim,
+                                        shape_.value_width, shape_.value_wide_pairs));
+  }
   const auto random_widths = [&] {
     std::uniform_int_distribution<size_t> pick(0, shape_.key_widths.size() - 1);
-    std::vector<int> widths(D), shares;
-    if (shape_.equal_shares) {
-      for (size_t p = 0; p < D / 2; ++p) {
-        shares.push_back(shape_.key_widths[p % shape_.key_widths.size()]);
-      }
-      std::shuffle(shares.begin(), shares.end(), random_);
-    }
+    std::vector<int> widths = random_pair_widths();
+    widths.resize(D);
     for (size_t p = 0; p < D / 2; ++p) {
-      widths[p] = shape_.equal_shares ? shares[p] : shape_.key_widths[pick(random_)];
       // Policy "ema" widens single channels, "adaptive" pairs.
       widths[p + D / 2] =
           shape_.ema || shape_.mixed_pairs ? shape_.key_widths[pick(random_)] : widths[p];
@@ -164,7 +234,6 @@ void Scenario::add_block(int n, int kv_head) {
         reference::half_value(keys.lo[c]) + (c % 2 == 0 ? 1 : -1) * shape_.key_offset;
     keys.lo[c] = reference::half_round(moved, reference::Direction::kNearest);
   }
-  const double size = key_size(shape_.sink_capacity + int64_t(n) * shape_.block_size);
   for (std::vector<uint16_t>* scales : {&keys.lo, &keys.step}) {
     if (size == 1) break;
     for (uint16_t& x : *scales) {
@@ -185,13 +254,7 @@ void Scenario::add_block(int n, int kv_head) {
     values_.push_back(
         reference::write_token_block(block, shape_.head_dim, shape_.value_groups, false));
   }
-  const bool last = n == shape_.blocks - 1;
-  const size_t held = last && shape_.provisional > 0 ? size_t(shape_.provisional) : B;
-  for (size_t t = 0; t < held; ++t) {
-    const int64_t index = shape_.sink_capacity + int64_t(n) * shape_.block_size + int64_t(t);
-    tokens_[size_t(kv_head)].push_back(
-        {index, index + shape_.position_shift, key_values[t], values[t]});
-  }
+  add_tokens(key_values, values);
 }
 
 void Scenario::add_dense(Dense& dense, int count, int64_t first_index) {
@@ -277,6 +340,9 @@ kernels::cpu::AttentionParams Scenario::params() {
   prefix.values_channel_major = shape_.ema;
   prefix.value_bits = shape_.value_bits;
   prefix.value_groups = shape_.value_groups;
+  prefix.trellis = shape_.trellis;
+  prefix.value_width = shape_.value_width;
+  prefix.value_wide_pairs = shape_.value_wide_pairs;
 
   const auto segment = [&](Dense& dense, int count, int64_t first_index) {
     kernels::DenseSegment s;

@@ -22,12 +22,15 @@ struct Shape {
   int head_dim = 64;
   int block_size = 128;
   Dtype dtype = Dtype::kFloat32;
-  bool ema = false;  // symmetric keys, channel-major symmetric values
+  bool ema = false;      // symmetric keys, channel-major symmetric values
+  bool trellis = false;  // trellis blocks; key_widths within 1 .. 7
   std::vector<int> key_widths = {1, 2, 3, 4, 5, 6, 7, 8};  // drawn from per channel pair
   bool equal_shares = false;  // of key_widths: all key blocks have one size, as in the product
   bool mixed_pairs = false;   // under ema always: widths drawn per channel
   int value_bits = 4;
   int value_groups = 1;
+  int value_width = 4;  // of trellis blocks, one more for the pairs before value_wide_pairs
+  int value_wide_pairs = 0;
   bool rotate_output = false;
   int sink_capacity = 8;
   int sinks = 8;
@@ -93,6 +96,9 @@ class Scenario {
   /// Random rows [sink_capacity][head_dim] as bytes, and what they stand for.
   std::vector<uint8_t> random_sinks(int bits, std::vector<std::vector<double>>& values);
   void add_block(int n, int kv_head);
+  std::vector<int> random_pair_widths();
+  std::vector<uint8_t> random_trellis_keys(double size);
+  std::vector<uint8_t> random_trellis_values();
   void add_dense(Dense& dense, int count, int64_t first_index);
   double key_size(int64_t index) const;
   void add_rotation(int64_t position, std::vector<float>& cosines, std::vector<float>& sines) const;

@@ -52,7 +52,7 @@ class Chunks {
   const tiled::Workspace& memory() const { return w_.chunks[current_]; }
 
  private:
-  enum class Work { kChoose, kKeys, kValues, kTokens, kDone };
+  enum class Work { kChoose, kKeys, kValues, kTrellisValues, kTokens, kDone };
   enum Segment { kSinks, kTail, kOwn, kNone };
 
   tiled::KeyValueTiles<S>& next() { return columns_[!current_]; }
@@ -65,10 +65,22 @@ class Chunks {
         return choose();
       case Work::kKeys: {
         const int here = steps < D / 2 - done_ ? steps : D / 2 - done_;
-        for (int i = 0; i < here; ++i) keys_.step();
+        if (p_.prefix.trellis) {
+          for (int i = 0; i < here; ++i) trellis_keys_.step();
+        } else {
+          for (int i = 0; i < here; ++i) keys_.step();
+        }
         done_ += here;
         if (done_ == D / 2) begin_values();
         return here;
+      }
+      case Work::kTrellisValues: {
+        // A channel takes about half as long as a pair of keys.
+        const int here = 2 * steps < D - done_ ? 2 * steps : D - done_;
+        for (int i = 0; i < here; ++i) trellis_values_.step();
+        done_ += here;
+        if (done_ == D) end_block();
+        return (here + 1) / 2;
       }
       case Work::kValues: {
         const int here = steps < kBlock / 2 - done_ ? steps : kBlock / 2 - done_;
@@ -129,16 +141,13 @@ class Chunks {
   int begin_block(int64_t first_index) {
     const PackedPrefix& prefix = p_.prefix;
     groups_ = prefix.value_groups;
+    if (p_.block_size == kBlock && prefix.trellis) {
+      begin_keys(trellis_keys_);
+      return 1;
+    }
     if (p_.block_size == kBlock && !prefix.values_channel_major &&
         (groups_ == 1 || (groups_ == 2 && D == 128))) {
-      keys_ = {p_,
-               prefix.keys[entry()],
-               prefix.rotations[block_],
-               memory_of_next().scales,
-               memory_of_next().keys,
-               next().vectors(),
-               nullptr};
-      work_ = Work::kKeys;
+      begin_keys(keys_);
       return 1;
     }
     next().add_block({prefix.keys[entry()], prefix.values[entry()], prefix.rotations[block_],
@@ -146,10 +155,36 @@ class Chunks {
     ++block_;
     return p_.block_size * kFillSteps / kChunk;
   }
+  template <class Keys>
+  void begin_keys(Keys& keys) {
+    keys = {p_,
+            p_.prefix.keys[entry()],
+            p_.prefix.rotations[block_],
+            memory_of_next().scales,
+            memory_of_next().subsets,
+            memory_of_next().keys,
+            next().vectors(),
+            nullptr};
+    work_ = Work::kKeys;
+  }
   void begin_values() {
+    if (p_.prefix.trellis) return begin_trellis_values();
     groups_ == 1 ? begin_values(values_) : begin_values(values_of_two_groups_);
     done_ = 0;
     work_ = Work::kValues;
+  }
+  void begin_trellis_values() {
+    trellis_values_ = {p_,
+                       p_.prefix.values[entry()],
+                       memory_of_next().scales,
+                       memory_of_next().subsets,
+                       memory_of_next().staging,
+                       memory_of_next().values,
+                       next().value_steps(),
+                       next().vectors() * kLanes,
+                       nullptr};
+    done_ = 0;
+    work_ = Work::kTrellisValues;
   }
   template <class Values>
   void begin_values(Values& values) {
@@ -210,7 +245,9 @@ class Chunks {
   Work work_ = Work::kDone;
   int done_ = 0;  // steps of it
   int groups_ = 1;
-  tiled::KeyBlockFill<S, kBlock, true> keys_;
+  tiled::KeyBlockFill<S, kBlock, true, tiled::ChannelBlockKeys<S, kBlock>> keys_;
+  tiled::KeyBlockFill<S, kBlock, true, tiled::TrellisBlockKeys<S, kBlock>> trellis_keys_;
+  tiled::TrellisValuesFill<S, kBlock> trellis_values_;
   tiled::ValueTokensFill<S, D, 1> values_;
   tiled::ValueTokensFill<S, D, 2> values_of_two_groups_;
 };

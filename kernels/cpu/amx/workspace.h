@@ -75,6 +75,8 @@ inline Workspace lay_out(const AttentionParams& params, size_t query_tokens, voi
   shared.scales.step = floats(scale_count > D ? scale_count : D);
   shared.token_rows = floats(kLanes * D);
   shared.staging = take(kLanes * (D > B ? D : B));
+  shared.subsets = reinterpret_cast<uint8_t*>(
+      take(params.prefix.trellis ? subset_bytes(params.head_dim, params.block_size) / 4 : 0));
   for (tiled::Workspace& chunk : w.chunks) {
     chunk = shared;
     chunk.keys = take(kChunk * D / 2);

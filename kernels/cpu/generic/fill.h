@@ -183,20 +183,28 @@ class KeyValueTiles {
 
   template <int kBlock>
   void add_block_of(const BlockSource& block) {
-    if (block.rotation == nullptr) {
-      key_block_to_tile<S, kBlock, false>(p_, block.keys, nullptr, w_.scales, w_.keys, vectors_,
-                                          block.keys_ahead);
+    if (p_.prefix.trellis) {
+      add_keys<kBlock, TrellisBlockKeys<S, kBlock>>(block);
+      trellis_values_to_tile<S, kBlock>(p_, block.values, w_.scales, w_.subsets, w_.staging,
+                                        w_.values, value_steps(), vectors_ * L, block.values_ahead);
     } else {
-      key_block_to_tile<S, kBlock, true>(p_, block.keys, block.rotation, w_.scales, w_.keys,
-                                         vectors_, block.keys_ahead);
-    }
-    if (p_.prefix.values_channel_major) {
-      value_channels_to_tile<S, kBlock>(p_, block.values, w_.scales, w_.staging, w_.values,
-                                        value_steps(), vectors_ * L);
-    } else {
-      add_token_values<kBlock>(block);
+      add_keys<kBlock, ChannelBlockKeys<S, kBlock>>(block);
+      if (p_.prefix.values_channel_major) {
+        value_channels_to_tile<S, kBlock>(p_, block.values, w_.scales, w_.staging, w_.values,
+                                          value_steps(), vectors_ * L);
+      } else {
+        add_token_values<kBlock>(block);
+      }
     }
     add_written(block.first_index, kBlock);
+  }
+
+  template <int kBlock, class Keys>
+  void add_keys(const BlockSource& block) {
+    const auto fill = block.rotation == nullptr ? key_block_to_tile<S, kBlock, false, Keys>
+                                                : key_block_to_tile<S, kBlock, true, Keys>;
+    fill(p_, block.keys, block.rotation, w_.scales, w_.subsets, w_.keys, vectors_,
+         block.keys_ahead);
   }
 
   template <int kBlock>

@@ -5,6 +5,8 @@
 //   keys    k~ = R(t0 + j) (lo + step * code)         a step is a channel pair (bf16) or a channel
 //   values  v  = lo + step * code                     a step is a token pair (bf16) or a token
 //
+// (trellis blocks: trellis_levels.h.)
+//
 // A tile is panels of kPanelVectors = 4 (AVX2: 2) registers side by side, each panel step after
 // step: dword (panel, step, lane) = tile[(panel * steps + step) * kPanel + lane]. Lanes are tokens
 // for keys and channels for values. With bf16 a dword holds the two values of its step, so that one
@@ -19,6 +21,7 @@
 #include "kernels/cpu/generic/plane_registers.h"
 #include "kernels/cpu/generic/prefetch.h"
 #include "kernels/cpu/generic/simd_rows.h"
+#include "kernels/cpu/generic/trellis_levels.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/params.h"
 #include "kernels/planes.h"
@@ -54,32 +57,130 @@ struct Scales {
   float* step;
 };
 
-/// A channel block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
-/// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
-/// which is cheaper if they are few): a channel pair a step, D/2 steps. `next_block`, unless null,
-/// is fetched meanwhile.
-template <class S, int kBlock, bool kCompose>
-class KeyBlockFill {
+/// A channel of a pair of keys: value = lo + step * code, the code of `width` bits.
+template <class Codes>
+struct KeyChannel {
+  int width;
+  float lo, step;
+  Codes codes;  // load(h, high, low): see load_codes
+};
+
+/// Pair after pair of a channel block. `scales` is scratch.
+template <class S, int kBlock>
+class ChannelBlockKeys {
  public:
-  KeyBlockFill() = default;
-  RILLKV_INLINE KeyBlockFill(const AttentionParams& params, const uint8_t* block,
-                             const float* block_rotation, const Scales& scales, uint32_t* tile,
-                             int first_vector, const uint8_t* next_block)
-      : half_(params.head_dim / 2),
-        symmetric_(params.prefix.keys_symmetric),
-        scales_(scales),
-        cosines_(params.rotations.in_block_cos),
-        sines_(params.rotations.in_block_sin),
-        block_rotation_(block_rotation) {
-    const int D = params.head_dim, steps = D / S::kPack;
+  ChannelBlockKeys() = default;
+  RILLKV_INLINE ChannelBlockKeys(const AttentionParams& params, const uint8_t* block,
+                                 const Scales& scales, uint8_t* /*subsets*/)
+      : half_(params.head_dim / 2), symmetric_(params.prefix.keys_symmetric), scales_(scales) {
+    const int D = params.head_dim;
     const uint16_t* halves = reinterpret_cast<const uint16_t*>(block);
     if (!symmetric_) halves_to_floats<S>(halves, D, scales.lo);
     halves_to_floats<S>(halves + (symmetric_ ? 0 : D), D, scales.step);
     widths_ = block + format::channel_widths_offset(D, symmetric_);
     const auto planes = format::channel_planes(block, kBlock, D, symmetric_);
     at_ = planes.begin;
+    bytes_ = static_cast<size_t>(planes.end - block);
+  }
+  size_t bytes() const { return bytes_; }
+
+  struct Codes {
+    Planes at;
+    int width;
+    RILLKV_INLINE void load(int h, typename S::I& high, typename S::I& low) const {
+      load_codes<S, kBlock>(at, width, h, high, low);
+    }
+  };
+  /// Channel p, then channel p + D/2: pairs in ascending order.
+  template <bool kSecond>
+  RILLKV_INLINE KeyChannel<Codes> next(int p) {
+    const int c = kSecond ? p + half_ : p;
+    const int width = kSecond ? format::second_width(widths_[p]) : format::first_width(widths_[p]);
+    const Planes at = at_;
+    format::advance(at_, kBlock, width);
+    const float step = scales_.step[c];
+    const float lo = symmetric_ ? -step * static_cast<float>(1 << (width - 1)) : scales_.lo[c];
+    return {width, lo, step, {at, width}};
+  }
+
+ private:
+  int half_ = 0;
+  bool symmetric_ = false;
+  Scales scales_ = {};
+  const uint8_t* widths_ = nullptr;
+  Planes at_ = {};
+  size_t bytes_ = 0;
+};
+
+/// Of a trellis key block, whose levels are codes of one bit more: value = step (zero + L).
+/// `subsets` is scratch too: subset_bytes().
+template <class S, int kBlock>
+class TrellisBlockKeys {
+ public:
+  TrellisBlockKeys() = default;
+  RILLKV_INLINE TrellisBlockKeys(const AttentionParams& params, const uint8_t* block,
+                                 const Scales& scales, uint8_t* subsets)
+      : half_(params.head_dim / 2), scales_(scales), subsets_(subsets) {
+    const int D = params.head_dim;
+    const int16_t* zero = reinterpret_cast<const int16_t*>(block);
+    const uint8_t* step = block + format::trellis_step_offset(D);
+    for (int c = 0; c < D; ++c) scales.step[c] = kSteps8.of[step[c]];
+    for (int c = 0; c < D; ++c) scales.lo[c] = scales.step[c] * static_cast<float>(zero[c]);
+    widths_ = block + format::trellis_widths_offset(D);
+    const format::TrellisPlanes<const uint8_t> planes =
+        format::trellis_key_planes(block, kBlock, D);
+    b_ = planes.b;
+    write_subsets<S, kBlock>(planes.path, D, subsets);
+    bytes_ = static_cast<size_t>(b_.nibbles - block) +
+             format::codes_bytes(kBlock, format::planes_of_block(widths_, D, 1));
+  }
+  size_t bytes() const { return bytes_; }
+
+  struct Codes {
+    Planes b;
+    const uint8_t* subsets;
+    int width;  // of the code
+    RILLKV_INLINE void load(int h, typename S::I& high, typename S::I& low) const {
+      load_levels<S, kBlock>(b, subsets, width, h, high, low);
+    }
+  };
+  template <bool kSecond>
+  RILLKV_INLINE KeyChannel<Codes> next(int p) {
+    const int c = kSecond ? p + half_ : p;
+    const int width = format::first_width(widths_[p]);  // equal in a pair
+    const Codes codes = {b_, subsets_, width};
+    format::advance(b_, kBlock, width - 1);
+    subsets_ += format::plane_bytes(kBlock, 2);
+    return {width + 1, scales_.lo[c], scales_.step[c], codes};
+  }
+
+ private:
+  int half_ = 0;
+  Scales scales_ = {};
+  const uint8_t *subsets_ = nullptr, *widths_ = nullptr;
+  Planes b_ = {};
+  size_t bytes_ = 0;
+};
+
+/// A block of keys into registers first_vector ... of a key tile, rotated by R(t0 + j) with
+/// block_rotation = R(t0), or by R(j) alone (kCompose = false: R(-t0) goes to the queries instead,
+/// which is cheaper if they are few): a channel pair a step, D/2 steps. `next_block`, unless null,
+/// is fetched meanwhile. Keys: ChannelBlockKeys or TrellisBlockKeys.
+template <class S, int kBlock, bool kCompose, class Keys>
+class KeyBlockFill {
+ public:
+  KeyBlockFill() = default;
+  RILLKV_INLINE KeyBlockFill(const AttentionParams& params, const uint8_t* block,
+                             const float* block_rotation, const Scales& scales, uint8_t* subsets,
+                             uint32_t* tile, int first_vector, const uint8_t* next_block)
+      : half_(params.head_dim / 2),
+        cosines_(params.rotations.in_block_cos),
+        sines_(params.rotations.in_block_sin),
+        block_rotation_(block_rotation),
+        keys_(params, block, scales, subsets) {
+    const int steps = params.head_dim / S::kPack;
     // The block to come is about as large as this one.
-    ahead_ = Prefetch(next_block, static_cast<size_t>(planes.end - block), half_);
+    ahead_ = Prefetch(next_block, keys_.bytes(), half_);
     // Blocks fill whole panels, or begin where a panel's register v can be followed by v + 1.
     out_ = tile_vector<S>(tile, steps, first_vector);
     panel_stride_ = static_cast<size_t>(steps) * kPanel<S>;
@@ -90,15 +191,10 @@ class KeyBlockFill {
     using I = typename S::I;
     using R = PlaneRegisters<S, kBlock>;
     const int p = pair_++, half = half_;
-    const int w1 = format::first_width(widths_[p]), w2 = format::second_width(widths_[p]);
-    const Planes first = at_;
-    format::advance(at_, kBlock, w1);
-    const Planes second = at_;
-    format::advance(at_, kBlock, w2);
-    const float s1 = scales_.step[p], s2 = scales_.step[p + half];
-    const float l1 = symmetric_ ? -s1 * static_cast<float>(1 << (w1 - 1)) : scales_.lo[p];
-    const float l2 = symmetric_ ? -s2 * static_cast<float>(1 << (w2 - 1)) : scales_.lo[p + half];
-    const typename S::Affine high1(l1, s1 * high_step(w1)), high2(l2, s2 * high_step(w2));
+    const auto first = keys_.template next<false>(p);
+    const auto second = keys_.template next<true>(p);
+    const typename S::Affine high1(first.lo, first.step * high_step(first.width)),
+        high2(second.lo, second.step * high_step(second.width));
     const float* cosines = cosines_ + static_cast<size_t>(p) * kBlock;
     const float* sines = sines_ + static_cast<size_t>(p) * kBlock;
     const float c0 = kCompose ? block_rotation_[p] : 1.0f;
@@ -125,16 +221,16 @@ class KeyBlockFill {
 #pragma GCC unroll 4
     for (int h = 0; h < R::kRegisters; ++h) {
       I x_high, x_low, y_high, y_low;
-      load_codes<S, kBlock>(first, w1, h, x_high, x_low);
-      load_codes<S, kBlock>(second, w2, h, y_high, y_low);
-      if (w1 <= 4 && w2 <= 4) {
+      first.codes.load(h, x_high, x_low);
+      second.codes.load(h, y_high, y_low);
+      if (first.width <= 4 && second.width <= 4) {
 #pragma GCC unroll 8
         for (int k = 0; k < R::kFields; ++k) {  // value = lo + step * code
           rotate_and_store(k * R::kRegisters + h, high1(S::shift_right(x_high, k * R::kSpacing)),
                            high2(S::shift_right(y_high, k * R::kSpacing)));
         }
       } else {
-        const typename S::Scaled low1(s1), low2(s2);
+        const typename S::Scaled low1(first.step), low2(second.step);
 #pragma GCC unroll 8
         for (int k = 0; k < R::kFields; ++k) {  // value = (lo + step' * high) + step * low
           const F x = low1(S::shift_right(x_low, k * R::kSpacing),
@@ -149,22 +245,19 @@ class KeyBlockFill {
 
  private:
   int half_ = 0, pair_ = 0;
-  bool symmetric_ = false;
-  Scales scales_ = {};
   const float *cosines_ = nullptr, *sines_ = nullptr, *block_rotation_ = nullptr;
-  const uint8_t* widths_ = nullptr;
-  Planes at_ = {};
+  Keys keys_;
   Prefetch ahead_;
   uint32_t* out_ = nullptr;
   size_t panel_stride_ = 0;
 };
 
-template <class S, int kBlock, bool kCompose>
+template <class S, int kBlock, bool kCompose, class Keys>
 void key_block_to_tile(const AttentionParams& params, const uint8_t* block,
-                       const float* block_rotation, const Scales& scales, uint32_t* tile,
-                       int first_vector, const uint8_t* next_block) {
-  KeyBlockFill<S, kBlock, kCompose> fill(params, block, block_rotation, scales, tile, first_vector,
-                                         next_block);
+                       const float* block_rotation, const Scales& scales, uint8_t* subsets,
+                       uint32_t* tile, int first_vector, const uint8_t* next_block) {
+  KeyBlockFill<S, kBlock, kCompose, Keys> fill(params, block, block_rotation, scales, subsets, tile,
+                                               first_vector, next_block);
   const int steps = params.head_dim / 2;
   for (int p = 0; p < steps; ++p) fill.step();
 }
@@ -245,6 +338,122 @@ void value_channels_to_tile(const AttentionParams& params, const uint8_t* block,
                          tile_vector<S>(tile, tile_steps, begin / S::kLanes) +
                              static_cast<size_t>(first_token / S::kPack) * kPanel<S>);
   }
+}
+
+/// A trellis block of values as steps first_token / kPack ... of a value tile. Channels are
+/// dequantised along the tokens, one a step; after kLanes of them they are transposed. Steps: D, up
+/// to a multiple of kLanes.
+template <class S, int kBlock>
+class TrellisValuesFill {
+ public:
+  TrellisValuesFill() = default;
+  RILLKV_INLINE TrellisValuesFill(const AttentionParams& params, const uint8_t* block,
+                                  const Scales& scales, uint8_t* subsets, uint32_t* staging,
+                                  uint32_t* tile, int tile_steps, int first_token,
+                                  const uint8_t* next_block)
+      : head_dim_(params.head_dim),
+        width_(params.prefix.value_width),
+        wide_pairs_(params.prefix.value_wide_pairs),
+        scales_(scales.step),
+        subsets_(subsets),
+        staging_(staging),
+        tile_(tile),
+        tile_steps_(tile_steps),
+        first_token_(first_token) {
+    const int D = head_dim_;
+    for (int t = 0; t < kBlock; ++t) scales.step[t] = kSteps8.of[block[t]];
+    const format::TrellisPlanes<const uint8_t> planes =
+        format::trellis_value_planes(block, kBlock, D, width_, wide_pairs_);
+    b_ = planes.b;
+    write_subsets<S, kBlock>(planes.path, D, subsets);
+    ahead_ = Prefetch(next_block, format::trellis_value_bytes(D, kBlock, width_, wide_pairs_), D);
+  }
+  static int steps(int head_dim) { return (head_dim + S::kLanes - 1) / S::kLanes * S::kLanes; }
+
+  RILLKV_INLINE void step() {
+    const int c = channel_++, row = c % S::kLanes;
+    uint32_t* const out = staging_ + static_cast<size_t>(row) * kSteps;
+    if (c < head_dim_) {
+      ahead_.step<S>();
+      read_channel(c, out);
+    } else {
+      for (int i = 0; i < kSteps; i += S::kLanes) S::store_int(out + i, S::zero_int());
+    }
+    if (row == S::kLanes - 1) {
+      transpose_to_tile<S>(staging_, kSteps, kSteps,
+                           tile_vector<S>(tile_, tile_steps_, c / S::kLanes) +
+                               static_cast<size_t>(first_token_ / S::kPack) * kPanel<S>);
+    }
+  }
+
+ private:
+  using F = typename S::F;
+  using I = typename S::I;
+  using R = PlaneRegisters<S, kBlock>;
+  static constexpr int kSteps = kBlock / S::kPack, kVectors = kBlock / S::kLanes;
+
+  RILLKV_INLINE void read_channel(int c, uint32_t* out) const {
+    const int half = head_dim_ / 2, p = c < half ? c : c - half;
+    const int width = format::trellis_value_width(p, width_, wide_pairs_);
+    format::PlaneCounts before = format::trellis_value_planes(p, width_, wide_pairs_);
+    if (c >= half) before = before + format::planes_of(width - 1);
+    Planes b = b_;
+    format::advance(b, kBlock, before);
+    const uint8_t* subsets =
+        subsets_ + static_cast<size_t>(format::channel_position(c, head_dim_)) *
+                       format::plane_bytes(kBlock, 2);
+    I high[R::kRegisters], low[R::kRegisters];
+#pragma GCC unroll 4
+    for (int h = 0; h < R::kRegisters; ++h) {
+      load_levels<S, kBlock>(b, subsets, width, h, high[h], low[h]);
+    }
+    // value = scale (g (1 - M) + 2 g L)
+    const float g = width > width_ ? format::kWideGain : 1.0f;
+    const typename S::Affine affine(g * static_cast<float>(1 - (2 << width)),
+                                    2 * g * high_step(width + 1));
+    const auto store = [&](auto value) __attribute__((always_inline)) {
+      const auto scaled = [&](int v) __attribute__((always_inline)) {
+        return S::mul(value(v % R::kRegisters, v / R::kRegisters * R::kSpacing),
+                      S::load(scales_ + v * S::kLanes));
+      };
+#pragma GCC unroll 32
+      for (int v = 0; v < kVectors; v += S::kPack) {
+        if constexpr (S::kPack == 2) {
+          S::store_int(out + v / 2 * S::kLanes, S::pack_row(scaled(v), scaled(v + 1)));
+        } else {
+          S::store_int(out + v * S::kLanes, S::as_int(scaled(v)));
+        }
+      }
+    };
+    if (width < 4) {
+      store([&](int h, int bit)
+                __attribute__((always_inline)) { return affine(S::shift_right(high[h], bit)); });
+    } else {
+      const typename S::Scaled rest(2 * g);
+      store([&](int h, int bit) __attribute__((always_inline)) {
+        return rest(S::shift_right(low[h], bit), affine(S::shift_right(high[h], bit)));
+      });
+    }
+  }
+
+  int head_dim_ = 0, width_ = 0, wide_pairs_ = 0, channel_ = 0;
+  const float* scales_ = nullptr;
+  const uint8_t* subsets_ = nullptr;
+  uint32_t *staging_ = nullptr, *tile_ = nullptr;
+  int tile_steps_ = 0, first_token_ = 0;
+  Planes b_ = {};
+  Prefetch ahead_;
+};
+
+template <class S, int kBlock>
+void trellis_values_to_tile(const AttentionParams& params, const uint8_t* block,
+                            const Scales& scales, uint8_t* subsets, uint32_t* staging,
+                            uint32_t* tile, int tile_steps, int first_token,
+                            const uint8_t* next_block) {
+  using Fill = TrellisValuesFill<S, kBlock>;
+  Fill fill(params, block, scales, subsets, staging, tile, tile_steps, first_token, next_block);
+  const int steps = Fill::steps(params.head_dim);
+  for (int c = 0; c < steps; ++c) fill.step();
 }
 
 /// A token block of values (policy "adaptive") with a row of kCount channels in kGroups groups of

@@ -29,6 +29,7 @@ struct Workspace {
   Scales scales;        // [max(D, groups * block_size)] each
   float* token_rows;    // [kLanes, padded D], rows on their way into a tile
   uint32_t* staging;    // [kLanes, max(padded D, block_size)], the same as dwords
+  uint8_t* subsets;     // of a trellis block (trellis_levels.h)
   void* streaming;      // scratch_bytes of Streaming; null if nothing streams
   size_t bytes;
 };
@@ -74,6 +75,8 @@ Workspace lay_out(const AttentionParams& params, size_t query_tokens, void* memo
   w.scales.step = floats(scale_count > D ? scale_count : D);
   w.token_rows = floats(S::kLanes * P);
   w.staging = words(S::kLanes * (P > B ? P : B));
+  w.subsets = static_cast<uint8_t*>(
+      take(params.prefix.trellis ? subset_bytes(params.head_dim, params.block_size) : 0));
   w.streaming = nullptr;
   if (rows <= Streaming::kMaxRows) {
     const size_t bytes = Streaming::scratch_bytes(params);

@@ -17,6 +17,7 @@
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/planes.h"
+#include "kernels/steps8.h"
 
 namespace rillkv::kernels::cpu::scalar {
 namespace {
@@ -156,11 +157,46 @@ void load_sinks(const AttentionParams& p, int kv_head, int begin, int count, con
   }
 }
 
+/// Keys of a trellis block as [D, block_size].
+void load_trellis_keys(const uint8_t* block, int block_size, int head_dim, uint8_t* levels,
+                       float* out) {
+  const int16_t* zero = reinterpret_cast<const int16_t*>(block);
+  const uint8_t* steps = block + format::trellis_step_offset(head_dim);
+  const uint8_t* widths = block + format::trellis_widths_offset(head_dim);
+  auto planes = format::trellis_key_planes(block, block_size, head_dim);
+  for (int i = 0; i < head_dim; ++i) {
+    const int c = format::channel_at(i, head_dim);
+    format::unpack_levels(planes, block_size, format::channel_width(widths, c, head_dim), levels);
+    const float step = format::step8(steps[c]);
+    float* to = out + static_cast<size_t>(c) * static_cast<size_t>(block_size);
+    for (int t = 0; t < block_size; ++t) to[t] = step * static_cast<float>(zero[c] + levels[t]);
+  }
+}
+
+/// Values of a trellis block as [block_size, D].
+void load_trellis_values(const uint8_t* block, int block_size, int head_dim, int width,
+                         int wide_pairs, uint8_t* levels, float* out) {
+  auto planes = format::trellis_value_planes(block, block_size, head_dim, width, wide_pairs);
+  for (int i = 0; i < head_dim; ++i) {
+    const int own = format::trellis_value_width(i / 2, width, wide_pairs);
+    const float unit = own > width ? format::kWideGain : 1.0f;
+    format::unpack_levels(planes, block_size, own, levels);
+    float* to = out + format::channel_at(i, head_dim);
+    for (int t = 0; t < block_size; ++t, to += head_dim) {
+      *to = format::step8(block[t]) * (unit * static_cast<float>(2 * levels[t] + 1 - (2 << own)));
+    }
+  }
+}
+
 void load_sealed(const AttentionParams& p, int kv_head, int block, const Workspace& w) {
   const PackedPrefix& prefix = p.prefix;
   const int D = p.head_dim, B = p.block_size;
   const int64_t entry = static_cast<int64_t>(block) * p.kv_heads + kv_head;
-  load_channel_block(prefix.keys[entry], B, D, prefix.keys_symmetric, w.codes, w.keys);
+  if (prefix.trellis) {
+    load_trellis_keys(prefix.keys[entry], B, D, w.codes, w.keys);
+  } else {
+    load_channel_block(prefix.keys[entry], B, D, prefix.keys_symmetric, w.codes, w.keys);
+  }
   // R(t0 + j) = R(t0) R(j)
   const float* block_cos = prefix.rotations[block];
   const float* block_sin = block_cos + D / 2;
@@ -176,7 +212,10 @@ void load_sealed(const AttentionParams& p, int kv_head, int block, const Workspa
     rotate(w.keys + row, w.keys + row + static_cast<size_t>(D / 2) * static_cast<size_t>(B),
            w.cosines, w.sines, B);
   }
-  if (prefix.values_channel_major) {
+  if (prefix.trellis) {
+    load_trellis_values(prefix.values[entry], B, D, prefix.value_width, prefix.value_wide_pairs,
+                        w.codes, w.values);
+  } else if (prefix.values_channel_major) {
     const uint8_t* values = prefix.values[entry];
     const uint16_t* step = reinterpret_cast<const uint16_t*>(values);
     const uint8_t* widths = values + format::channel_widths_offset(D, true);

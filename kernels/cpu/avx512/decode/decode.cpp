@@ -92,9 +92,9 @@ bool add_block_of(const AttentionParams& params, int n, int64_t entry, int64_t a
 /// Whether add_block has a version for these blocks.
 bool streams_blocks(const AttentionParams& params) {
   const int D = params.head_dim, groups = params.prefix.value_groups;
-  return (D == 64 || D == 128) && params.block_size == kTokens && !params.prefix.keys_symmetric &&
-         !params.prefix.values_channel_major && (groups == 1 || (groups == 2 && D == 128)) &&
-         params.heads / params.kv_heads <= kMaxRows;
+  return (D == 64 || D == 128) && params.block_size == kTokens && !params.prefix.trellis &&
+         !params.prefix.keys_symmetric && !params.prefix.values_channel_major &&
+         (groups == 1 || (groups == 2 && D == 128)) && params.heads / params.kv_heads <= kMaxRows;
 }
 
 /// head_dim as a constant.
