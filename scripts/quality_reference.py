@@ -7,9 +7,10 @@ uncompressed cache, for the presets of configs/presets under both protocols:
   stress    everything it reads has been through the quantiser; what is not sealed yet is read as one
             short block of its own, which leaves no trace in the statistics
 
-It follows the method as the library documents it (include/rillkv: streaming_stats.h, query_energy.h,
-query_moment.h, quantizer.h), scales in fp16 or eight bits included (trellis_reference.py has the
-codes of policy "trellis"). Bits are those of codes and metadata, without padding.
+It follows the method as the library documents it (include/rillkv: streaming_stats.h,
+query_energy.h, query_moment.h, quantizer.h), scales in fp16 or eight bits included
+(trellis_reference.py has the codes of policy "trellis"). Bits are those of codes and metadata,
+without padding.
 
 Needs torch, numpy, safetensors, tokenizers (.venv-reference). Without arguments it writes what
 tests/eval/quality_test.cpp expects, tests/data/quality/goldens.json.
@@ -466,9 +467,9 @@ def main():
         row = {}
         for protocol in ("stress", "prefill"):
             row[protocol], row["bits"] = measure(model, windows, references, config, a.chunk, protocol)
-            print(f"{name:16s} {protocol:8s} {row['bits']:.3f} bits, KL {row[protocol]['kl']:.5f}, top-1 "
-                  f"{100 * row[protocol]['top1']:.1f} %, perplexity {row[protocol]['perplexity']:.4f}",
-                  flush=True)
+            cost = row[protocol]
+            print(f"{name:28s} {protocol:8s} {row['bits']:.3f} bits, KL {cost['kl']:.6f}, top-1 "
+                  f"{100 * cost['top1']:.1f} %, perplexity {cost['perplexity']:.4f}", flush=True)
         golden["presets"][name] = row
     if not a.print:
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
