@@ -7,11 +7,13 @@ uncompressed cache, for the presets of configs/presets under both protocols:
   stress    everything it reads has been through the quantiser; what is not sealed yet is read as one
             short block of its own, which leaves no trace in the statistics
 
-It follows the method as the library documents it (include/rillkv: streaming_stats.h, query_energy.h,
-quantizer.h), scales in fp16 included. Bits are those of codes and metadata, without padding.
+It follows the method as the library documents it (include/rillkv: streaming_stats.h,
+query_energy.h, query_moment.h, quantizer.h), scales in fp16 or eight bits included
+(trellis_reference.py has the codes of policy "trellis"). Bits are those of codes and metadata,
+without padding.
 
 Needs torch, numpy, safetensors, tokenizers (.venv-reference). Without arguments it writes what
-tests/model/quality_test.cpp expects, tests/data/quality/goldens.json.
+tests/eval/quality_test.cpp expects, tests/data/quality/goldens.json.
 
 usage: quality_reference.py [--model DIR] [--text FILE] [--context N] [--windows N] [--chunk N]
                             [--presets NAME...] [--set KEY=VALUE...] [--out FILE | --print]
@@ -27,17 +29,22 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+import trellis_reference
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 QUALITY = REPOSITORY / "tests" / "data" / "quality"
 DEFAULT_MODEL = REPOSITORY / "models" / "smollm2-135m-instruct"
-PRESETS = ["balanced", "quality", "compact", "extreme", "seed"]
+PRESETS = ["balanced", "quality", "compact", "extreme", "seed", "balanced,error_feedback=true",
+           "balanced-trellis", "extreme-trellis"]
 DEFAULTS = {  # the keys a preset may leave out
     "attention_sink_size": 8, "block_size": 128, "ema_decay": 0.99, "outlier_threshold_abs": 6.0,
     "outlier_threshold_relative": 5.0, "key_bits_normal": 4, "value_bits_normal": 4,
     "key_bits_sink_outlier": 16, "value_bits_sink_outlier": 16, "value_quant_groups": -1,
     "key_bits_mean": 4.25, "value_bits": 4, "bit_classes": list(range(1, 9)),
     "query_energy_decay": 0.9, "value_group_size": 64, "value_rotation": True,
+    "error_feedback": False, "value_bits_mean": 4.625,
 }
+MAX_MAGNITUDE = 32752.0  # of what is quantised, keys with what was fed back to them among it
 
 
 # ------------------------------------------------------------------------------- quantisation
@@ -93,11 +100,12 @@ def value_groups(x, width, size):
     return np.concatenate(parts, -1)
 
 
-def water_filling(score, mean, classes):
-    """Widths of one head's channel pairs: one step at a time to the pair whose error
-    score / (2^w - 1)^2 falls most; ties to the lower class, then to the lower pair."""
+def water_filling(score, mean, classes, left=None):
+    """Widths of one head's channel pairs: one step at a time to the pair whose error, score times
+    what is left of it at a width, falls most; ties to the lower class, then to the lower pair.
+    left: of every class; without, 1 / (2^w - 1)^2."""
     level = np.zeros(len(score), dtype=int)
-    left = [1 / (2.0**width - 1) ** 2 for width in classes]
+    left = left or [1 / (2.0**width - 1) ** 2 for width in classes]
     gains = [a - b for a, b in zip(left, left[1:])] + [-1.0]
     steps = int((mean - classes[0]) * len(score) / (classes[1] - classes[0]) + 1e-6)
     for _ in range(min(steps, len(score) * (len(classes) - 1))):
@@ -105,6 +113,45 @@ def water_filling(score, mean, classes):
         candidates = np.flatnonzero(gain == gain.max())
         level[min(candidates, key=lambda pair: (level[pair], pair))] += 1
     return np.take(classes, level).astype(np.float32)
+
+
+def distance_factors(frequencies, span=1024):
+    """E[exp(i d (f_a - f_b))] and E[exp(i d (f_a + f_b))], [pairs, pairs] each, over the distances
+    d = 0 .. span - 1 between a query and a key, with probabilities as 1 / (d + 1)."""
+    d = np.arange(span)
+    likely = 1 / (d + 1) / (1 / (d + 1)).sum()
+    apart, together = (f[..., None] * d for f in (frequencies[:, None] - frequencies,
+                                                  frequencies[:, None] + frequencies))
+    return np.exp(1j * apart) @ likely, np.exp(1j * together) @ likely
+
+
+def hessian(moment, factors):
+    """By how much logits differ (squared, on average) when keys before RoPE do: the queries' second
+    moment turned by RoPE at all distances. [..., head_dim, head_dim]; channel c turns with
+    c + head_dim / 2, so a pair of rows or columns is one complex number."""
+    half = moment.shape[-1] // 2
+    a, b, c, e = (moment[..., rows, columns] for rows in (slice(half), slice(half, None))
+                  for columns in (slice(half), slice(half, None)))
+    u = (a + e + 1j * (c - b)) * factors[0]  # E[conj(q_a) q_b] turned
+    v = (a - e + 1j * (c + b)) * factors[1]  # E[q_a q_b] turned
+    return np.block([[u.real + v.real, v.imag - u.imag], [u.imag + v.imag, u.real - v.real]]) / 2
+
+
+def feedback_plan(moment, factors):
+    """In which order the channels of a head are rounded, how much of whose error goes to whom, and
+    how much an error weighs that nobody makes good any more: [head_dim], [from, to], [head_dim], of
+    positions in the order."""
+    h = hessian(moment, factors)
+    half = len(h) // 2
+    energy = (np.diag(h)[:half] + np.diag(h)[half:]) / 2
+    if energy.mean() <= 0:
+        h, energy = np.eye(2 * half), np.zeros(half)
+    h = h + np.diag(np.tile(0.02 * energy + 2e-5 * energy.mean(), 2))
+    order = np.argsort(-energy, kind="stable")
+    order = np.stack([order, order + half], -1).reshape(-1)
+    # H = U diag(w) U^T with ones on the diagonal of U, upper triangular: Cholesky from the end.
+    root = np.linalg.cholesky(h[order][:, order][::-1, ::-1])[::-1, ::-1]
+    return order, root / np.diag(root), np.diag(root) ** 2
 
 
 def hadamard(size):
@@ -119,11 +166,14 @@ class Layer:
     """One layer's history of one sequence. raw_*: [heads, positions, head_dim], every token as it
     came; seen_*: sinks and sealed blocks as queries read them."""
 
-    def __init__(self, config, chunk, protocol):
+    def __init__(self, config, chunk, protocol, factors):
         self.config, self.chunk, self.protocol = config, chunk, protocol
+        self.factors = factors  # distance_factors of the model's RoPE
+        self.feedback = config["policy"] == "trellis" or config.get("error_feedback", False)
         self.raw = None
         self.seen = None
         self.energy = None  # adaptive: [kv_heads, head_dim]
+        self.moment = 0.0  # with feedback: [kv_heads, head_dim, head_dim]
         self.ema = [None, None]  # ema: of keys, of values
         self.flags = [[], []]  # (first position, end, outliers) of every chunk
         self.bits = 0.0
@@ -149,7 +199,7 @@ class Layer:
             return self.raw
         sinks = c["attention_sink_size"]
         dim = k.shape[-1]
-        rotate = c["policy"] == "adaptive" and c["value_rotation"] and dim & (dim - 1) == 0
+        rotate = c["policy"] != "ema" and c["value_rotation"] and dim & (dim - 1) == 0
         turn = hadamard(dim) if rotate else np.eye(dim, dtype=np.float32)
         new = (k, v @ turn, q)
         self.raw = new if first == 0 else tuple(
@@ -163,9 +213,10 @@ class Layer:
                                                       c["value_bits_sink_outlier"]))))
         if c["policy"] == "ema":
             self.update_ema(max(first, sinks), self.length())
-        while self.length() - self.sealed() >= c["block_size"] and self.sealed() >= sinks:
+        blocks = (self.length() - self.sealed()) // c["block_size"]
+        if blocks > 0 and self.sealed() >= sinks:
             begin = self.sealed()
-            self.see(*self.quantise(begin, begin + c["block_size"], keep=True))
+            self.see(*self.quantise(begin, begin + blocks * c["block_size"], keep=True))
 
         if self.protocol == "stress":
             read = self.seen
@@ -195,17 +246,25 @@ class Layer:
             self.flags[side].append((begin, end, outliers))
 
     def quantise(self, begin, end, keep):
-        """Positions begin..end-1 as a block."""
-        keys, values, queries = (x[:, begin:end] for x in self.raw)
-        adaptive = self.config["policy"] == "adaptive"
-        k, key_bits = (self.adaptive_keys(keys, queries, keep) if adaptive
-                       else self.by_ema(0, keys, begin, end))
-        v, value_bits = (self.adaptive_values(values) if adaptive
-                         else self.by_ema(1, values, begin, end))
+        """Positions begin..end-1 as whole blocks or a short one."""
+        size = min(self.config["block_size"], end - begin)
+        blocks = [[x[:, first: first + size] for x in self.raw]
+                  for first in range(begin, end, size)]
+        keys, values, queries = zip(*blocks)
+        if self.config["policy"] == "ema":
+            parts = [[self.by_ema(side, part, first, first + size)
+                      for first, part in zip(range(begin, end, size), sides)]
+                     for side, sides in enumerate((keys, values))]
+        else:
+            by_block = lambda code, *sides: [code(*part) for part in zip(*sides)]
+            parts = [self.feedback_keys(keys, queries, keep) if self.feedback else
+                     by_block(lambda k, q: self.adaptive_keys(k, q, keep), keys, queries),
+                     self.trellis_values(values) if self.config["policy"] == "trellis" else
+                     by_block(self.adaptive_values, values)]
         if keep:
-            self.bits += (key_bits + value_bits) * keys.size
-            self.elements += 2 * keys.size
-        return k, v
+            self.bits += sum(bits * keys[0].size for side in parts for _, bits in side)
+            self.elements += 2 * keys[0].size * len(keys)
+        return tuple(np.concatenate([y for y, _ in side], 1) for side in parts)
 
     def adaptive_keys(self, keys, queries, keep):
         c, (heads, tokens, dim) = self.config, keys.shape
@@ -222,6 +281,51 @@ class Layer:
         # A range in fp16 and half a byte for the width, each channel.
         bits = float(widths.mean()) + (16 + 16 + 4) / c["block_size"]
         return affine(keys, lo[:, None], hi[:, None], widths[:, None]), bits
+
+    def feedback_keys(self, keys, queries, keep):
+        """Channels are rounded one after the other, and each one's error is pushed onto those still
+        to come so that logits move least. All blocks together: a row is a head of a block."""
+        c, (heads, tokens, dim) = self.config, keys[0].shape
+        trellis = c["policy"] == "trellis"
+        plans, moment = [], self.moment
+        for k, q in zip(keys, queries):
+            q = q.astype(np.float64).reshape(heads, -1, dim)
+            seen = moment + q.transpose(0, 2, 1) @ q
+            plans += [feedback_plan(m, self.factors) for m in seen]
+            moment = c["query_energy_decay"] * seen
+        if keep:
+            self.moment = moment
+        x = np.concatenate(keys).transpose(0, 2, 1)
+        x = np.stack([row[order] for row, (order, _, _) in zip(x, plans)])  # [rows, dim, tokens]
+        pair = lambda each: each.reshape(-1, dim // 2, 2).sum(-1)
+        scores = pair(x.var(-1)) * pair(np.stack([weight for _, _, weight in plans]))
+        widths = np.stack([
+            water_filling(s, c["key_bits_mean"], range(1, 8), trellis_reference.LEFT[1:]) if trellis
+            else water_filling(s, c["key_bits_mean"], c["bit_classes"]) for s in scores])
+        push = np.stack([factor for _, factor, _ in plans])
+        y, error = np.empty_like(x), np.zeros(x.shape)
+        for i in range(dim):
+            fed = x[:, i] + np.einsum("rj,rjt->rt", push[:, :i, i], error[:, :i])
+            fed = np.clip(fed, -MAX_MAGNITUDE, MAX_MAGNITUDE).astype(np.float32)
+            width = widths[:, i // 2]
+            if trellis:
+                y[:, i] = trellis_reference.key_rows(fed, width.astype(int))
+            else:
+                lo, hi = fed.min(1, keepdims=True), fed.max(1, keepdims=True)
+                y[:, i] = affine(fed, lo, hi, width[:, None])
+            error[:, i] = x[:, i].astype(np.float64) - y[:, i]
+        back = np.stack([row[np.argsort(order)] for row, (order, _, _) in zip(y, plans)])
+        # Half a byte for the width, each channel, and zero and step.
+        bits = float(widths.mean()) + ((16 + 8 if trellis else 16 + 16) + 4) / c["block_size"]
+        return [(part, bits) for part in np.split(back.transpose(0, 2, 1), len(keys))]
+
+    def trellis_values(self, values):
+        mean, dim = self.config["value_bits_mean"], values[0].shape[-1]
+        width = int(mean)
+        wide_pairs = int((mean - width) * dim / 2 + 1e-6)
+        y = trellis_reference.value_blocks(np.concatenate(values), width, wide_pairs)
+        bits = width + wide_pairs / (dim / 2) + 8 / dim  # a scale a token
+        return [(part, bits) for part in np.split(y, len(values))]
 
     def adaptive_values(self, values):
         c = self.config
@@ -257,6 +361,7 @@ class Llama:
         self.dim = self.config.get("head_dim") or self.config["hidden_size"] // self.heads
         exponents = torch.arange(0, self.dim, 2, dtype=torch.float64) / self.dim
         self.frequencies = self.config["rope_theta"] ** -exponents
+        self.factors = distance_factors(self.frequencies.numpy())
 
     def norm(self, x, name):
         scaled = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"])
@@ -298,7 +403,8 @@ class Llama:
 
 def run(model, ids, config, chunk, protocol):
     """The log-probabilities of one window and the bits an element of its sealed blocks."""
-    layers = [Layer(config, chunk, protocol) for _ in range(model.config["num_hidden_layers"])]
+    layers = [Layer(config, chunk, protocol, model.factors)
+              for _ in range(model.config["num_hidden_layers"])]
     rows = [model.log_probabilities(ids[begin: begin + chunk], layers, begin)
             for begin in range(0, len(ids), chunk)]
     elements = sum(layer.elements for layer in layers)
@@ -318,9 +424,11 @@ def measure(model, windows, references, config, chunk, protocol):
 
 
 def load_preset(name, settings):
+    """name: a preset's, or with settings of its own, NAME,KEY=VALUE."""
+    name, *own = name.split(",")
     config = dict(DEFAULTS)
     config.update(json.loads((REPOSITORY / "configs" / "presets" / f"{name}.json").read_text()))
-    for setting in settings:
+    for setting in own + settings:
         key, _, value = setting.partition("=")
         assert key in config, f"unknown key {key}"
         config[key] = json.loads(value)
@@ -359,9 +467,9 @@ def main():
         row = {}
         for protocol in ("stress", "prefill"):
             row[protocol], row["bits"] = measure(model, windows, references, config, a.chunk, protocol)
-            print(f"{name:9s} {protocol:8s} {row['bits']:.3f} bits, KL {row[protocol]['kl']:.5f}, top-1 "
-                  f"{100 * row[protocol]['top1']:.1f} %, perplexity {row[protocol]['perplexity']:.4f}",
-                  flush=True)
+            cost = row[protocol]
+            print(f"{name:28s} {protocol:8s} {row['bits']:.3f} bits, KL {cost['kl']:.6f}, top-1 "
+                  f"{100 * cost['top1']:.1f} %, perplexity {cost['perplexity']:.4f}", flush=True)
         golden["presets"][name] = row
     if not a.print:
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in golden.items())
