@@ -102,6 +102,20 @@ def front_of(points):
     return front
 
 
+def other_schemes(path, name, protocol):
+    """The title of a model and text in competitors.json, and [(scheme, bits, kl)] measured on it."""
+    known = read(path)
+    title = need(known, "sets", path).get(name, {}).get("title")
+    if title is None:
+        raise PlotError(f"{path}: no set {name}: expected {' or '.join(known['sets'])}")
+    points = []
+    for scheme in need(known, "schemes", path):
+        measured = scheme.get("measured", {}).get(name, {})
+        if scheme.get("drawn", True) and measured.get(f"kl_{protocol}") is not None:
+            points.append((scheme["name"], measured["bits"], measured[f"kl_{protocol}"]))
+    return title, points
+
+
 # --- drawing ----------------------------------------------------------------------------------
 
 def styled_axes(plt, columns=1, rows=1, size=(6.4, 4.2)):
@@ -205,19 +219,17 @@ def draw_pareto(plt, args):
     ours = front_of(every)
     axis.plot([p[1] for p in ours], [p[2] for p in ours], color=OURS, linewidth=1.2, zorder=2,
               label="RillKV")
-    key = f"kl_{args.protocol}"
-    others = [s for s in read(args.competitors)["schemes"] if s.get(key) is not None]
-    axis.scatter([s["bits"] for s in others], [s[key] for s in others], s=36, marker="D",
+    title, others = other_schemes(args.competitors, args.set, args.protocol)
+    axis.scatter([p[1] for p in others], [p[2] for p in others], s=36, marker="D",
                  color=OTHERS, zorder=3, linewidth=0, label="other schemes")
-    labels += [(s["name"], s["bits"], s[key], INK) for s in others]
-    markers = [p[1:] for p in every]
-    markers += [(s["bits"], s[key]) for s in others]
+    labels += [(*p, INK) for p in others]
+    markers = [p[1:] for p in every + others]
     axis.set_yscale("log")
     axis.margins(x=0.12, y=0.08)
     axis.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
     axis.set_xlabel("bits an element, sealed blocks, metadata included", fontsize=9)
     axis.set_ylabel("KL(dense || compressed), nats", fontsize=9)
-    axis.set_title(f"Quality against size, {args.protocol} protocol", fontsize=10, loc="left")
+    axis.set_title(f"{title}, {args.protocol} protocol", fontsize=10, loc="left")
     axis.legend(frameon=False, fontsize=8, loc="upper right")
     for (_, x0, y0), (_, x1, y1) in zip(ours, ours[1:]):  # Labels keep off the line, too.
         markers += [(x0 + t / 20 * (x1 - x0), y0 * (y1 / y0) ** (t / 20)) for t in range(20)]
@@ -336,6 +348,8 @@ def main(argv=None):
     parser.add_argument("-o", "--output", help="picture to write (default: KIND.png)")
     parser.add_argument("--protocol", choices=("stress", "prefill"), default="stress",
                         help="pareto: protocol of the results, so that others' figures match")
+    parser.add_argument("--set", default="wikitext2",
+                        help="pareto: model and text of the results, by competitors.json's name")
     parser.add_argument("--competitors", default=ROOT / "competitors.json", type=pathlib.Path)
     parser.add_argument("--dpi", type=int, default=150)
     args = parser.parse_args(argv)
