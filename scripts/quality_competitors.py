@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""What other systems' KV-cache schemes cost, on the model and by the protocols of quality_reference.py:
-mean KL of the next token against the dense cache, with every bit of metadata counted.
+"""What other systems' KV-cache schemes cost, on the models and by the protocols of
+quality_reference.py: mean KL of the next token against the dense cache, all metadata counted.
 
-Each scheme is re-implemented here, slowly and exactly, from its paper and its authors' code; no kernels,
-no packed bits. `source` of a scheme says what it is and what was assumed where neither says it: then the
-variant that is better for the scheme. What all have in common here:
+Each scheme is re-implemented here, slowly and exactly, from its paper and its authors' code: no
+kernels, no packed bits. competitors.json holds the figures; its `source` says what a scheme is and
+what was assumed where neither paper nor code was at hand: then what is better for the scheme.
+Common to all:
 
-  - Nothing is calibrated and no recent token stays in full precision (the schemes' fp16 residuals and
-    pools are theirs to add; a part of published gains is such a tail). A chunk is a multiple of every
+  - Nothing is calibrated, and no recent token stays in full precision (fp16 residuals and pools
+    would come on top; a part of published gains is such a tail). A chunk is a multiple of every
     scheme's group, so all of it is quantised as it comes. "stress": a query reads all of it quantised;
     "prefill": its own chunk as it is, as in quality_reference.py.
-  - Metadata are rounded to the precision they are counted with.
+  - Metadata are rounded to the precision that they are counted with.
 
 Needs torch, numpy, safetensors, tokenizers (.venv-reference).
 
@@ -62,11 +63,11 @@ def rotate(x):
     return x @ torch.from_numpy(reference.hadamard(x.shape[-1]))
 
 
-def whole(kind, x):
-    """The scheme as the layer quantises it: groups of tokens apart."""
+def token_groups(x, size):
+    """[heads x groups, size, channels]"""
     heads, tokens, dim = x.shape
-    assert tokens % kind == 0, f"{tokens} tokens are no whole groups of {kind}"
-    return x.reshape(heads * tokens // kind, kind, dim)
+    assert tokens % size == 0, f"{tokens} tokens are no whole groups of {size}"
+    return x.reshape(heads * tokens // size, size, dim)
 
 
 # ----------------------------------------------------------------------------------- schemes
@@ -89,7 +90,7 @@ class Q4_0:
 
 
 class Kivi:
-    """Keys: a scale and a zero for every channel and 32 tokens; values: for every token and 32 channels."""
+    """A scale and a zero for: keys, a channel and 32 tokens; values, a token and 32 channels."""
 
     def __init__(self, bits):
         self.bits = bits
@@ -99,7 +100,7 @@ class Kivi:
         return codes * half(step) + half(zero)
 
     def keys(self, x):
-        return self.groups(whole(32, x), 1).view(x.shape), self.bits + 32 / 32
+        return self.groups(token_groups(x, 32), 1).view(x.shape), self.bits + 32 / 32
 
     def values(self, x):
         y = x.reshape(*x.shape[:-1], -1, 32)
@@ -116,9 +117,9 @@ class KVarN:
         self.key_bits, self.value_bits, self.floor = key_bits, value_bits, floor
 
     def balance(self, x, passes=16):
-        """x [tiles, rows, columns] / (row scale x column scale), and the scales, of the pass with the
-        least imbalance: largest over smallest spread, rows' and columns' together."""
-        row, column = torch.zeros_like(x[:, :, :1]), torch.zeros_like(x[:, :1])  # logarithms
+        """x [tiles, rows, columns] / (row scale x column scale), and the scales, of the pass with
+        the least imbalance: largest over smallest spread, rows' and columns' together."""
+        row, column = torch.zeros_like(x[:, :, :1]), torch.zeros_like(x[:, :1])  # Logarithms.
 
         def spread(y, dim):
             return y.std(dim, keepdim=True)
@@ -136,7 +137,8 @@ class KVarN:
             y = x / row.exp() / column.exp()
             now = imbalance(y)
             better = (now <= least)[:, None, None]
-            best = tuple(torch.where(better, new.exp(), old) for new, old in zip((row, column), best))
+            best = tuple(torch.where(better, new.exp(), old)
+                         for new, old in zip((row, column), best))
             least = torch.minimum(now, least)
         return x / best[0] / best[1], *best
 
@@ -147,20 +149,20 @@ class KVarN:
         return (codes * half(step * row) + half(zero * row)) * half(column)
 
     def keys(self, x):
-        y = self.tiles(whole(self.tile, rotate(x)).transpose(1, 2), self.key_bits)
+        y = self.tiles(token_groups(rotate(x), self.tile).transpose(1, 2), self.key_bits)
         metadata = 16 * (2 * x.shape[-1] + self.tile) / (self.tile * x.shape[-1])
         return rotate(y.transpose(1, 2).reshape(x.shape)), self.key_bits + metadata
 
     def values(self, x):
-        y = self.tiles(whole(self.tile, rotate(x)), self.value_bits)
+        y = self.tiles(token_groups(rotate(x), self.tile), self.value_bits)
         metadata = 16 * (x.shape[-1] + 2 * self.tile) / (self.tile * x.shape[-1])
         return rotate(y.reshape(x.shape)), self.value_bits + metadata
 
 
 @functools.cache
 def sphere_levels(dim, bits):
-    """The levels of least squared error (Lloyd-Max) for a coordinate of a random unit vector, whose
-    density is (1 - x^2)^((dim - 3) / 2)."""
+    """The levels of least squared error (Lloyd-Max) for a coordinate of a random unit vector,
+    whose density is proportional to (1 - x^2)^((dim - 3) / 2)."""
     x = np.linspace(-1, 1, 400001)
     mass = (1 - x * x).clip(0) ** ((dim - 3) / 2)
     total, moment = np.cumsum(mass), np.cumsum(mass * x)
@@ -177,7 +179,8 @@ def sphere_levels(dim, bits):
 @functools.cache
 def random_matrix(dim, rotation):
     """One matrix of independent Gaussians a size, or the rotation that QR makes of it."""
-    x = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(dim)
+    x = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
     return (torch.linalg.qr(x)[0] if rotation else x).float()
 
 
@@ -196,7 +199,7 @@ class TurboQuant:
         y = (x / norm.clamp(min=1e-10)) @ turn
         y = levels[torch.bucketize(y, (levels[1:] + levels[:-1]) / 2)] @ turn.T
         stored = dim * bits + 16
-        if prod:  # One bit of the residual's projections (QJL), which makes inner products unbiased.
+        if prod:  # The signs of the residual's projections (QJL) make inner products unbiased.
             rest = x / norm.clamp(min=1e-10) - y
             project, length = random_matrix(dim, False), half(rest.norm(dim=-1, keepdim=True))
             y = y + math.sqrt(math.pi / 2) / dim * length * ((rest @ project.T).sign() @ project)
@@ -204,7 +207,7 @@ class TurboQuant:
         return y * norm, stored
 
     def quantise(self, x, prod):
-        """The chunk's largest channels a head, by mean square: a bit a channel and chunk names them."""
+        """The larger channels of a head and chunk, by mean square: a bit a channel names them."""
         heads, tokens, dim = x.shape
         order = x.pow(2).mean(1).argsort(-1, descending=True)
         large = order[:, : int(dim * self.outliers)], self.bits + 1
@@ -244,8 +247,8 @@ def nearest_of(x, book):
 
 
 class NSNQuant:
-    """Normalise the token, shift the mean of 64 tokens' channels away, normalise again, Hadamard; then
-    eight channels are a byte of signs and a byte that names their magnitudes in one fixed codebook."""
+    """Normalise the token, shift the mean of 64 tokens' channels away, normalise again, Hadamard;
+    then eight channels are a byte of signs and a byte for their magnitudes in one codebook."""
 
     window = 64
 
@@ -255,7 +258,7 @@ class NSNQuant:
 
     def both(self, x):
         dim = x.shape[-1]
-        y = whole(self.window, x)
+        y = token_groups(x, self.window)
         first = self.four_bits(y.norm(dim=2, keepdim=True) / math.sqrt(dim), 1)  # [windows, 64, 1]
         y = y / first.clamp(min=1e-10)
         mean = self.four_bits(y.mean(1, keepdim=True), 2)  # [windows, 1, dim]
@@ -263,9 +266,11 @@ class NSNQuant:
         second = y.norm(dim=2, keepdim=True) / math.sqrt(dim)
         y = y / second.clamp(min=1e-10)
         parts, book = y.reshape(-1, 8), orthant_codebook()
-        coded = (book[nearest_of(parts.abs(), book)] * torch.where(parts < 0, -1.0, 1.0)).view(y.shape)
+        signs = torch.where(parts < 0, -1.0, 1.0)
+        coded = (book[nearest_of(parts.abs(), book)] * signs).view(y.shape)
         # The token's second scale is fitted to what is read back.
-        second = half(second * (y * coded).sum(2, keepdim=True) / coded.pow(2).sum(2, keepdim=True))
+        fit = (y * coded).sum(2, keepdim=True) / coded.pow(2).sum(2, keepdim=True)
+        second = half(second * fit)
         read = (rotate(coded * second) + mean) * first
         metadata = 16 / dim + (4 + 32 / self.window) / dim + (4 + 32 / dim) / self.window
         return read.view(x.shape), 2 + metadata
@@ -273,8 +278,8 @@ class NSNQuant:
     keys = values = both
 
 
-# name, the scheme, keys after RoPE, leading tokens that stay in fp16
 def schemes():
+    """(name, scheme, whether it stores keys after RoPE, leading tokens in fp16)"""
     return [
         ("llama.cpp q4_0", Q4_0(False), True, 0),
         ("llama.cpp q4_0 + Hadamard", Q4_0(True), True, 0),
@@ -296,8 +301,8 @@ def schemes():
 
 
 class Layer:
-    """One layer's cache of one sequence, as quality_reference.Llama uses one: keys go in and come out
-    as they are before RoPE, whatever the scheme stores."""
+    """One layer's cache of one sequence, as quality_reference.Llama uses one: keys go in and come
+    out as they are before RoPE, whatever the scheme stores."""
 
     def __init__(self, model, scheme, after_rope, sinks, protocol):
         self.model, self.scheme, self.after_rope = model, scheme, after_rope
@@ -306,22 +311,21 @@ class Layer:
         self.bits = 0.0
         self.elements = 0
 
-    def turn(self, keys, first, back=False):
-        """RoPE or its inverse: the inverse of turning by an angle is turning by its negative."""
+    def code_keys(self, keys, first):
+        """What is read of keys at positions first.., before RoPE, and the bits an element."""
         if not self.after_rope:
-            return keys
-        if not back:
-            return self.model.rope(keys, first)
-        mirrored = keys * torch.cat([torch.ones(keys.shape[-1] // 2), -torch.ones(keys.shape[-1] // 2)])
-        turned = self.model.rope(mirrored, first)
-        return turned * torch.cat([torch.ones(keys.shape[-1] // 2), -torch.ones(keys.shape[-1] // 2)])
+            return self.scheme.keys(keys)
+        read, bits = self.scheme.keys(self.model.rope(keys, first))
+        # Turning back is turning the mirror image: RoPE's pairs are channels c and c + dim / 2.
+        mirror = torch.ones(keys.shape[-1])
+        mirror[keys.shape[-1] // 2:] = -1
+        return self.model.rope(read * mirror, first) * mirror, bits
 
     def step(self, q, k, v):
         """Takes a chunk in; returns the keys and values that its queries read."""
         k, v = torch.from_numpy(k), torch.from_numpy(v)
         first = 0 if self.seen is None else self.seen[0].shape[1]
-        keys, key_bits = self.scheme.keys(self.turn(k, first))
-        keys = self.turn(keys, first, back=True)
+        keys, key_bits = self.code_keys(k, first)
         values, value_bits = self.scheme.values(v)
         plain = min(max(self.sinks - first, 0), k.shape[1])
         keys[:, :plain], values[:, :plain] = half(k[:, :plain]), half(v[:, :plain])
@@ -363,9 +367,10 @@ def main():
             continue
         start, rows = time.time(), {}
         for protocol in ("stress", "prefill"):
-            cache = lambda config, chunk, protocol: Layer(model, scheme, after_rope, sinks, protocol)
+            cache = lambda config, chunk, protocol: Layer(
+                model, scheme, after_rope, sinks, protocol)
             rows[protocol], bits = reference.measure(
-                model, windows, references, {"policy": name}, a.chunk, protocol, cache)
+                model, windows, references, dense, a.chunk, protocol, cache)
         print(f"{name:32s} {bits:.3f}  " + "    ".join(
             f"{rows[p]['kl']:.6f}, {100 * rows[p]['top1']:.1f} %" for p in rows)
             + f"    ({time.time() - start:.0f} s)", flush=True)
@@ -382,16 +387,20 @@ def put(set_name, name, row):
     order = list(known["sets"])
     entry["measured"] = dict(sorted(entry["measured"].items(), key=lambda m: order.index(m[0])))
 
-    def scheme(s):
-        measured = ",\n".join(f"       {json.dumps(k)}: {json.dumps(v)}" for k, v in s["measured"].items())
-        head = {k: v for k, v in s.items() if k != "measured"}
-        lines = ",\n     ".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in head.items())
-        return f"    {{{lines},\n     \"measured\": {{\n{measured}}}}}"
+    def lines(mapping, indent):
+        return (",\n" + " " * indent).join(
+            f"{json.dumps(key)}: {json.dumps(value)}" for key, value in mapping.items())
 
-    sets = ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in known["sets"].items())
+    def text_of(scheme):
+        head = {key: value for key, value in scheme.items() if key != "measured"}
+        return (f"    {{{lines(head, 5)},\n     \"measured\": {{\n"
+                f"       {lines(scheme['measured'], 7)}}}}}")
+
     COMPETITORS.write_text(
-        f"{{\n  \"about\": {json.dumps(known['about'])},\n  \"sets\": {{\n{sets}\n  }},\n  \"schemes\": [\n"
-        + ",\n".join(map(scheme, known["schemes"])) + "\n  ]\n}\n", encoding="utf-8")
+        f"{{\n  \"about\": {json.dumps(known['about'])},\n"
+        f"  \"sets\": {{\n    {lines(known['sets'], 4)}\n  }},\n"
+        "  \"schemes\": [\n" + ",\n".join(map(text_of, known["schemes"])) + "\n  ]\n}\n",
+        encoding="utf-8")
 
 
 if __name__ == "__main__":
