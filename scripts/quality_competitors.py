@@ -9,17 +9,17 @@ Common to all:
 
   - Nothing is calibrated, and no recent token stays in full precision (fp16 residuals and pools
     would come on top; a part of published gains is such a tail). A chunk is a multiple of every
-    scheme's group, so all of it is quantised as it comes. "stress": a query reads all of it quantised;
+    scheme's group, so all of it is quantised as it comes. "stress": a query reads all of it so;
     "prefill": its own chunk as it is, as in quality_reference.py.
   - Metadata are rounded to the precision that they are counted with.
 
 Needs torch, numpy, safetensors, tokenizers (.venv-reference).
 
-usage: quality_competitors.py --model DIR --text FILE [--set NAME --write] [--only WORD...]
+usage: quality_competitors.py --model DIR --text FILE [--set NAME --write] [--only REGEX...]
                               [--context N] [--windows N] [--chunk N]
   --set NAME   the name of this model and text in competitors.json: wikitext2, gpl3, ...
   --write      put the rows into scripts/competitors.json
-  --only WORD  schemes whose name contains one of these
+  --only REGEX schemes in whose name one of these is found
 """
 
 import argparse
@@ -27,6 +27,7 @@ import functools
 import json
 import math
 import pathlib
+import re
 import time
 
 import numpy as np
@@ -348,7 +349,7 @@ def main():
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--windows", type=int, default=2)
     parser.add_argument("--chunk", type=int, default=256)
-    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="REGEX")
     parser.add_argument("--set", help="this model and text's name in competitors.json")
     parser.add_argument("--write", action="store_true", help="update competitors.json")
     a = parser.parse_args()
@@ -363,7 +364,7 @@ def main():
     references = [reference.run(model, ids, dense, a.chunk, "prefill")[0] for ids in windows]
     print(f"{'':32s} bits   KL stress, top-1     KL prefill, top-1", flush=True)
     for name, scheme, after_rope, sinks in schemes():
-        if not any(word in name for word in a.only):
+        if not any(re.search(pattern, name) for pattern in a.only):
             continue
         start, rows = time.time(), {}
         for protocol in ("stress", "prefill"):
