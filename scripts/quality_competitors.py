@@ -11,7 +11,7 @@ Common to all:
     would come on top; a part of published gains is such a tail). A chunk is a multiple of every
     scheme's group, so all of it is quantised as it comes. "stress": a query reads all of it so;
     "prefill": its own chunk as it is, as in quality_reference.py.
-  - Metadata are rounded to the precision that they are counted with.
+  - Metadata are rounded to the precision that they are counted with (but NSNQuant's).
 
 Needs torch, numpy, safetensors, tokenizers (.venv-reference).
 
@@ -253,16 +253,12 @@ class NSNQuant:
 
     window = 64
 
-    def four_bits(self, x, dim):
-        codes, step, zero = min_max(x, 4, dim)
-        return codes * half(step) + half(zero)
-
     def both(self, x):
         dim = x.shape[-1]
         y = token_groups(x, self.window)
-        first = self.four_bits(y.norm(dim=2, keepdim=True) / math.sqrt(dim), 1)  # [windows, 64, 1]
+        first = half(y.norm(dim=2, keepdim=True) / math.sqrt(dim))  # [windows, 64, 1]
         y = y / first.clamp(min=1e-10)
-        mean = self.four_bits(y.mean(1, keepdim=True), 2)  # [windows, 1, dim]
+        mean = half(y.mean(1, keepdim=True))  # [windows, 1, dim]
         y = rotate(y - mean)
         second = y.norm(dim=2, keepdim=True) / math.sqrt(dim)
         y = y / second.clamp(min=1e-10)
@@ -273,6 +269,7 @@ class NSNQuant:
         fit = (y * coded).sum(2, keepdim=True) / coded.pow(2).sum(2, keepdim=True)
         second = half(second * fit)
         read = (rotate(coded * second) + mean) * first
+        # Counted as published: first norm and mean of 4 bits, a scale and a zero a window each.
         metadata = 16 / dim + (4 + 32 / self.window) / dim + (4 + 32 / dim) / self.window
         return read.view(x.shape), 2 + metadata
 
