@@ -28,8 +28,23 @@ draw() {
   show "$python" scripts/plot.py "$kind" "${options[@]}" "${files[@]}" -o "$figures/$name.png"
 }
 
-draw pareto pareto --protocol stress -- $results/quality/*-stress.json
-draw pareto-prefill pareto --protocol prefill -- $results/quality/*-prefill.json
+# pareto NAME SET FOLDER: both protocols, of the presets' own rows (not of variants beside them).
+pareto() {
+  local protocol preset
+  for protocol in stress prefill; do
+    local files=()
+    for preset in configs/presets/*.json; do
+      files+=("$3/$(basename "$preset" .json)-$protocol.json")
+    done
+    local name=$1
+    [[ $protocol == stress ]] || name+=-prefill
+    draw "$name" pareto --protocol $protocol --set "$2" -- "${files[@]}"
+  done
+}
+
+pareto pareto wikitext2 $results/quality
+pareto pareto-gpl-3 gpl3 $results/gpl-3
+pareto pareto-qwen qwen2.5-coder-0.5b $results/qwen2.5-coder-0.5b
 draw needle needle -- $results/needle.json
 draw memory memory -- $results/memory/*.json
 draw speed speed -- $results/speed/*.json

@@ -4,6 +4,7 @@
 # usage: scripts/make_results.sh PART... [--text FILE]
 #   PART   quality      all presets, both protocols, on the text
 #          second-text  the same on a text no one tuned on: the Jargon File, a Debian package
+#          gpl-3        the same on the text of the GPL-3, which every Debian machine has
 #          models       the adaptive presets on two models with large key biases, Qwen2.5-Coder-0.5B and 1.5B,
 #                       with sinks of 8 bits and without any beside them
 #          needle       depth by length up to 8192 tokens, the dense cache beside it
@@ -23,17 +24,20 @@ while (($#)); do
   case $1 in
     -h | --help) sed -n '2,/^source/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
     --text) text=${2:-} && shift ;;
-    quality | second-text | models | needle | ablation | memory | speed) parts+=("$1") ;;
-    all) parts+=(quality second-text models needle ablation memory speed) ;;
-    *) fail "unknown part $1 (quality, second-text, models, needle, ablation, memory, speed, all)" ;;
+    quality | second-text | gpl-3 | models | needle | ablation | memory | speed) parts+=("$1") ;;
+    all) parts+=(quality second-text gpl-3 models needle ablation memory speed) ;;
+    *) fail "unknown part $1 (quality, second-text, gpl-3, models, needle, ablation, memory, speed, all)" ;;
   esac
   shift
 done
-((${#parts[@]})) || fail "expected a part: quality, second-text, models, needle, ablation, memory, speed, all"
+((${#parts[@]})) || fail "expected a part: quality, second-text, gpl-3, models, needle, ablation, memory, speed, all"
 
 bin=build/release/bin
 results=results
-presets="quality balanced compact extreme seed"
+# What configs/presets has of the trellis comes after its older namesakes.
+trellis=$(cd configs/presets && shopt -s nullglob && printf '%s ' *-trellis.json)
+trellis=${trellis//.json/}
+presets="quality balanced compact extreme seed $trellis"
 depths="512 1024 2048 4096 7900" # tokens; the model has 8192 positions
 [[ -x $bin/evaluate ]] || fail "no $bin/evaluate: run scripts/build.sh release"
 [[ -f $RILLKV_MODEL_DIR/config.json ]] || fail "no default model: run scripts/make_default_model.sh"
@@ -117,6 +121,7 @@ for part in "${parts[@]}"; do
       second_text
       presets_on build/texts/jargon.txt $results/second-text
       ;;
+    gpl-3) presets_on /usr/share/common-licenses/GPL-3 $results/gpl-3 ;;
     models)
       need_text models
       for name in qwen2.5-coder-0.5b qwen2.5-coder-1.5b; do
@@ -132,8 +137,10 @@ for part in "${parts[@]}"; do
             --set key_bits_sink_outlier=8 --set value_bits_sink_outlier=8
           perplexity "models/$name" "$text" "$preset" prefill "$folder/$preset-prefill.json"
         done
-        for preset in compact extreme; do
-          perplexity "models/$name" "$text" "$preset" stress "$folder/$preset-stress.json"
+        for preset in compact extreme $trellis; do
+          for protocol in stress prefill; do
+            perplexity "models/$name" "$text" "$preset" $protocol "$folder/$preset-$protocol.json"
+          done
         done
         show python3 scripts/result_tables.py "$folder"/*-stress.json "$folder"/*-prefill.json
       done

@@ -102,6 +102,20 @@ def front_of(points):
     return front
 
 
+def other_schemes(path, name, protocol):
+    """The title of a model and text in competitors.json, and [(scheme, bits, kl)] measured on it."""
+    known = read(path)
+    title = need(known, "sets", path).get(name, {}).get("title")
+    if title is None:
+        raise PlotError(f"{path}: no set {name}: expected {' or '.join(known['sets'])}")
+    points = []
+    for scheme in need(known, "schemes", path):
+        measured = scheme.get("measured", {}).get(name, {})
+        if scheme.get("drawn", True) and measured.get(f"kl_{protocol}") is not None:
+            points.append((scheme["name"], measured["bits"], measured[f"kl_{protocol}"]))
+    return title, points
+
+
 # --- drawing ----------------------------------------------------------------------------------
 
 def styled_axes(plt, columns=1, rows=1, size=(6.4, 4.2)):
@@ -114,10 +128,12 @@ def styled_axes(plt, columns=1, rows=1, size=(6.4, 4.2)):
 
 
 def spread_labels(axis, labels, markers, gap=11):
-    """Labels beside their points, where they cover neither a marker nor another label."""
+    """Labels beside their points, where they cover neither a marker nor another label; a thin line
+    leads to one that stands further off."""
     axis.figure.canvas.draw()
     scale = 72.0 / axis.figure.dpi  # Pixels to points.
-    right_edge = axis.get_window_extent().x1 * scale
+    window = axis.get_window_extent()
+    left_edge, right_edge = window.x0 * scale, window.x1 * scale
 
     def place(x, y):
         return axis.transData.transform((x, y)) * scale
@@ -126,18 +142,21 @@ def spread_labels(axis, labels, markers, gap=11):
     for text, x, y, colour in sorted(labels, key=lambda item: -item[2]):
         px, py = place(x, y)
         width = 5.2 * len(text)
-        spots = [(side, shift) for shift in (0, -4, 4, -8, 8, -12, 12, -16, 16, -22, 22)
+        spots = [(side, shift) for shift in (0, -4, 4, -8, 8, -12, 12, -16, 16, -22, 22, -28, 28,
+                                              -34, 34)
                  for side in ("left", "right")]
         for side, shift in spots:  # "left" aligned text stands right of the point.
             begin = px + 6 if side == "left" else px - 6 - width
-            if side == "left" and begin + width > right_edge:
+            if begin < left_edge or begin + width > right_edge:
                 continue
             if all(abs(py + shift - other) >= gap or begin >= end or start >= begin + width
                    for other, start, end in taken):
                 break
         taken.append((py + shift, begin, begin + width))
+        leader = {"arrowstyle": "-", "linewidth": 0.5, "color": OTHERS, "shrinkA": 0, "shrinkB": 2}
         axis.annotate(text, (x, y), xytext=(7 if side == "left" else -7, shift - 3),
-                      textcoords="offset points", fontsize=8, color=colour, ha=side)
+                      textcoords="offset points", fontsize=8, color=colour, ha=side,
+                      arrowprops=leader if abs(shift) > 8 else None)
 
 
 def draw_needle(plt, args):
@@ -189,7 +208,7 @@ def draw_needle(plt, args):
 
 
 def draw_pareto(plt, args):
-    figure, axes = styled_axes(plt, size=(7.2, 4.8))
+    figure, axes = styled_axes(plt, size=(8.0, 5.6))
     axis = axes.flat[0]
     labels, every = [], []
     for path in args.files:
@@ -205,20 +224,18 @@ def draw_pareto(plt, args):
     ours = front_of(every)
     axis.plot([p[1] for p in ours], [p[2] for p in ours], color=OURS, linewidth=1.2, zorder=2,
               label="RillKV")
-    key = f"kl_{args.protocol}"
-    others = [s for s in read(args.competitors)["schemes"] if s.get(key) is not None]
-    axis.scatter([s["bits"] for s in others], [s[key] for s in others], s=36, marker="D",
+    title, others = other_schemes(args.competitors, args.set, args.protocol)
+    axis.scatter([p[1] for p in others], [p[2] for p in others], s=36, marker="D",
                  color=OTHERS, zorder=3, linewidth=0, label="other schemes")
-    labels += [(s["name"], s["bits"], s[key], INK) for s in others]
-    markers = [p[1:] for p in every]
-    markers += [(s["bits"], s[key]) for s in others]
+    labels += [(*p, INK) for p in others]
+    markers = [p[1:] for p in every + others]
     axis.set_yscale("log")
     axis.margins(x=0.12, y=0.08)
     axis.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
     axis.set_xlabel("bits an element, sealed blocks, metadata included", fontsize=9)
     axis.set_ylabel("KL(dense || compressed), nats", fontsize=9)
-    axis.set_title(f"Quality against size, {args.protocol} protocol", fontsize=10, loc="left")
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.set_title(f"{title}, {args.protocol} protocol", fontsize=10, loc="left")
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
     for (_, x0, y0), (_, x1, y1) in zip(ours, ours[1:]):  # Labels keep off the line, too.
         markers += [(x0 + t / 20 * (x1 - x0), y0 * (y1 / y0) ** (t / 20)) for t in range(20)]
     spread_labels(axis, labels, markers)
@@ -336,6 +353,8 @@ def main(argv=None):
     parser.add_argument("-o", "--output", help="picture to write (default: KIND.png)")
     parser.add_argument("--protocol", choices=("stress", "prefill"), default="stress",
                         help="pareto: protocol of the results, so that others' figures match")
+    parser.add_argument("--set", default="wikitext2",
+                        help="pareto: model and text of the results, by competitors.json's name")
     parser.add_argument("--competitors", default=ROOT / "competitors.json", type=pathlib.Path)
     parser.add_argument("--dpi", type=int, default=150)
     args = parser.parse_args(argv)

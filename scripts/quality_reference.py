@@ -350,7 +350,7 @@ class Layer:
 
 
 class Llama:
-    """LLaMA in float32 with default RoPE."""
+    """LLaMA, or Qwen2 with its biases, in float32 with default RoPE."""
 
     def __init__(self, folder):
         self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -368,7 +368,8 @@ class Llama:
         return scaled * self.weights[name + ".weight"]
 
     def linear(self, x, name):
-        return x @ self.weights[name + ".weight"].T
+        y, bias = x @ self.weights[name + ".weight"].T, self.weights.get(name + ".bias")
+        return y if bias is None else y + bias
 
     def rope(self, x, first):
         """x: [heads, positions first.., head_dim]; channel c turns with c + head_dim / 2."""
@@ -401,9 +402,9 @@ class Llama:
         return (x @ head.T).log_softmax(-1)
 
 
-def run(model, ids, config, chunk, protocol):
+def run(model, ids, config, chunk, protocol, cache=Layer):
     """The log-probabilities of one window and the bits an element of its sealed blocks."""
-    layers = [Layer(config, chunk, protocol, model.factors)
+    layers = [cache(config, chunk, protocol, model.factors)
               for _ in range(model.config["num_hidden_layers"])]
     rows = [model.log_probabilities(ids[begin: begin + chunk], layers, begin)
             for begin in range(0, len(ids), chunk)]
@@ -412,15 +413,25 @@ def run(model, ids, config, chunk, protocol):
     return torch.cat(rows), bits
 
 
-def measure(model, windows, references, config, chunk, protocol):
+def measure(model, windows, references, config, chunk, protocol, cache=Layer):
     nll = kl = top1 = bits = 0.0
     for ids, dense in zip(windows, references):
-        seen, bits = run(model, ids, config, chunk, protocol)
+        seen, bits = run(model, ids, config, chunk, protocol, cache)
         nll -= seen[:-1].gather(1, ids[1:, None]).double().mean().item()
         kl += (dense.exp() * (dense - seen)).double().sum(-1).mean().item()
         top1 += (dense.argmax(-1) == seen.argmax(-1)).double().mean().item()
     count = len(windows)
     return {"kl": kl / count, "top1": top1 / count, "perplexity": math.exp(nll / count)}, bits
+
+
+def read_windows(folder, text, context, windows):
+    """The first tokens of a text in the model's own ids, as `windows` tensors of `context` ids."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    # Four bytes a token and more: a window needs no more of a long text than this.
+    text = text.read_text(encoding="utf-8")[: 16 * context * windows]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids[: context * windows]
+    assert len(ids) == context * windows, f"the text has {len(ids)} tokens only"
+    return torch.tensor(ids).split(context)
 
 
 def load_preset(name, settings):
@@ -449,18 +460,13 @@ def main():
     a = parser.parse_args()
     torch.set_grad_enabled(False)
 
-    tokenizer = Tokenizer.from_file(str(a.model / "tokenizer.json"))
-    # Four bytes a token and more: a window needs no more of a long text than this.
-    text = a.text.read_text(encoding="utf-8")[: 16 * a.context * a.windows]
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[: a.context * a.windows]
-    assert len(ids) == a.context * a.windows, f"the text has {len(ids)} tokens only"
+    windows = read_windows(a.model, a.text, a.context, a.windows)
     model = Llama(a.model)
-    windows = torch.tensor(ids).split(a.context)
     dense = {"policy": "dense"}
     references = [run(model, window, dense, a.chunk, "prefill")[0] for window in windows]
     baseline, _ = measure(model, windows, references, dense, a.chunk, "prefill")
     golden = {"context": a.context, "windows": a.windows, "chunk": a.chunk,
-              "perplexity": baseline["perplexity"], "tokens": ids, "presets": {}}
+              "perplexity": baseline["perplexity"], "tokens": torch.cat(windows).tolist(), "presets": {}}
     print(f"dense: perplexity {baseline['perplexity']:.4f}")
     for name in a.presets:
         config = load_preset(name, a.set)

@@ -64,6 +64,28 @@ class PlotTest(unittest.TestCase):
         self.assertEqual(dense.returncode, 1)
         self.assertIn("not dense", dense.stderr)
 
+    def test_pareto_draws_the_schemes_measured_on_the_same_model_and_text(self):
+        report = self.write("balanced.json", {"kv_bits_sealed": {"total": 4.5}, "kl_mean": 0.01})
+        for name in json.loads((ROOT / "scripts/competitors.json").read_text())["sets"]:
+            for protocol in ("stress", "prefill"):
+                self.assert_draws("pareto", "--set", name, "--protocol", protocol, report)
+        unknown = self.plot("pareto", "--set", "ptb", report)
+        self.assertEqual(unknown.returncode, 1)
+        self.assertIn("no set ptb: expected wikitext2 or gpl3", unknown.stderr)
+
+    def test_competitors_are_measured_on_known_sets_and_say_what_they_are(self):
+        known = json.loads((ROOT / "scripts/competitors.json").read_text())
+        self.assertEqual(len({s["name"] for s in known["schemes"]}), len(known["schemes"]))
+        for scheme in known["schemes"]:
+            self.assertGreater(len(scheme["source"]), 20, scheme["name"])
+            self.assertTrue(scheme["measured"], scheme["name"])
+            for name, row in scheme["measured"].items():
+                self.assertIn(name, known["sets"])
+                self.assertTrue(1 < row["bits"] < 16, scheme["name"])
+                self.assertTrue(0 < row["kl_stress"] < 50, scheme["name"])
+                if row["kl_prefill"] is not None:  # What is read exactly cannot make it worse.
+                    self.assertTrue(0 < row["kl_prefill"] < row["kl_stress"], scheme["name"])
+
     def test_results_of_an_experiment(self):
         layer = {"key_widths": [0, 1, 2, 3, 4, 3, 2, 1, 0], "value_widths": [1] * 9}
         needle = {"lengths": [512], "depths": [0], "cells": [
