@@ -1,7 +1,7 @@
 // Decode attention of a few query rows that share a kv head (the heads of its group) over sealed
 // blocks of 128 tokens, D = 64 or 128, in integers, straight from the packed codes.
 //
-// Keys: one_row.h, several_rows.h. Values: values.h. Both halves are held to the error of bf16 code
+// Keys: one_row.h, several_rows.h. Values: values.h, trellis_values.h. Both halves are held to the error of bf16 code
 // (decode_test.cpp).
 //
 // Memory. Blocks are visited in the order of the tables and the next is fetched beside the work on
@@ -11,6 +11,7 @@
 #include "kernels/cpu/avx512/decode/one_row.h"
 #include "kernels/cpu/avx512/decode/pairs.h"
 #include "kernels/cpu/avx512/decode/several_rows.h"
+#include "kernels/cpu/avx512/decode/trellis_values.h"
 #include "kernels/cpu/avx512/decode/values.h"
 
 namespace rillkv::kernels::cpu::avx512 {
@@ -23,7 +24,11 @@ struct alignas(64) Scratch {
     OneRowTables<kD> one;
   };
   float p[kMaxRows][kTokens];
-  ValueWeights weights[kMaxRows];
+  union {
+    ValueWeights weights[kMaxRows];
+    TrellisWeights trellis_weights[kMaxRows];
+  };
+  typename TrellisKeys<kD>::Scratch trellis;
 };
 
 /// Scores of one row become weights; returns what its accumulators shrink by.
@@ -42,27 +47,37 @@ float weigh(float* p, OnlineSoftmax& row) {
   return shrink;
 }
 
+/// Scores of all rows to s.p.
+template <int kD, class Keys>
+void score(const AttentionParams& params, const Keys& keys, int n, Ahead& next,
+           const StreamedRows& rows, Scratch<kD>& s) {
+  const float* rotation = params.prefix.rotations[n];
+  if (rows.count == 1) {
+    score_one_row<kD>(keys, rotation, params.in_block_fixed, next, rows.queries, s.one, s.p[0]);
+  } else {
+    score_block<kD>(keys, rotation, next, rows, s.shared, s.p);
+  }
+}
+
 template <int kD>
 bool add_block_of(const AttentionParams& params, int n, int64_t entry, int64_t ahead,
                   const StreamedRows& rows) {
   const PackedPrefix& prefix = params.prefix;
-  const uint8_t *keys = prefix.keys[entry], *values = prefix.values[entry];
-  PairSets sets;
-  if (!classify<kD>(keys + format::channel_widths_offset(kD, false), sets)) return false;
+  const uint8_t* values = prefix.values[entry];
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
-  const BlockPlanes planes(keys + format::channel_codes_offset(kD, false), sets);
+  ChannelKeys<kD> keys;
+  typename ChannelKeys<kD>::Scratch none;
+  if (!keys.open(prefix.keys[entry], none)) return false;
   Ahead next;
   if (ahead >= 0) {
-    next = {prefix.keys[ahead], static_cast<size_t>(planes.end - keys), prefix.values[ahead],
+    next = {prefix.keys[ahead],
+            keys.bytes(),
+            prefix.values[ahead],
             format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits),
-            kD / 2};
+            kD / 2,
+            keys.kTimeShare};
   }
-  if (rows.count == 1) {
-    score_one_row<kD>(keys, prefix.rotations[n], params.in_block_fixed, sets, planes, next,
-                      rows.queries, s.one, s.p[0]);
-  } else {
-    score_block<kD>(keys, prefix.rotations[n], sets, planes, next, rows, s.shared, s.p);
-  }
+  score<kD>(params, keys, n, next, rows, s);
   float shrink[kMaxRows];
   for (int r = 0; r < rows.count; ++r) {
     shrink[r] = weigh(s.p[r], rows.rows[r]);
@@ -89,12 +104,42 @@ bool add_block_of(const AttentionParams& params, int n, int64_t entry, int64_t a
   return true;
 }
 
+template <int kD>
+bool add_trellis_block_of(const AttentionParams& params, int n, int64_t entry, int64_t ahead,
+                          const StreamedRows& rows) {
+  const PackedPrefix& prefix = params.prefix;
+  const uint8_t* values = prefix.values[entry];
+  Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
+  TrellisKeys<kD> keys;
+  if (!keys.open(prefix.keys[entry], s.trellis)) return false;
+  Ahead next;
+  if (ahead >= 0) {
+    next = {prefix.keys[ahead],
+            keys.bytes(),
+            prefix.values[ahead],
+            format::trellis_value_bytes(kD, kTokens, prefix.value_width, prefix.value_wide_pairs),
+            kD / 2,
+            keys.kTimeShare};
+  }
+  score<kD>(params, keys, n, next, rows, s);
+  float shrink[kMaxRows];
+  for (int r = 0; r < rows.count; ++r) {
+    shrink[r] = weigh(s.p[r], rows.rows[r]);
+    prepare_trellis_values(values, s.p[r], s.trellis_weights[r]);
+  }
+  const TrellisValueBlock<kD> block(params, values, s.trellis.subsets);
+  add_trellis_values<kD>(block, s.trellis_weights, shrink, rows.count, rows.rows, next);
+  return true;
+}
+
 /// Whether add_block has a version for these blocks.
 bool streams_blocks(const AttentionParams& params) {
-  const int D = params.head_dim, groups = params.prefix.value_groups;
-  return (D == 64 || D == 128) && params.block_size == kTokens && !params.prefix.trellis &&
-         !params.prefix.keys_symmetric && !params.prefix.values_channel_major &&
-         (groups == 1 || (groups == 2 && D == 128)) && params.heads / params.kv_heads <= kMaxRows;
+  const PackedPrefix& prefix = params.prefix;
+  const int D = params.head_dim, groups = prefix.value_groups;
+  const bool layout = prefix.trellis || (!prefix.keys_symmetric && !prefix.values_channel_major &&
+                                         (groups == 1 || (groups == 2 && D == 128)));
+  return layout && (D == 64 || D == 128) && params.block_size == kTokens &&
+         params.heads / params.kv_heads <= kMaxRows;
 }
 
 /// head_dim as a constant.
@@ -120,8 +165,10 @@ void StreamedDecode::start(const AttentionParams& params, int rows, void* scratc
 
 bool StreamedDecode::add_block(const AttentionParams& params, int n, int64_t entry, int64_t ahead,
                                const StreamedRows& rows) {
-  return with_head_dim(params,
-                       [&](auto dim) { return add_block_of<dim>(params, n, entry, ahead, rows); });
+  return with_head_dim(params, [&](auto dim) {
+    return params.prefix.trellis ? add_trellis_block_of<dim>(params, n, entry, ahead, rows)
+                                 : add_block_of<dim>(params, n, entry, ahead, rows);
+  });
 }
 
 }  // namespace rillkv::kernels::cpu::avx512

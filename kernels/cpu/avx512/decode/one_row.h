@@ -31,23 +31,19 @@ struct alignas(64) OneRowTables {
 };
 
 /// Fills the tables' parts; returns the unit of (u, w).
-template <int kD>
-float prepare_one_row(const uint8_t* block, const float* query, const float* rotation,
+template <int kD, class Keys>
+float prepare_one_row(const Keys& keys, const float* query, const float* rotation,
                       OneRowTables<kD>& s) {
   constexpr int kPairs = kD / 2, kVectors = kPairs / 16;
-  const uint16_t* lo = reinterpret_cast<const uint16_t*>(block);
-  const uint16_t* step =
-      reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(kD, false));
-  const uint8_t* widths = block + format::channel_widths_offset(kD, false);
   F r1[kVectors], r2[kVectors], most = _mm512_setzero_ps(), total = most;
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
     turn_back<kPairs>(query, rotation, i, r1[v], r2[v]);
-    const F codes = largest_codes(widths + i);
+    const F codes = keys.largest_codes(i);
     const auto largest = [&](int channel) {  // of |lo + step code|
-      const F first = load_halves(lo + channel);
-      const F last = _mm512_fmadd_ps(load_halves(step + channel), codes, first);
+      const F first = keys.lo(channel);
+      const F last = _mm512_fmadd_ps(keys.step(channel), codes, first);
       return _mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(last));
     };
     const F x = largest(i), y = largest(kPairs + i);
@@ -63,11 +59,11 @@ float prepare_one_row(const uint8_t* block, const float* query, const float* rot
   for (int v = 0; v < kVectors; ++v) {
     const int i = 16 * v;
     const F a = _mm512_mul_ps(r1[v], inverse), b = _mm512_mul_ps(r2[v], inverse);
-    const F half = half_the_codes(widths + i);
-    const F range1 = _mm512_mul_ps(half, load_halves(step + i));
-    const F range2 = _mm512_mul_ps(half, load_halves(step + kPairs + i));
-    const F x = _mm512_add_ps(range1, load_halves(lo + i));
-    const F y = _mm512_add_ps(range2, load_halves(lo + kPairs + i));
+    const F half = half_the_codes(keys.largest_codes(i));
+    const F range1 = _mm512_mul_ps(half, keys.step(i));
+    const F range2 = _mm512_mul_ps(half, keys.step(kPairs + i));
+    const F x = _mm512_add_ps(range1, keys.lo(i));
+    const F y = _mm512_add_ps(range2, keys.lo(kPairs + i));
     const auto store = [&](F u, F w, int32_t* to) {
       _mm512_store_si512(to + i, pack_words(round_to_int(u), round_to_int(w)));
     };
@@ -89,11 +85,11 @@ RILLKV_INLINE I repeated_words(const SignedCodes<kWidth>& codes, int k) {
 }
 
 /// Adds the pairs of one width to the sums of 8 x 16 tokens.
-template <int kD, int kWidth>
-RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
-                                    const OneRowTables<kD>& s, const int16_t* turns, I (&sums)[8]) {
+template <int kD, int kWidth, class Keys>
+RILLKV_INLINE void add_turned_pairs(const Keys& keys, Ahead& ahead, const OneRowTables<kD>& s,
+                                    const int16_t* turns, I (&sums)[8]) {
   for_each_pair<kWidth>(
-      sets, planes, ahead, [&](int p, const PairCodes& pair) __attribute__((always_inline)) {
+      keys, ahead, [&](int p, const PairCodes& pair) __attribute__((always_inline)) {
         const I centre = _mm512_set1_epi32(s.centre[p]);
         const I first = _mm512_set1_epi32(s.first[p]), second = _mm512_set1_epi32(s.second[p]);
         const int16_t* turn = turns + p * (2 * kTokens);
@@ -124,16 +120,15 @@ RILLKV_INLINE void add_turned_pairs(const PairSets& sets, const BlockPlanes& pla
 }
 
 /// Scores of a row to p, in log2 units. `turns` is AttentionParams::in_block_fixed.
-template <int kD>
-void score_one_row(const uint8_t* block, const float* rotation, const int16_t* turns,
-                   const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
+template <int kD, class Keys>
+void score_one_row(const Keys& keys, const float* rotation, const int16_t* turns, Ahead& ahead,
                    const float* query, OneRowTables<kD>& s, float* p) {
-  const float unit = prepare_one_row<kD>(block, query, rotation, s);
+  const float unit = prepare_one_row<kD>(keys, query, rotation, s);
   I sums[8];
 #pragma GCC unroll 8
   for (int k = 0; k < 8; ++k) sums[k] = _mm512_setzero_si512();
   for_each_width([&](auto width) __attribute__((always_inline)) {
-    add_turned_pairs<kD, width>(sets, planes, ahead, s, turns, sums);
+    add_turned_pairs<kD, width>(keys, ahead, s, turns, sums);
   });
   const F factor = _mm512_set1_ps(unit / kFixedOne);
 #pragma GCC unroll 8

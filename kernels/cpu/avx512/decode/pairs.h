@@ -8,6 +8,7 @@
 #include "kernels/cpu/generic/plane_registers.h"
 #include "kernels/cpu/generic/prefetch.h"
 #include "kernels/cpu/generic/simd_rows.h"
+#include "kernels/cpu/generic/trellis_levels.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 namespace {
@@ -41,9 +42,10 @@ struct PairSets {
   }
 };
 
-/// False if the two channels of some pair differ in width.
+/// Pairs whose two channels have a code of the same width in common, by that width; `planes_less`:
+/// by how many bits what lies in planes is shorter. False if some pair's channels differ.
 template <int kD>
-bool classify(const uint8_t* widths, PairSets& sets) {
+bool classify(const uint8_t* widths, int code_more, int planes_less, PairSets& sets) {
   constexpr __mmask64 kAll = kD == 128 ? ~uint64_t{0} : (uint64_t{1} << (kD / 2)) - 1;
   const I both = _mm512_maskz_loadu_epi8(kAll, widths), low_bits = _mm512_set1_epi8(15);
   const I width = _mm512_and_si512(both, low_bits);
@@ -51,33 +53,30 @@ bool classify(const uint8_t* widths, PairSets& sets) {
     return false;
   }
   for (int w = 1; w <= format::kMaxWidth; ++w) {
-    sets.by_width[w] = _mm512_cmpeq_epi8_mask(width, _mm512_set1_epi8(static_cast<char>(w)));
+    sets.by_width[w] = _mm512_mask_cmpeq_epi8_mask(
+        kAll, width, _mm512_set1_epi8(static_cast<char>(w - code_more)));
   }
-  sets.nibbles = _mm512_test_epi8_mask(width, _mm512_set1_epi8(12));
-  sets.second_nibbles = sets.by_width[8];
-  sets.crumbs = _mm512_test_epi8_mask(width, _mm512_set1_epi8(2));
-  sets.bits = _mm512_test_epi8_mask(width, _mm512_set1_epi8(1));
+  const I planes = _mm512_sub_epi8(width, _mm512_set1_epi8(static_cast<char>(planes_less)));
+  const auto among = [&](int bits) {
+    return _mm512_mask_test_epi8_mask(kAll, planes, _mm512_set1_epi8(static_cast<char>(bits)));
+  };
+  sets.second_nibbles = _mm512_mask_cmpeq_epi8_mask(kAll, planes, _mm512_set1_epi8(8));
+  sets.nibbles = among(12);
+  sets.crumbs = among(2);
+  sets.bits = among(1);
   return true;
 }
 
-/// Where the planes begin and end.
-struct BlockPlanes {
-  Planes begin;
-  const uint8_t* end;
-  BlockPlanes(const uint8_t* codes, const PairSets& sets) {
-    const format::PlaneCounts all = sets.planes(~uint64_t{0});
-    begin = format::planes_at(codes, format::plane_offsets({}, all, kTokens));
-    end = codes + format::codes_bytes(kTokens, all);
-  }
-};
-
-/// The largest codes, 2^width - 1, of the 16 pairs whose widths begin at `widths`.
-inline F largest_codes(const uint8_t* widths) {
+/// 2^width - 1 of 16 widths.
+inline F largest_of(I width) {
   const I one = _mm512_set1_epi32(1);
-  const I width = _mm512_and_si512(
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
+}
+/// The widths of 16 pairs.
+inline I pair_widths(const uint8_t* widths) {
+  return _mm512_and_si512(
       _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(widths))),
       _mm512_set1_epi32(15));
-  return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_sllv_epi32(one, width), one));
 }
 
 /// (r1, r2) = R(-t0) q~ of the 16 pairs from pair i on.
@@ -108,42 +107,151 @@ struct PairCodes {
 class Ahead {
  public:
   Ahead() = default;
-  Ahead(const uint8_t* keys, size_t key_bytes, const uint8_t* values, size_t value_bytes, int pairs)
+  /// key_share: of the pairs of keys in the work on a block.
+  Ahead(const uint8_t* keys, size_t key_bytes, const uint8_t* values, size_t value_bytes, int pairs,
+        float key_share)
       : keys_(keys, key_bytes, 1), values_(values, value_bytes, 1) {
     const size_t bytes = key_bytes + value_bytes;
     bytes_a_pair_ =
-        static_cast<size_t>(static_cast<float>(bytes) * kKeyTime) / static_cast<size_t>(pairs);
-    bytes_a_quad_ = (bytes - bytes_a_pair_ * static_cast<size_t>(pairs)) / (kTokens / 4) + 1;
+        static_cast<size_t>(static_cast<float>(bytes) * key_share) / static_cast<size_t>(pairs);
+    bytes_a_quad_ = (bytes - bytes_a_pair_ * static_cast<size_t>(pairs)) / kQuads + 1;
   }
 
   /// Beside a pair of channels of the keys.
   RILLKV_INLINE void step_pair() { fetch(bytes_a_pair_); }
-  /// Beside four tokens of the values.
+  /// Beside each of kQuads parts of the values, of four tokens or as much of a trellis block.
   RILLKV_INLINE void step_quad() { fetch(bytes_a_quad_); }
+  static constexpr int kQuads = kTokens / 4;
 
  private:
-  static constexpr float kKeyTime = 0.78f;  // share of the pairs in the work on a block
-
   RILLKV_INLINE void fetch(size_t bytes) { values_.fetch<Simd>(keys_.fetch<Simd>(bytes)); }
 
   Prefetch keys_, values_;
   size_t bytes_a_pair_ = 0, bytes_a_quad_ = 0;
 };
 
-/// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
-template <int kWidth, class Visit>
-RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
-                                 const Visit& visit) {
-  for (uint64_t left = sets.by_width[kWidth]; left != 0; left &= left - 1) {
-    const int p = __builtin_ctzll(left);
-    ahead.step_pair();
-    Planes at = planes.begin;
-    format::advance(at, kTokens, sets.planes((uint64_t{1} << p) - 1));
+/// A channel block of keys, for the scores: value = lo + step * code.
+template <int kD>
+class ChannelKeys {
+ public:
+  static constexpr float kTimeShare = 0.78f;
+  struct Scratch {};
+
+  /// False for a block that is not taken: some pair mixes widths.
+  bool open(const uint8_t* block, Scratch&) {
+    block_ = block;
+    if (!classify<kD>(widths(), 0, 0, sets_)) return false;
+    const uint8_t* codes = block + format::channel_codes_offset(kD, false);
+    const format::PlaneCounts all = sets_.planes(~uint64_t{0});
+    begin_ = format::planes_at(codes, format::plane_offsets({}, all, kTokens));
+    bytes_ = static_cast<size_t>(codes - block) + format::codes_bytes(kTokens, all);
+    return true;
+  }
+  size_t bytes() const { return bytes_; }
+  uint64_t pairs_of(int width) const { return sets_.by_width[width]; }
+
+  /// Of the 16 channels from c on; the largest codes of the 16 pairs from p on.
+  F lo(int c) const { return load_halves(reinterpret_cast<const uint16_t*>(block_) + c); }
+  F step(int c) const {
+    return load_halves(
+        reinterpret_cast<const uint16_t*>(block_ + format::channel_step_offset(kD, false)) + c);
+  }
+  F largest_codes(int p) const { return largest_of(pair_widths(widths() + p)); }
+
+  template <int kWidth>
+  RILLKV_INLINE PairCodes codes(int p) const {
+    Planes at = begin_;
+    format::advance(at, kTokens, sets_.planes((uint64_t{1} << p) - 1));
     PairCodes codes;
     load_codes<Simd, kTokens>(at, kWidth, 0, codes.high1, codes.low1);
     format::advance(at, kTokens, kWidth);
     load_codes<Simd, kTokens>(at, kWidth, 0, codes.high2, codes.low2);
-    visit(p, codes);
+    return codes;
+  }
+
+ private:
+  const uint8_t* widths() const { return block_ + format::channel_widths_offset(kD, false); }
+
+  const uint8_t* block_ = nullptr;
+  PairSets sets_;
+  Planes begin_;
+  size_t bytes_ = 0;
+};
+
+/// step8 of 16 bytes.
+inline F load_steps(const uint8_t* p) {
+  const I index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const F mantissa = _mm512_permutexvar_ps(
+      index, _mm512_broadcast_f32x8(_mm256_loadu_ps(&kSteps8.of[136])));  // 2^0 .. 2^(7/8)
+  const I octave = _mm512_sub_epi32(_mm512_srli_epi32(index, 3), _mm512_set1_epi32(17));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(mantissa), _mm512_slli_epi32(octave, 23)));
+}
+
+/// A trellis key block likewise; its levels are codes of one bit more: value = step (zero + L).
+template <int kD>
+class TrellisKeys {
+ public:
+  static constexpr float kTimeShare = 0.6f;
+  struct Scratch {
+    alignas(64) uint8_t subsets[kD * kTokens / 4 + 64];
+  };
+
+  bool open(const uint8_t* block, Scratch& scratch) {
+    block_ = block;
+    if (!classify<kD>(widths(), 1, 1, sets_)) return false;
+    const size_t path = format::trellis_key_path_offset(kD);
+    const uint8_t* codes = block + format::trellis_codes_offset(path, kD, kTokens);
+    const format::PlaneCounts all = sets_.planes(~uint64_t{0});
+    begin_ = format::planes_at(codes, format::plane_offsets({}, all, kTokens));
+    bytes_ = static_cast<size_t>(codes - block) + format::codes_bytes(kTokens, all);
+    write_subsets<Simd, kTokens>(block + path, kD, scratch.subsets);
+    subsets_ = scratch.subsets;
+    return true;
+  }
+  size_t bytes() const { return bytes_; }
+  uint64_t pairs_of(int width) const { return sets_.by_width[width]; }
+
+  F lo(int c) const {
+    const __m256i zero = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block_ + 2 * c));
+    return _mm512_mul_ps(step(c), _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(zero)));
+  }
+  F step(int c) const { return load_steps(block_ + format::trellis_step_offset(kD) + c); }
+  F largest_codes(int p) const {
+    return largest_of(_mm512_add_epi32(pair_widths(widths() + p), _mm512_set1_epi32(1)));
+  }
+
+  template <int kWidth>
+  RILLKV_INLINE PairCodes codes(int p) const {
+    PairCodes codes = {};
+    if constexpr (kWidth > format::kMinWidth) {
+      Planes at = begin_;
+      format::advance(at, kTokens, sets_.planes((uint64_t{1} << p) - 1));
+      const uint8_t* subsets = subsets_ + static_cast<size_t>(p) * (2 * kSubset);
+      load_levels<Simd, kTokens>(at, subsets, kWidth - 1, 0, codes.high1, codes.low1);
+      format::advance(at, kTokens, kWidth - 2);
+      load_levels<Simd, kTokens>(at, subsets + kSubset, kWidth - 1, 0, codes.high2, codes.low2);
+    }
+    return codes;
+  }
+
+ private:
+  static constexpr size_t kSubset = format::plane_bytes(kTokens, 2);
+  const uint8_t* widths() const { return block_ + format::trellis_widths_offset(kD); }
+
+  const uint8_t *block_ = nullptr, *subsets_ = nullptr;
+  PairSets sets_;
+  Planes begin_;
+  size_t bytes_ = 0;
+};
+
+/// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
+template <int kWidth, class Keys, class Visit>
+RILLKV_INLINE void for_each_pair(const Keys& keys, Ahead& ahead, const Visit& visit) {
+  for (uint64_t left = keys.pairs_of(kWidth); left != 0; left &= left - 1) {
+    const int p = __builtin_ctzll(left);
+    ahead.step_pair();
+    visit(p, keys.template codes<kWidth>(p));
   }
 }
 
@@ -155,9 +263,8 @@ RILLKV_INLINE void for_each_pair(const PairSets& sets, const BlockPlanes& planes
 //
 // Where value = lo + step code, range = half step and centre = lo + range.
 
-/// `half` of the 16 pairs whose widths begin at `widths`.
-inline F half_the_codes(const uint8_t* widths) {
-  const F largest = largest_codes(widths);
+/// `half` of 16 pairs whose largest codes these are.
+inline F half_the_codes(F largest) {
   const F twice =
       _mm512_mask_add_ps(largest, _mm512_cmp_ps_mask(largest, _mm512_set1_ps(15.0f), _CMP_GT_OQ),
                          largest, _mm512_set1_ps(1.0f));

@@ -43,23 +43,19 @@ struct alignas(64) SharedTiles {
 };
 
 /// Centres and ranges of all channels, in units that make the pair's largest value kMaxKey.
-template <int kD>
-void prepare_keys(const uint8_t* block, SharedTiles<kD>& s) {
+template <int kD, class Keys>
+void prepare_keys(const Keys& keys, SharedTiles<kD>& s) {
   constexpr int kPairs = kD / 2;
-  const uint16_t* lo = reinterpret_cast<const uint16_t*>(block);
-  const uint16_t* step =
-      reinterpret_cast<const uint16_t*>(block + format::channel_step_offset(kD, false));
-  const uint8_t* widths = block + format::channel_widths_offset(kD, false);
   for (int i = 0; i < kPairs; i += 16) {
-    const F codes = largest_codes(widths + i);
-    const F lo1 = load_halves(lo + i), lo2 = load_halves(lo + kPairs + i);
-    const F step1 = load_halves(step + i), step2 = load_halves(step + kPairs + i);
+    const F codes = keys.largest_codes(i);
+    const F lo1 = keys.lo(i), lo2 = keys.lo(kPairs + i);
+    const F step1 = keys.step(i), step2 = keys.step(kPairs + i);
     F most = _mm512_max_ps(_mm512_abs_ps(lo1), _mm512_abs_ps(lo2));
     most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_fmadd_ps(step1, codes, lo1)));
     most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_fmadd_ps(step2, codes, lo2)));
     const F inverse = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(most, _mm512_setzero_ps(), _CMP_GT_OQ),
                                           _mm512_set1_ps(kMaxKey), most);
-    const F half = _mm512_mul_ps(half_the_codes(widths + i), inverse);
+    const F half = _mm512_mul_ps(half_the_codes(codes), inverse);
     const auto store = [&](int channel, F lo_of, F step_of) {
       const F range = _mm512_mul_ps(step_of, half);
       const I words = round_to_int(range);
@@ -143,11 +139,11 @@ requires(kWidth <= 4) class ChannelValues<kWidth> {
 
 /// Looks up and rotates the pairs of one width: use<register>(pair, keys) gets the (x, y) of 16
 /// tokens; see store_scores for which.
-template <int kD, int kWidth, class Use>
-RILLKV_INLINE void rotate_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
-                                const SharedTiles<kD>& s, const Use& use) {
+template <int kD, int kWidth, class Keys, class Use>
+RILLKV_INLINE void rotate_pairs(const Keys& keys, Ahead& ahead, const SharedTiles<kD>& s,
+                                const Use& use) {
   for_each_pair<kWidth>(
-      sets, planes, ahead, [&](int p, const PairCodes& codes) __attribute__((always_inline)) {
+      keys, ahead, [&](int p, const PairCodes& codes) __attribute__((always_inline)) {
         const int q = p + kD / 2;
         const ChannelValues<kWidth> first(codes.high1, codes.low1, s.centre[p], s.range[p]);
         const ChannelValues<kWidth> second(codes.high2, codes.low2, s.centre[q], s.range[q]);
@@ -168,11 +164,11 @@ RILLKV_INLINE void rotate_pairs(const PairSets& sets, const BlockPlanes& planes,
         add_field.template operator()<3>();
       });
 }
-template <int kD, class Use>
-RILLKV_INLINE void rotate_all_pairs(const PairSets& sets, const BlockPlanes& planes, Ahead& ahead,
-                                    const SharedTiles<kD>& s, const Use& use) {
+template <int kD, class Keys, class Use>
+RILLKV_INLINE void rotate_all_pairs(const Keys& keys, Ahead& ahead, const SharedTiles<kD>& s,
+                                    const Use& use) {
   for_each_width([&](auto width) __attribute__((always_inline)) {
-    rotate_pairs<kD, width>(sets, planes, ahead, s, use);
+    rotate_pairs<kD, width>(keys, ahead, s, use);
   });
 }
 
@@ -228,13 +224,13 @@ void score_rows(const SharedTiles<kD>& s, int row, const float* units, float (*p
 }
 
 /// Scores of all R rows without the tile, while there are registers for their sums.
-template <int kD, int R>
-void score_rows_at_once(const PairSets& sets, const BlockPlanes& planes, Ahead& next,
-                        const SharedTiles<kD>& s, const float* units, float (*p)[kTokens]) {
+template <int kD, int R, class Keys>
+void score_rows_at_once(const Keys& keys, Ahead& next, const SharedTiles<kD>& s, const float* units,
+                        float (*p)[kTokens]) {
   I sum[R][8];
   clear_sums<R>(sum);
   rotate_all_pairs<kD>(
-      sets, planes, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
+      keys, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
 #pragma GCC unroll 3
         for (int r = 0; r < R; ++r) {
           add_products(sum[r][i], x, s.coefficients[r][pair]);
@@ -244,20 +240,19 @@ void score_rows_at_once(const PairSets& sets, const BlockPlanes& planes, Ahead& 
 }
 
 /// Scores of all rows to p, in log2 units.
-template <int kD>
-void score_block(const uint8_t* block, const float* rotation, const PairSets& sets,
-                 const BlockPlanes& planes, Ahead& next, const StreamedRows& rows,
+template <int kD, class Keys>
+void score_block(const Keys& keys, const float* rotation, Ahead& next, const StreamedRows& rows,
                  SharedTiles<kD>& s, float (*p)[kTokens]) {
-  prepare_keys<kD>(block, s);
+  prepare_keys<kD>(keys, s);
   float units[kMaxRows];
   for (int r = 0; r < rows.count; ++r) {
     units[r] = prepare_query<kD>(rows.queries + static_cast<size_t>(r) * rows.query_stride,
                                  rotation, s.unit, s.coefficients[r]);
   }
-  if (rows.count == 2) return score_rows_at_once<kD, 2>(sets, planes, next, s, units, p);
-  if (rows.count == 3) return score_rows_at_once<kD, 3>(sets, planes, next, s, units, p);
+  if (rows.count == 2) return score_rows_at_once<kD, 2>(keys, next, s, units, p);
+  if (rows.count == 3) return score_rows_at_once<kD, 3>(keys, next, s, units, p);
   rotate_all_pairs<kD>(
-      sets, planes, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
+      keys, next, s, [&]<int i>(int pair, I x) __attribute__((always_inline)) {
         _mm512_store_si512(s.keys[pair][i], x);
       });
   for (int r = 0; r < rows.count; r += kRowsAtOnce) {
