@@ -1,5 +1,5 @@
-// Statistics, widths, quantisation and packing: what sealing one block costs, by preset and
-// instruction set, and its parts alone.
+// Statistics, widths, error feedback, quantisation and packing: what sealing one block costs, by
+// preset and instruction set, and its parts alone.
 //
 // An iteration seals one 128-token block of every kv head of one layer, from bf16 activations. The
 // layers take turns, so that inputs come from where a real prefill leaves them and not from L1. The
@@ -9,11 +9,13 @@
 //   peak      bytes/s as a share of what one thread reads from memory here, measured first (inputs
 //             that fit a cache can exceed 1)
 //   us/token  the same work per token for all layers
+//   us/head   of one kv head's block
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <complex>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -23,6 +25,8 @@
 
 #include "benchmarks/run_context.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/feedback.h"
+#include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 #include "rillkv/compression_config.h"
 
@@ -40,7 +44,9 @@ struct Model {
   const char* name;
   int layers, heads, kv_heads, head_dim;
 };
-constexpr Model kModels[] = {{"smollm2-135m", 30, 9, 3, 64}, {"llama-3-8b", 32, 32, 8, 128}};
+constexpr Model kModels[] = {{"smollm2-135m", 30, 9, 3, 64},
+                             {"llama-3-8b", 32, 32, 8, 128},
+                             {"llama-2-7b", 32, 32, 32, 128}};
 
 struct Preset {
   std::string name;
@@ -95,8 +101,32 @@ struct Layer {
 };
 
 struct Packed {
-  std::vector<uint8_t> keys, values;
+  std::vector<uint8_t> keys, values, fed;  // fed: keys with error feedback
 };
+
+/// E[exp(i n (f_a - f_b))] and E[exp(i n (f_a + f_b))] of FeedbackKernels::plan_feedback, over
+/// fewer distances than the library takes: the kernels' work does not depend on them.
+std::vector<float> distance_table(int head_dim) {
+  constexpr int kDistances = 64;
+  const auto half = static_cast<size_t>(head_dim / 2);
+  std::vector<float> table;
+  const auto mean = [&](double frequency) {
+    std::complex<double> sum = 0;
+    for (int n = 0; n < kDistances; ++n) sum += std::polar(1.0 / kDistances, n * frequency);
+    table.push_back(static_cast<float>(sum.real()));
+    table.push_back(static_cast<float>(sum.imag()));
+  };
+  const auto frequency = [&](size_t p) {
+    return std::pow(1e4, -static_cast<double>(p) / static_cast<double>(half));
+  };
+  for (size_t a = 0; a < half; ++a) {
+    for (size_t b = 0; b < half; ++b) {
+      mean(frequency(a) - frequency(b));
+      mean(frequency(a) + frequency(b));
+    }
+  }
+  return table;
+}
 
 class Workload {
  public:
@@ -129,10 +159,18 @@ class Workload {
     for (Packed& packed : packed_) {
       packed.keys.resize(key_stride() * static_cast<size_t>(model.kv_heads) + 64);
       packed.values.resize(value_stride() * static_cast<size_t>(model.kv_heads) + 64);
+      packed.fed.resize(packed.keys.size());
     }
     const auto D = static_cast<size_t>(model.head_dim);
     lo_.resize(D), hi_.resize(D), spread_.resize(D), sums_.resize(D), absmax_.resize(D);
     widths_.resize(D / 2);
+    if (preset.ema) return;
+    distances_ = distance_table(model.head_dim);
+    moment_.resize(rillkv::kernels::moment_floats(model.head_dim));
+    order_.resize(D), sensitivities_.resize(D), weights_.resize(D * D);
+    workspace_.resize(rillkv::kernels::cpu::feedback_workspace_bytes(model.head_dim, kBlock) /
+                          sizeof(float) +
+                      16);
   }
 
   size_t layers() const { return layers_.size(); }
@@ -169,6 +207,35 @@ class Workload {
     isa.pack_tokens_affine(params(layers_[l].rotated, model_.kv_heads, kv_head), groups_,
                            preset_.value_bits, block(packed_[l].values, kv_head, false));
   }
+  // Error feedback, in place of energies, key_range, widths and pack_keys.
+  void add_moment(const KernelTable& isa, size_t l, int kv_head) {
+    isa.add_moment(params(layers_[l].queries, model_.heads, kv_head),
+                   model_.heads / model_.kv_heads, moment_.data());
+  }
+  void plan(const KernelTable& isa) {
+    isa.plan_feedback(moment_.data(), distances_.data(), model_.head_dim, workspace(), plan_view());
+  }
+  void variance(const KernelTable& isa, size_t l, int kv_head) {
+    isa.variance(params(layers_[l].keys, model_.kv_heads, kv_head), spread_.data());
+  }
+  void fed_widths() {
+    for (size_t k = 0; k < order_.size(); ++k) sums_[order_[k]] = sensitivities_[k];
+    widths();
+  }
+  void pack_keys_fed(const KernelTable& isa, size_t l, int kv_head) {
+    isa.pack_channels_feedback(params(layers_[l].keys, model_.kv_heads, kv_head), plan_view(),
+                               widths_.data(), workspace(), block(packed_[l].fed, kv_head, true));
+  }
+  void seal_fed_keys(const KernelTable& isa, size_t l) {
+    for (int h = 0; h < model_.kv_heads && !preset_.ema; ++h) {
+      std::fill(moment_.begin(), moment_.end(), 0.0f);
+      add_moment(isa, l, h);
+      plan(isa);
+      variance(isa, l, h);
+      fed_widths();
+      pack_keys_fed(isa, l, h);
+    }
+  }
   void pack_ema(const KernelTable& isa, size_t l, int kv_head) {
     for (bool keys : {true, false}) {
       const auto& x = keys ? layers_[l].keys : layers_[l].values;
@@ -201,6 +268,7 @@ class Workload {
     for (size_t l = 0; l < 2; ++l) {
       all.insert(all.end(), packed_[l].keys.begin(), packed_[l].keys.end());
       all.insert(all.end(), packed_[l].values.begin(), packed_[l].values.end());
+      all.insert(all.end(), packed_[l].fed.begin(), packed_[l].fed.end());
     }
     return all;
   }
@@ -208,6 +276,7 @@ class Workload {
     for (Packed& packed : packed_) {
       std::fill(packed.keys.begin(), packed.keys.end(), uint8_t{0});
       std::fill(packed.values.begin(), packed.values.end(), uint8_t{0});
+      std::fill(packed.fed.begin(), packed.fed.end(), uint8_t{0});
     }
   }
 
@@ -224,6 +293,13 @@ class Workload {
   const Model& model() const { return model_; }
 
  private:
+  float* workspace() {
+    const auto address = reinterpret_cast<uintptr_t>(workspace_.data());
+    return workspace_.data() + (64 - address % 64) % 64 / sizeof(float);
+  }
+  rillkv::kernels::FeedbackPlan plan_view() {
+    return {order_.data(), sensitivities_.data(), weights_.data()};
+  }
   PackParams params(const std::vector<uint16_t>& x, int heads, int head) const {
     PackParams p;
     p.input = {x.data(), heads * model_.head_dim, model_.head_dim};
@@ -258,6 +334,8 @@ class Workload {
   std::vector<Packed> packed_;
   std::vector<float> lo_, hi_, spread_, sums_, absmax_;
   std::vector<uint8_t> widths_;
+  std::vector<float> distances_, moment_, sensitivities_, weights_, workspace_;
+  std::vector<uint16_t> order_;
 };
 
 /// True if this table writes the scalar kernels' bytes. Says so in the benchmark's row otherwise.
@@ -265,8 +343,10 @@ bool verified(benchmark::State& state, const KernelTable& isa, Workload& work) {
   std::vector<uint8_t> bytes[2];
   for (const KernelTable* table : {find_kernels("scalar"), &isa}) {
     work.clear();
-    work.seal(*table, 0);
-    work.seal(*table, 1);
+    for (size_t l : {0, 1}) {
+      work.seal(*table, l);
+      work.seal_fed_keys(*table, l);
+    }
     bytes[table == &isa ? 1 : 0] = work.bytes();
   }
   if (isa.name == std::string("scalar") || bytes[0] == bytes[1]) return true;
@@ -279,6 +359,7 @@ void report(benchmark::State& state, const Workload& work, double bytes, double 
   state.SetBytesProcessed(static_cast<int64_t>(bytes) * state.iterations());
   state.counters["peak"] = bytes / each / peak_bandwidth;
   state.counters["us/token"] = each * 1e6 * work.layer_count() / kBlock;
+  state.counters["us/head"] = each * 1e6 / work.model().kv_heads;
 }
 
 void add(const std::string& name, const KernelTable& isa, const Model& model, const Preset& preset,
@@ -328,6 +409,25 @@ void add_all(const KernelTable& isa) {
         "pack_keys", isa, model, balanced,
         [=](const Workload& w) { return keys(w) + heads * w.key_bytes(); },
         each([](Workload& w, const KernelTable& k, size_t l, int h) { w.pack_keys(k, l, h); }));
+    add(
+        "add_moment", isa, model, balanced,
+        [](const Workload& w) { return w.input_bytes(w.model().heads); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.add_moment(k, l, h); }));
+    add(
+        "plan_feedback", isa, model, balanced, [](const Workload&) { return 0.0; },
+        each([](Workload& w, const KernelTable& k, size_t, int) { w.plan(k); }));
+    add("variance", isa, model, balanced, keys,
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.variance(k, l, h); }));
+    add(
+        "pack_keys_feedback", isa, model, balanced,
+        [=](const Workload& w) { return keys(w) + heads * w.key_bytes(); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) { w.pack_keys_fed(k, l, h); }));
+    add(
+        "seal_keys_feedback", isa, model, balanced,
+        [=](const Workload& w) {
+          return w.input_bytes(w.model().heads) + keys(w) + heads * w.key_bytes();
+        },
+        [](Workload& w, const KernelTable& k, size_t l) { w.seal_fed_keys(k, l); });
     add(
         "hadamard", isa, model, balanced, [=](const Workload& w) { return 2 * keys(w); },
         each([](Workload& w, const KernelTable& k, size_t l, int h) { w.rotate(k, l, h); }));

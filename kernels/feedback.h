@@ -1,12 +1,12 @@
-// Error feedback for the keys of a block (policy "adaptive"): the numerics that every back end keeps
-// to the bit, and the plan that its kernels pass on.
+// Error feedback for the keys of a block (policy "adaptive"): the numerics that every back end
+// keeps to the bit, and the plan that its kernels pass on.
 //
-// A key channel is rounded to its codes, and what that costs the logits is made good by the channels
-// that are rounded after it. With H the expectation of the rotated queries' second moment, the loss
-// of a token's rounding error err is err^T H err. H = U diag(d) U^T with U unit upper triangular
-// turns it into the sum of d_k (err_k + sum over j < k of B_kj err_j)^2, B the transpose of U's
-// strict part: channel k is rounded with the sum already in it, and d_k is what it still weighs.
-// (GPTQ, arXiv 2210.17323; LDLQ, arXiv 2307.13304.)
+// A key channel is rounded to its codes, and what that costs the logits is made good by the
+// channels that are rounded after it. With H the expectation of the rotated queries' second moment,
+// the loss of a token's rounding error err is err^T H err. H = U diag(d) U^T with U unit upper
+// triangular turns it into the sum of d_k (err_k + sum over j < k of B_kj err_j)^2, B the transpose
+// of U's strict part: channel k is rounded with the sum already in it, and d_k is what it still
+// weighs. (GPTQ, arXiv 2210.17323; LDLQ, arXiv 2307.13304.)
 //
 // Symbols: D head_dim, h = D / 2 RoPE pairs (p, p + h), T tokens of the block, G query heads of the
 // kv head. All fp32; fma rounds once, every other operation by itself.
@@ -28,13 +28,14 @@
 //    there is nothing to weigh by (no queries yet), or no fp32 numbers for it.
 // 4. ORDER: pairs by descending e_p, the lower pair first on a tie; both channels of a pair
 //    together, p before p + h. M = H in that order.
-// 5. FACTOR, k = D - 1 .. 0: d_k = max(M_kk, kLeastSensitivity * damping of its channel), the second
-//    if M_kk is NaN; B_kj = M_kj / d_k for j < k; M_ij = fma(-B_ki, M_kj, M_ij) for j <= i < k.
+// 5. FACTOR, k = D - 1 .. 0: d_k = max(M_kk, kLeastSensitivity * damping of its channel), the
+//    second if M_kk is NaN; B_kj = M_kj / d_k for j < k; M_ij = fma(-B_ki, M_kj, M_ij) for j <= i <
+//    k.
 // 6. WIDTHS: allocate_widths with the channels' variances as spread and d as energies.
-// 7. FEEDBACK, k = 0 .. D - 1, c the channel at k, x its keys: x'[t] = x[t], then for j = 0 .. k - 1
-//    x'[t] = fma(B_kj, err_j[t], x'[t]), then min(max(x'[t], -kMaxMagnitude), kMaxMagnitude). x' is
-//    coded as any channel (minimum, maximum, scale, codes), and err_k[t] = x[t] - fma(step, code,
-//    lo) with the stored scale.
+// 7. FEEDBACK, k = 0 .. D - 1, c the channel at k, x its keys: x'[t] = x[t], then for j = 0 ..
+//    k - 1 x'[t] = fma(B_kj, err_j[t], x'[t]), then min(max(x'[t], -kMaxMagnitude), kMaxMagnitude).
+//    x' is coded as any channel (minimum, maximum, scale, codes), and err_k[t] = x[t] - fma(step,
+//    code, lo) with the stored scale.
 #pragma once
 
 #include <cstdint>
