@@ -1,9 +1,11 @@
 // Moments, distances and plans for the tests of error feedback.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <random>
 #include <vector>
 

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/cpu/kernels.h"
-#include "kernels/packed_format.h"
 #include "tests/kernels/feedback_case.h"
 #include "tests/reference/packed_block.h"
 

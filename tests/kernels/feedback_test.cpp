@@ -5,9 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "kernels/cpu/kernels.h"
 #include "kernels/moment_layout.h"
-#include "kernels/packed_format.h"
 #include "tests/kernels/feedback_case.h"
 #include "tests/reference/feedback.h"
 

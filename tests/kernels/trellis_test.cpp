@@ -203,6 +203,7 @@ void expect_best_path(const std::vector<double>& v, const std::vector<double>& w
 }
 
 TEST_P(TrellisTest, KeysAreWhatTheDefinitionAllows) {
+  int channels = 0, checked = 0;
   for_every_input({6, 20, 64}, [&](ActivationBuffer& x, int block_size, uint32_t seed) {
     Plan plan(x.head_dim(), seed, 0.05);
     const auto widths = random_widths(x.head_dim(), seed);
@@ -223,23 +224,31 @@ TEST_P(TrellisTest, KeysAreWhatTheDefinitionAllows) {
           const size_t other = plan.channel(j);
           const double error = x.get(int(t), kHead, int(other)) - values[t][other];
           sum += plan.weight(k, j) * error;
-          // fp32: the error from y and the key's own roundings, the sum's from its fma.
+          // fp32 rounds y twice, the error once, and every partial sum.
           magnitude +=
               std::fabs(plan.weight(k, j)) * (std::fabs(error) + std::fabs(values[t][other]) * 2);
         }
         keys[t] = std::clamp(sum, -32752.0, 32752.0);
-        off[t] = std::ldexp(magnitude, -23) * (2 + std::sqrt(static_cast<double>(k)));
+        off[t] = std::ldexp(magnitude, -24) * static_cast<double>(k + 4);
       }
       const int width = widths[c], step = block.steps[c];
       const double size = reference::step8(step);
-      bool allowed = false;
-      for (const reference::KeyChoice& choice : reference::key_choices(keys, width)) {
-        // centre / step is off by two roundings of at most 2^15, and by what the keys are off.
-        allowed = allowed || (choice.step == step &&
-                              std::fabs(choice.zero - block.zeros[c]) <= 0.5 + std::ldexp(1.0, -6));
+      const double most_off = *std::max_element(off.begin(), off.end());
+      // Where feedback from outliers leaves the keys known to less than a sixteenth of a level, only
+      // their path is checked: seldom enough.
+      ++channels;
+      if (most_off < size / 16) {
+        bool allowed = false;
+        for (const auto& choice : reference::key_choices(keys, most_off, width)) {
+          // centre / step is off by two roundings of at most 2^15, and by what the keys are off.
+          const double zero_off = 0.5 + std::ldexp(1.0, -7) + most_off / size;
+          allowed = allowed ||
+                    (choice.step == step && std::fabs(choice.zero - block.zeros[c]) <= zero_off);
+        }
+        ASSERT_TRUE(allowed) << "channel " << c << " width " << width << " step " << step
+                             << " zero " << block.zeros[c];
+        ++checked;
       }
-      ASSERT_TRUE(allowed) << "channel " << c << " width " << width << " step " << step << " zero "
-                           << block.zeros[c];
       std::vector<double> v(T), off_level(T);
       for (size_t t = 0; t < T; ++t) {
         v[t] = keys[t] / size - block.zeros[c];
@@ -251,6 +260,7 @@ TEST_P(TrellisTest, KeysAreWhatTheDefinitionAllows) {
       if (HasFatalFailure()) return;
     }
   });
+  EXPECT_GT(checked, channels * 3 / 4) << "of " << channels;
 }
 
 TEST_P(TrellisTest, ValuesAreWhatTheDefinitionAllows) {

@@ -88,11 +88,10 @@ int sum(const std::vector<int>& x) {
   return total;
 }
 
-/// The two nearest integers where double precision may not agree with fp32 on which is nearer.
-std::vector<double> roundings(double x) {
+/// The nearest integer, or two where x +- off may be on either side of a half.
+std::vector<double> roundings(double x, double off) {
   const double below = std::floor(x), fraction = x - below;
-  // |x| < 2^15, and fp32 has computed it with two roundings of a relative 2^-24.
-  if (std::fabs(fraction - 0.5) < std::ldexp(1.0, -7)) return {below, below + 1};
+  if (std::fabs(fraction - 0.5) < off) return {below, below + 1};
   return {fraction < 0.5 ? below : below + 1};
 }
 
@@ -251,7 +250,7 @@ std::vector<std::vector<double>> trellis_value_values(const TrellisBlock& block,
   return values;
 }
 
-std::vector<KeyChoice> key_choices(const std::vector<double>& x, int width) {
+std::vector<KeyChoice> key_choices(const std::vector<double>& x, double off, int width) {
   const double lo = *std::min_element(x.begin(), x.end());
   const double hi = *std::max_element(x.begin(), x.end());
   double average = 0;
@@ -272,7 +271,9 @@ std::vector<KeyChoice> key_choices(const std::vector<double>& x, int width) {
                            k <= 1 ? middle : middle * factor + average * (1 - factor),
                            std::numeric_limits<double>::infinity(), 0};
     const double step = step8(candidate.step);
-    for (double zero : roundings(candidate.centre / step - top / 2)) {
+    // fp32 has computed centre / step < 2^15 with two roundings of a relative 2^-24.
+    for (double zero :
+         roundings(candidate.centre / step - top / 2, std::ldexp(1.0, -7) + off / step)) {
       double error = 0;
       for (double each : x) {
         const double v = each / step - zero;
@@ -289,14 +290,17 @@ std::vector<KeyChoice> key_choices(const std::vector<double>& x, int width) {
   constexpr int kShifts[] = {0, -12, -9, -8, -8, -8, -7, -7};
   std::vector<KeyChoice> choices;
   for (const Candidate& each : candidates) {
-    // v = x / step - zero is off by two roundings of x / step < 2^15 and one of v: 2^-8 of a step
-    // at most, which moves the sum of T squares s by 2 sqrt(T s) 2^-8 + T 2^-16.
-    const double size = static_cast<double>(x.size()) * step8(each.step) * step8(each.step);
-    const double slack = std::ldexp(2 * std::sqrt(size * each.best), -8) + std::ldexp(size, -16);
+    // v = x / step - zero is off by what x is, two roundings of x / step < 2^15 and one of v: 2^-8
+    // of a step at most for the roundings. An error of d steps moves the sum of T squares s by 2
+    // sqrt(T s) d steps and T d^2 steps squared.
+    const double step = step8(each.step), delta = off + std::ldexp(step, -8);
+    const double count_of_keys = static_cast<double>(x.size());
+    const double slack =
+        2 * std::sqrt(count_of_keys * each.best) * delta + count_of_keys * delta * delta;
     if (each.best > bar + 2 * slack) continue;
-    const int step = std::min(std::max(each.step + kShifts[width], least), 255);
-    choices.push_back(
-        {step, std::clamp(each.centre / step8(step) - (2 * top + 1) / 2, -32511.0, 32511.0)});
+    const int fine = std::min(std::max(each.step + kShifts[width], least), 255);
+    const double zero = each.centre / step8(fine) - (2 * top + 1) / 2;
+    choices.push_back({fine, std::clamp(zero, -32511.0, 32511.0)});
   }
   return choices;
 }

@@ -45,12 +45,12 @@ std::vector<std::vector<double>> trellis_key_values(const TrellisBlock& block);
 std::vector<std::vector<double>> trellis_value_values(const TrellisBlock& block, int width);
 
 /// Quantisation parameters that the definition allows for a key channel: (step, zero before
-/// rounding). More than one where double precision cannot tell candidates apart.
+/// rounding), where x is known to `off`. More than one where that cannot tell candidates apart.
 struct KeyChoice {
   int step;
   double zero;
 };
-std::vector<KeyChoice> key_choices(const std::vector<double>& x, int width);
+std::vector<KeyChoice> key_choices(const std::vector<double>& x, double off, int width);
 /// Scales that the definition allows for a token's values.
 std::vector<int> scale_choices(const std::vector<double>& x, int width, int wide_pairs);
 
