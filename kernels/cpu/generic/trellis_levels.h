@@ -59,7 +59,7 @@ struct PathRegister {
   /// The subsets of all tokens: a crumb plane of each channel, 2 kWords words, in two registers.
   static RILLKV_INLINE void subsets(I u, I& first, I& second) {
     const I low = earlier<2>(u);
-    const I high = xor_bits(xor_bits(u, earlier<1>(u)), earlier<3>(u));
+    const I high = xor_bits(u, earlier<1>(xor_bits(u, low)));
     // Crumb k of word i of the plane is token 2 k kWords + i: for the first words the even bits of
     // the bit planes, for the others the odd ones.
     const I even = S::set1_int(0x55555555);
@@ -100,15 +100,18 @@ inline size_t subset_bytes(int channels, int tokens) {
 template <class S, int kTokens>
 void write_subsets(const uint8_t* path, int channels, uint8_t* subsets) {
   using Register = PathRegister<S, kTokens>;
-  const int words = channels * Register::kWords;
-  for (int w = 0; w < words; w += S::kLanes, path += sizeof(typename S::I)) {
-    const typename S::I u =
-        S::as_int(S::load_part(reinterpret_cast<const float*>(path), S::part(words - w)));
+  const auto step = [&](typename S::I u) __attribute__((always_inline)) {
     typename S::I first, second;
     Register::subsets(u, first, second);
     S::store_int(subsets, first);
     S::store_int(subsets + sizeof first, second);
-    subsets += 2 * sizeof first;
+    path += sizeof u;
+    subsets += 2 * sizeof u;
+  };
+  int words = channels * Register::kWords;
+  for (; words >= S::kLanes; words -= S::kLanes) step(S::load_int(path));
+  if (words > 0) {
+    step(S::as_int(S::load_part(reinterpret_cast<const float*>(path), S::part(words))));
   }
 }
 

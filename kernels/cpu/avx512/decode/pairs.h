@@ -3,6 +3,7 @@
 // each width's code has its shifts and planes fixed.
 #pragma once
 
+#include "kernels/cpu/avx512/decode/level_fields.h"
 #include "kernels/cpu/avx512/simd.h"
 #include "kernels/cpu/fixed_rotations.h"  // kFixedOne; vpmulhrsw's is 32768
 #include "kernels/cpu/generic/plane_registers.h"
@@ -97,7 +98,8 @@ inline float unit_for(F most, F total, float max_one, float max_sum) {
 /// Its reciprocal, 0 where there is nothing to measure.
 inline F inverse_unit(float unit) { return _mm512_set1_ps(unit > 1.0e-30f ? 1.0f / unit : 0.0f); }
 
-/// Codes of a pair's two channels, see load_codes.
+/// Codes of a pair's two channels in fields of 4 bits: up to 4 bits `high`; beyond, `high` is the
+/// upper 4 and `low` the rest, at the top of its field.
 struct PairCodes {
   I high1, low1, high2, low2;
 };
@@ -166,6 +168,10 @@ class ChannelKeys {
     load_codes<Simd, kTokens>(at, kWidth, 0, codes.high1, codes.low1);
     format::advance(at, kTokens, kWidth);
     load_codes<Simd, kTokens>(at, kWidth, 0, codes.high2, codes.low2);
+    if constexpr (kWidth > 4) {
+      codes.low1 = _mm512_slli_epi32(codes.low1, static_cast<unsigned>(8 - kWidth));
+      codes.low2 = _mm512_slli_epi32(codes.low2, static_cast<unsigned>(8 - kWidth));
+    }
     return codes;
   }
 
@@ -228,9 +234,9 @@ class TrellisKeys {
       Planes at = begin_;
       format::advance(at, kTokens, sets_.planes((uint64_t{1} << p) - 1));
       const uint8_t* subsets = subsets_ + static_cast<size_t>(p) * (2 * kSubset);
-      load_levels<Simd, kTokens>(at, subsets, kWidth - 1, 0, codes.high1, codes.low1);
+      load_level_fields<kWidth - 1>(at, subsets, codes.high1, codes.low1);
       format::advance(at, kTokens, kWidth - 2);
-      load_levels<Simd, kTokens>(at, subsets + kSubset, kWidth - 1, 0, codes.high2, codes.low2);
+      load_level_fields<kWidth - 1>(at, subsets + kSubset, codes.high2, codes.low2);
     }
     return codes;
   }
@@ -296,10 +302,9 @@ struct SignedCodes {
   static_assert(kWidth > 4);
   I even, odd;
 
-  RILLKV_INLINE SignedCodes(I high, I low) {
+  RILLKV_INLINE SignedCodes(I high, I rest) {
     const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
     const I signs = _mm512_xor_si512(high, _mm512_set1_epi8(static_cast<char>(0x88)));
-    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(8 - kWidth));
     even = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(signs, 4), rest, 0xCA);  // top ? : low
     odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
   }

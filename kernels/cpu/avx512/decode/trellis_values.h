@@ -3,8 +3,8 @@
 //   sum_t p_t v(c, t) = g_c (2 sum_t p'_t L(c, t) + (1 - M_c) sum_t p'_t),   p'_t = p_t scale_t
 //
 // p' is rounded to 15 bits in a unit of the block and split in two signed bytes, as values.h does;
-// both sums take the rounded one. Levels become bytes of 64 tokens a register, vpdpbusd sums four
-// tokens a lane, and the lanes of 16 channels are summed by one transposition.
+// both sums take the rounded one. Levels become bytes of 64 tokens a register, four channels at a
+// time for all rows, vpdpbusd sums four tokens a lane, and lanes are summed as in a transposition.
 #pragma once
 
 #include <cstddef>
@@ -54,10 +54,13 @@ void prepare_trellis_values(const uint8_t* block, const float* p, TrellisWeights
   out.sum = static_cast<float>(_mm512_reduce_add_epi32(sum));
 }
 
-/// Levels of the channels of a group as bytes, each in its upper bits from 5 bits of level on.
-struct alignas(64) LevelBytes {
-  static constexpr int kChannels = 16;
-  I of[kChannels][2];  // tokens as in TrellisWeights
+/// Levels of a channel as bytes, from 5 bits of level on in their upper bits; tokens as in
+/// TrellisWeights.
+struct LevelBytes {
+  I even, odd;
+};
+struct FourChannels {
+  LevelBytes of[4];
 };
 /// What such a byte is in units of the level.
 constexpr float level_unit(int width) {
@@ -65,38 +68,41 @@ constexpr float level_unit(int width) {
 }
 
 template <int kWidth>
-RILLKV_INLINE void load_level_bytes(const Planes& b, const uint8_t* subsets, I (&out)[2]) {
+RILLKV_INLINE LevelBytes load_level_bytes(const Planes& b, const uint8_t* subsets) {
   I high, low;
-  load_levels<Simd, kTokens>(b, subsets, kWidth, 0, high, low);
-  const I nibble = _mm512_set1_epi8(15);
+  load_level_fields<kWidth>(b, subsets, high, low);
   if constexpr (kWidth <= 3) {
-    out[0] = _mm512_and_si512(high, nibble);
-    out[1] = _mm512_and_si512(_mm512_srli_epi32(high, 4), nibble);
+    const I nibble = _mm512_set1_epi8(15);
+    return {_mm512_and_si512(high, nibble), _mm512_and_si512(_mm512_srli_epi32(high, 4), nibble)};
   } else {
     const I top = _mm512_set1_epi8(static_cast<char>(0xF0));
-    const I rest = _mm512_slli_epi32(low, static_cast<unsigned>(7 - kWidth));
-    out[0] = _mm512_ternarylogic_epi32(top, _mm512_slli_epi32(high, 4), rest, 0xCA);
-    out[1] = _mm512_ternarylogic_epi32(top, high, _mm512_srli_epi32(rest, 4), 0xCA);
+    return {_mm512_ternarylogic_epi32(top, _mm512_slli_epi32(high, 4), low, 0xCA),
+            _mm512_ternarylogic_epi32(top, high, _mm512_srli_epi32(low, 4), 0xCA)};
   }
 }
 
-/// Lane c: the sum of the lanes of x[c].
-RILLKV_INLINE I sum_of_lanes(const I (&x)[16]) {
-  I y[8], z[4];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    y[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]),
-                            _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    z[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(y[2 * i], y[2 * i + 1]),
-                            _mm512_unpackhi_epi64(y[2 * i], y[2 * i + 1]));
-  }
+/// Lane 4 q + i: the sum of the lanes 4 q .. 4 q + 3 of x[i].
+RILLKV_INLINE I sum_of_quads(const I (&x)[4]) {
+  const auto pair = [](I a, I b) __attribute__((always_inline)) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  };
+  const I a = pair(x[0], x[1]), b = pair(x[2], x[3]);
+  return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+/// Lane 4 q + i: the sum of the lanes i, 4 + i, .. of x[q], q < 4.
+RILLKV_INLINE I sum_of_lanes(const I* x) {
   const auto halves = [](I a, I b) __attribute__((always_inline)) {
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xDD));
   };
-  return halves(halves(z[0], z[1]), halves(z[2], z[3]));
+  return halves(halves(x[0], x[1]), halves(x[2], x[3]));
+}
+
+/// sum_t weight level of a channel, by lanes. Of all: <= 128 * 32600 * 255 < 2^31.
+RILLKV_INLINE I weigh_levels(const LevelBytes& levels, const TrellisWeights& w) {
+  I x = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels.even, w.high[0]);
+  x = _mm512_slli_epi32(_mm512_dpbusd_epi32(x, levels.odd, w.high[1]), 8);
+  x = _mm512_dpbusd_epi32(x, levels.even, w.low[0]);
+  return _mm512_dpbusd_epi32(x, levels.odd, w.low[1]);
 }
 
 /// The planes of a value block, and the widths of its channels.
@@ -117,67 +123,112 @@ struct TrellisValueBlock {
     write_subsets<Simd, kTokens>(planes.path, kD, scratch);
   }
 
-  /// Bytes of the channels of pairs first .. first + 15, of one half of the channels.
-  void load_group(int first, bool second, Ahead& ahead, LevelBytes& out) const {
-    constexpr int kChannelsAStep = kD / Ahead::kQuads;
-    const int last = first + LevelBytes::kChannels;
-    const auto load = [&](int from, int to, auto own) __attribute__((always_inline)) {
-      const format::PlaneCounts one = format::planes_of(own - 1), pair = one + one;
-      Planes at = begin;
-      format::advance(at, kTokens, format::trellis_value_planes(from, width, wide_pairs));
-      if (second) format::advance(at, kTokens, one);
-      for (int p = from; p < to; ++p) {
-        if (p % kChannelsAStep == 0) ahead.step_quad();
-        const size_t position = static_cast<size_t>(2 * p + (second ? 1 : 0));
-        load_level_bytes<own>(at, subsets + position * format::plane_bytes(kTokens, 2),
-                              out.of[p - first]);
-        format::advance(at, kTokens, pair);
-      }
-    };
-    const int cut = wide_pairs < first ? first : wide_pairs < last ? wide_pairs : last;
-    if (cut > first) with_int<2, 7>(width + 1, [&](auto own) { load(first, cut, own); });
-    if (cut < last) with_int<1, 7>(width, [&](auto own) { load(cut, last, own); });
+  /// Where the planes of a channel of pair p begin.
+  Planes planes_of(int p, bool second) const {
+    Planes at = begin;
+    format::advance(at, kTokens, format::trellis_value_planes(p, width, wide_pairs));
+    if (second) {
+      format::advance(at, kTokens, format::trellis_value_width(p, width, wide_pairs) - 1);
+    }
+    return at;
   }
+  const uint8_t* subsets_of(int p, bool second) const {
+    return subsets + static_cast<size_t>(2 * p + (second ? 1 : 0)) * kSubset;
+  }
+  static constexpr size_t kSubset = format::plane_bytes(kTokens, 2);
 };
+
+/// sum_t weight level of four channels of all rows, lanes by quads, to sums[row][channel / 4].
+template <int kD>
+using LevelSums = I[kMaxRows][kD / 4];
+
+template <int kD, bool kOneRow>
+RILLKV_INLINE void weigh_four(const FourChannels& x, const TrellisWeights* weights, int rows,
+                              int four, LevelSums<kD>& out) {
+  for (int r = 0; r < (kOneRow ? 1 : rows); ++r) {
+    const TrellisWeights& w = weights[r];
+    const I sums[4] = {weigh_levels(x.of[0], w), weigh_levels(x.of[1], w), weigh_levels(x.of[2], w),
+                       weigh_levels(x.of[3], w)};
+    out[r][four] = sum_of_quads(sums);
+  }
+}
+
+/// The same of the channels of pairs from .. to - 1 of one half, all of kWidth bits; fours of them.
+template <int kD, int kWidth, bool kOneRow>
+void weigh_pairs(const TrellisValueBlock<kD>& block, int from, int to, bool second,
+                 const TrellisWeights* weights, int rows, Ahead& ahead, LevelSums<kD>& out) {
+  constexpr format::PlaneOffsets kPair =
+      format::plane_extents(2 * format::planes_of(kWidth - 1), kTokens);
+  Planes at = block.planes_of(from, second);
+  const uint8_t* subsets = block.subsets_of(from, second);
+  const auto next = [&]() __attribute__((always_inline)) {
+    const LevelBytes bytes = load_level_bytes<kWidth>(at, subsets);
+    at.nibbles += kPair.nibbles;
+    at.crumbs += kPair.crumbs;
+    at.bits += kPair.bits;
+    subsets += 2 * TrellisValueBlock<kD>::kSubset;
+    return bytes;
+  };
+  for (int p = from; p < to; p += 4) {
+    for (int i = 0; i < 4 * Ahead::kQuads / kD; ++i) ahead.step_quad();
+    FourChannels x;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) x.of[i] = next();
+    weigh_four<kD, kOneRow>(x, weights, rows, (p + (second ? kD / 2 : 0)) / 4, out);
+  }
+}
+
+/// Of four pairs of both widths.
+template <int kD>
+void weigh_mixed(const TrellisValueBlock<kD>& block, int p, bool second,
+                 const TrellisWeights* weights, int rows, Ahead& ahead, LevelSums<kD>& out) {
+  for (int i = 0; i < 4 * Ahead::kQuads / kD; ++i) ahead.step_quad();
+  FourChannels x;
+  for (int i = 0; i < 4; ++i) {
+    with_int<1, 7>(format::trellis_value_width(p + i, block.width, block.wide_pairs),
+                   [&](auto own) {
+                     x.of[i] = load_level_bytes<own>(block.planes_of(p + i, second),
+                                                     block.subsets_of(p + i, second));
+                   });
+  }
+  weigh_four<kD, false>(x, weights, rows, (p + (second ? kD / 2 : 0)) / 4, out);
+}
 
 /// sums = sums * shrink + sum_t p_t v_t of all rows.
 template <int kD>
 void add_trellis_values(const TrellisValueBlock<kD>& block, const TrellisWeights* weights,
                         const float* shrink, int rows, const OnlineSoftmax* of, Ahead& ahead) {
   constexpr int kHalf = kD / 2;
+  const int width = block.width, wide = block.wide_pairs, whole = wide / 4 * 4;
+  LevelSums<kD> sums;
+  for (const bool second : {false, true}) {
+    const auto weigh = [&](int own_width, int from, int to) {
+      if (from == to) return;
+      with_int<1, 7>(own_width, [&](auto own) {
+        const auto pairs = rows == 1 ? weigh_pairs<kD, own, true> : weigh_pairs<kD, own, false>;
+        pairs(block, from, to, second, weights, rows, ahead, sums);
+      });
+    };
+    weigh(width + 1, 0, whole);
+    if (whole < wide) weigh_mixed<kD>(block, whole, second, weights, rows, ahead, sums);
+    weigh(width, (wide + 3) / 4 * 4, kHalf);
+  }
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const int width = block.width;
-  for (int c = 0; c < kD; c += LevelBytes::kChannels) {
-    const bool second = c >= kHalf;
-    const int first = second ? c - kHalf : c;
-    LevelBytes levels;
-    block.load_group(first, second, ahead, levels);
+  for (int c = 0; c < kD; c += 16) {
     // v = slope byte + offset, in units of p'
-    const __mmask16 wide =
-        _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(block.wide_pairs - first));
+    const __mmask16 is_wide =
+        _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(wide - (c < kHalf ? c : c - kHalf)));
     const auto by_width = [&](float narrow, float broad) __attribute__((always_inline)) {
-      return _mm512_mask_blend_ps(wide, _mm512_set1_ps(narrow), _mm512_set1_ps(broad));
+      return _mm512_mask_blend_ps(is_wide, _mm512_set1_ps(narrow), _mm512_set1_ps(broad));
     };
     const F slope = by_width(2 * level_unit(width), 2 * format::kWideGain * level_unit(width + 1));
     const F offset = by_width(static_cast<float>(1 - (2 << width)),
                               format::kWideGain * static_cast<float>(1 - (4 << width)));
     for (int r = 0; r < rows; ++r) {
-      const TrellisWeights& w = weights[r];
-      const I high0 = w.high[0], high1 = w.high[1], low0 = w.low[0], low1 = w.low[1];
-      I sum[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        const I even = levels.of[i][0], odd = levels.of[i][1];
-        I x = _mm512_dpbusd_epi32(_mm512_setzero_si512(), even, high0);
-        x = _mm512_slli_epi32(_mm512_dpbusd_epi32(x, odd, high1), 8);
-        x = _mm512_dpbusd_epi32(x, even, low0);
-        sum[i] = _mm512_dpbusd_epi32(x, odd, low1);
-      }
-      // sum |weight| level <= 128 * 32600 * 255 < 2^31
-      const F total = _mm512_cvtepi32_ps(sum_of_lanes(sum));
+      const F total = _mm512_cvtepi32_ps(sum_of_lanes(&sums[r][c / 4]));
       const F value = _mm512_mul_ps(
-          _mm512_set1_ps(w.unit),
-          _mm512_fmadd_ps(total, slope, _mm512_mul_ps(offset, _mm512_set1_ps(w.sum))));
+          _mm512_set1_ps(weights[r].unit),
+          _mm512_fmadd_ps(total, slope, _mm512_mul_ps(offset, _mm512_set1_ps(weights[r].sum))));
       float* to = of[r].accumulators + c;
       _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_loadu_ps(to), _mm512_set1_ps(shrink[r]), value));
     }
