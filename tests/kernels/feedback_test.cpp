@@ -194,6 +194,36 @@ TEST_P(PlanTest, ItsLossIsTheExpectedSquaredLogitError) {
   }
 }
 
+// The same integers as another formulation of the method finds.
+TEST_P(PlanTest, RoundsAsTheInverseHessianDoes) {
+  const int D = 20, tokens = 200;
+  const FeedbackCase c(D, 1);
+  const PlanBuffers plan = c.plan(isa());
+  const auto expected =
+      reference::plan_channels(reference::rotated_moment(matrix_of(c.moment, D), c.frequencies));
+  std::mt19937 random(5);
+  std::normal_distribution<double> normal(0.0, 10.0);
+  int compared = 0;
+  for (int t = 0; t < tokens; ++t) {
+    std::vector<double> x(static_cast<size_t>(D));
+    for (double& value : x) value = normal(random);
+    double margin = 0;
+    const auto integers = reference::round_by_inverse(expected.hessian, x, margin);
+    // The weights are good to about plan_tolerance of a damped, so not worse than 50 times
+    // conditioned, matrix: 1e-3 in the sum of twenty errors of half a step.
+    if (margin < 1e-3) continue;
+    ++compared;
+    std::vector<double> errors;
+    for (size_t k = 0; k < x.size(); ++k) {
+      double target = x[k];
+      for (size_t j = 0; j < k; ++j) target += double(plan.weight(int(k), int(j))) * errors[j];
+      ASSERT_EQ(std::nearbyint(target), integers[k]) << isa().name << " token " << t << " " << k;
+      errors.push_back(x[k] - integers[k]);
+    }
+  }
+  EXPECT_GT(compared, tokens / 2);
+}
+
 TEST_P(PlanTest, IsTheScalarKernelsToTheBit) {
   for (int D : {2, 6, 14, 16, 20, 34, 64, 66, 80, 128, 256, 514}) {
     for (int kind = D > 128 ? 2 : 0; kind < (D > 128 ? 3 : 4); ++kind) {

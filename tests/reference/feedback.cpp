@@ -134,6 +134,42 @@ ChannelPlan plan_channels(const Matrix& hessian) {
   return plan;
 }
 
+std::vector<double> round_by_inverse(const Matrix& hessian, std::vector<double> x, double& margin) {
+  const size_t D = x.size();
+  // Gauss-Jordan without pivoting: the matrix is positive definite.
+  Matrix left = hessian, inverse(D, std::vector<double>(D, 0.0));
+  for (size_t i = 0; i < D; ++i) inverse[i][i] = 1;
+  for (size_t k = 0; k < D; ++k) {
+    const double pivot = left[k][k];
+    for (size_t j = 0; j < D; ++j) {
+      left[k][j] /= pivot;
+      inverse[k][j] /= pivot;
+    }
+    for (size_t i = 0; i < D; ++i) {
+      const double factor = left[i][k];
+      if (i == k) continue;
+      for (size_t j = 0; j < D; ++j) {
+        left[i][j] -= factor * left[k][j];
+        inverse[i][j] -= factor * inverse[k][j];
+      }
+    }
+  }
+  std::vector<double> rounded;
+  margin = 0.5;
+  for (size_t k = 0; k < D; ++k) {
+    rounded.push_back(std::nearbyint(x[k]));
+    margin = std::min(margin, 0.5 - std::fabs(x[k] - rounded[k]));
+    const double error = (x[k] - rounded[k]) / inverse[k][k];
+    for (size_t j = k + 1; j < D; ++j) x[j] -= error * inverse[k][j];
+    for (size_t i = k + 1; i < D; ++i) {
+      for (size_t j = k + 1; j < D; ++j) {
+        inverse[i][j] -= inverse[i][k] * inverse[k][j] / inverse[k][k];
+      }
+    }
+  }
+  return rounded;
+}
+
 double variance(const std::vector<float>& row) {
   double mean = 0, sum = 0;
   for (float x : row) mean += double(x) / double(row.size());

@@ -34,6 +34,12 @@ struct ChannelPlan {
 /// From the rotated moment.
 ChannelPlan plan_channels(const Matrix& hessian);
 
+/// The integers that one token's channels, given by position in units of a common step, are rounded
+/// to as GPTQ words it: round a channel, then move all later ones by their column of the inverse
+/// Hessian, and condition the inverse on what is left. `margin` becomes the least distance of a
+/// number from a tie.
+std::vector<double> round_by_inverse(const Matrix& hessian, std::vector<double> x, double& margin);
+
 /// Mean of the squared distances from the mean.
 double variance(const std::vector<float>& row);
 
