@@ -336,19 +336,20 @@ class Case {
       }
       return bytes;
     }
-    std::vector<float> lo(static_cast<size_t>(D)), hi = lo, range = lo, energy = lo;
+    std::vector<float> lo(static_cast<size_t>(D)), hi = lo, spread = lo, energy = lo;
     table.min_max(keys, lo.data(), hi.data());
     std::mt19937 random(static_cast<uint32_t>(h) + 17);  // the queries of a head change slowly
     std::normal_distribution<float> normal(0.0f, 0.5f);
     for (int c = 0; c < D; ++c) {
       const size_t at = static_cast<size_t>(c);
-      range[at] = hi[at] - lo[at];
-      energy[at] = std::exp(2.0f * normal(random)) / (range[at] * range[at]) * 16.0f;
+      const float range = hi[at] - lo[at];
+      spread[at] = range * range;
+      energy[at] = std::exp(2.0f * normal(random)) / spread[at] * 16.0f;
     }
     const int spacing = mix.classes.size() > 1 ? mix.classes[1] - mix.classes[0] : 1;
     const int increments =
         static_cast<int>((mix.key_bits - mix.classes[0]) * D / 2 / spacing + 1e-6);
-    cpu::allocate_widths(range.data(), energy.data(), D, mix.classes.data(),
+    cpu::allocate_widths(spread.data(), energy.data(), D, mix.classes.data(),
                          static_cast<int>(mix.classes.size()), increments, widths.data());
     uint8_t* key_block = take_block(channel_bytes(false));
     key_blocks_[i] = key_block;

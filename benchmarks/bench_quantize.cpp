@@ -131,7 +131,7 @@ class Workload {
       packed.values.resize(value_stride() * static_cast<size_t>(model.kv_heads) + 64);
     }
     const auto D = static_cast<size_t>(model.head_dim);
-    lo_.resize(D), hi_.resize(D), range_.resize(D), sums_.resize(D), absmax_.resize(D);
+    lo_.resize(D), hi_.resize(D), spread_.resize(D), sums_.resize(D), absmax_.resize(D);
     widths_.resize(D / 2);
   }
 
@@ -148,10 +148,12 @@ class Workload {
   }
   void key_range(const KernelTable& isa, size_t l, int kv_head) {
     isa.min_max(params(layers_[l].keys, model_.kv_heads, kv_head), lo_.data(), hi_.data());
-    for (size_t c = 0; c < range_.size(); ++c) range_[c] = hi_[c] - lo_[c];
+    for (size_t c = 0; c < spread_.size(); ++c) {
+      spread_[c] = (hi_[c] - lo_[c]) * (hi_[c] - lo_[c]);
+    }
   }
   void widths() {
-    rillkv::kernels::cpu::allocate_widths(range_.data(), sums_.data(), model_.head_dim,
+    rillkv::kernels::cpu::allocate_widths(spread_.data(), sums_.data(), model_.head_dim,
                                           classes_.data(), static_cast<int>(classes_.size()),
                                           increments_, widths_.data());
   }
@@ -254,7 +256,7 @@ class Workload {
   int width_sum_ = 0;  // of a key block's channels
   std::vector<Layer> layers_;
   std::vector<Packed> packed_;
-  std::vector<float> lo_, hi_, range_, sums_, absmax_;
+  std::vector<float> lo_, hi_, spread_, sums_, absmax_;
   std::vector<uint8_t> widths_;
 };
 

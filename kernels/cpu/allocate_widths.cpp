@@ -1,9 +1,9 @@
 // Bit widths of the key channels (policy "adaptive").
 //
 // RoPE mixes the channels of a pair, so a pair shares one width w. A uniform quantiser's error is
-// proportional to (range / (2^w - 1))^2, and a query of energy e = E[q^2] turns it into a logit
-// error of
-//   error(w) = (range_c^2 + range_c'^2) (energy_c + energy_c') / (2^w - 1)^2.
+// proportional to spread / (2^w - 1)^2, where spread is the square of the range or of the standard
+// deviation, and a query of energy e = E[q^2] turns it into a logit error of
+//   error(w) = (spread_c + spread_c') (energy_c + energy_c') / (2^w - 1)^2.
 // Each increment lifts one pair to the next class; the one that removes most error comes first. The
 // gains of a pair shrink from class to class, so "greedy" is "the largest `increments` of all
 // gains".
@@ -15,7 +15,7 @@
 
 namespace rillkv::kernels::cpu {
 
-void allocate_widths(const float* range, const float* energy, int head_dim, const int* classes,
+void allocate_widths(const float* spread, const float* energy, int head_dim, const int* classes,
                      int class_count, int increments, uint8_t* widths) {
   struct Increment {
     float gain;
@@ -34,7 +34,7 @@ void allocate_widths(const float* range, const float* energy, int head_dim, cons
     const float drop = static_cast<float>(unit(classes[s]) - unit(classes[s + 1]));
     for (int p = 0; p < pairs; ++p) {
       const int q = p + pairs;
-      const float score = (range[p] * range[p] + range[q] * range[q]) * (energy[p] + energy[q]);
+      const float score = (spread[p] + spread[q]) * (energy[p] + energy[q]);
       all.push_back({score * drop, s, p});
     }
   }

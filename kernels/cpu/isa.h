@@ -11,6 +11,7 @@ namespace scalar {
 extern const AttentionKernels kAttention;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
+extern const FeedbackKernels kFeedback;
 extern const ElementwiseKernels kElementwise;
 }  // namespace scalar
 
@@ -18,6 +19,7 @@ namespace avx2 {
 extern const AttentionKernels kAttention;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
+extern const FeedbackKernels kFeedback;
 extern const ElementwiseKernels kElementwise;
 }  // namespace avx2
 
@@ -29,6 +31,7 @@ namespace avx512 {
 extern const AttentionKernels kAttention, kAttentionFp32;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
+extern const FeedbackKernels kFeedback;
 extern const ElementwiseKernels kElementwise;
 extern const LinearKernels kLinear;      // vdpbf16ps
 extern const LinearKernels kLinearFp32;  // fp32 multiply-adds, where those are faster

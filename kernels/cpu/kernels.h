@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/params.h"
+#include "kernels/feedback.h"
 
 namespace rillkv::kernels::cpu {
 
@@ -63,6 +64,25 @@ struct PackKernels {
   void (*hadamard)(const PackParams&, MutableActivation out);
 };
 
+/// Error feedback for the keys of policy "adaptive"; feedback.h is the definition of every step.
+/// workspace: feedback_workspace_bytes, 64-byte aligned, of this thread's own.
+struct FeedbackKernels {
+  /// Step 1. `input` holds queries [tokens, heads, D] before RoPE, `kv_head` is the kv head: its
+  /// query heads are kv_head * group + g, g < group. moment: moment_floats(D) (moment_layout.h),
+  /// zero at the beginning; the sums do not depend on how the tokens are split into calls.
+  void (*add_moment)(const PackParams& queries, int32_t group, float* moment);
+  /// Steps 2 to 5. distances: [D/2, D/2, 4].
+  void (*plan_feedback)(const float* moment, const float* distances, int32_t head_dim,
+                        void* workspace, const FeedbackPlan& out);
+  /// Variance of each channel: mean = (sum over tokens ascending of x) / tokens, then (sum of
+  /// fma(x - mean, x - mean, sum)) / tokens. out: [head_dim]
+  void (*variance)(const PackParams&, float* out);
+  /// Steps 7 and the block's bytes, as pack_channels_affine lays them out: with weights of 0 they
+  /// are its bytes for the minimum and maximum of each channel.
+  void (*pack_channels_feedback)(const PackParams&, const FeedbackPlan&, const uint8_t* widths,
+                                 void* workspace, uint8_t* out);
+};
+
 /// Between the linear layers; rows [begin, end).
 struct ElementwiseKernels {
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
@@ -105,6 +125,7 @@ struct ArithmeticNames {
 struct KernelTable : AttentionKernels,
                      StatisticsKernels,
                      PackKernels,
+                     FeedbackKernels,
                      ElementwiseKernels,
                      LinearKernels {
   const char* name;  // "scalar", "avx2", "avx512", "amx", or one of the names for tests
@@ -135,12 +156,13 @@ void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, 
                   float* out);
 
 /// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
-/// range: [D] hi - lo; energy: [D]; classes: the allowed widths, ascending; increments: how many
-/// steps to the next class the head may spend; widths: [D/2] out, as the format stores them.
+/// spread: [D] squares, of hi - lo or of the standard deviation; energy: [D]; classes: the allowed
+/// widths, ascending; increments: how many steps to the next class the head may spend; widths:
+/// [D/2] out, as the format stores them.
 /// The `increments` largest gains win, gain = score * fp32(1/(2^a-1)^2 - 1/(2^b-1)^2) for the step
-/// from class a to b, score = (range_c^2 + range_c'^2) * (energy_c + energy_c') in fp32. Ties:
-/// lower class, then lower pair.
-void allocate_widths(const float* range, const float* energy, int head_dim, const int* classes,
+/// from class a to b, score = (spread_c + spread_c') * (energy_c + energy_c') in fp32. Ties: lower
+/// class, then lower pair.
+void allocate_widths(const float* spread, const float* energy, int head_dim, const int* classes,
                      int class_count, int increments, uint8_t* widths);
 
 /// Merge `parts` partial results of AttentionTask by log-sum-exp and write params.out for the

@@ -48,6 +48,14 @@ struct PackParams {
   int32_t head_dim = 0;
 };
 
+/// Scratch of the kernels of error feedback: the block's keys and their errors, [D, block_size]
+/// each, or the mirrored moment [D, D] and a few rows.
+constexpr size_t feedback_workspace_bytes(int32_t head_dim, int32_t block_size) {
+  const auto dim = static_cast<size_t>(head_dim), size = static_cast<size_t>(block_size);
+  const size_t keys = 2 * dim * size, moment = dim * (dim + 16);
+  return sizeof(float) * (keys > moment ? keys : moment);
+}
+
 /// out = x * rsqrt(mean(x^2) + epsilon) * weight over rows, after x += delta where there is one
 /// (the residual connection before the norm, in the same pass). All contiguous and of one dtype;
 /// arithmetic in fp32.

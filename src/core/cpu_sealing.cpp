@@ -34,11 +34,11 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
     if (task % 2 == 0) {
       const kernels::cpu::PackParams params = pack_params(keys, head, layout.block_size);
       std::vector<float> scratch(3 * dim);
-      float *lo = scratch.data(), *hi = lo + dim, *range = hi + dim;
+      float *lo = scratch.data(), *hi = lo + dim, *spread = hi + dim;
       kernel.min_max(params, lo, hi);
-      for (int64_t c = 0; c < dim; ++c) range[c] = hi[c] - lo[c];
+      for (int64_t c = 0; c < dim; ++c) spread[c] = (hi[c] - lo[c]) * (hi[c] - lo[c]);
       uint8_t* head_widths = widths.data() + head * dim / 2;
-      kernels::cpu::allocate_widths(range, energy_data + head * dim, layout.head_dim,
+      kernels::cpu::allocate_widths(spread, energy_data + head * dim, layout.head_dim,
                                     layout.classes.data(), static_cast<int>(layout.classes.size()),
                                     layout.increments, head_widths);
       kernel.pack_channels_affine(params, lo, hi, head_widths,

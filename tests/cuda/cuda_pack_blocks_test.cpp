@@ -156,12 +156,12 @@ void CudaPackBlocksTest::run(const Case& c, uint32_t seed) {
   for (int n = 0; n < c.blocks; ++n) {
     std::vector<uint8_t> block;
     for (int h = 0; h < c.kv_heads; ++h) {
-      std::vector<float> lo(static_cast<size_t>(D)), hi = lo, range = lo;
+      std::vector<float> lo(static_cast<size_t>(D)), hi = lo, spread = lo;
       const auto params = cpu_params(c, keys, n, h);
       scalar_->min_max(params, lo.data(), hi.data());
-      for (size_t k = 0; k < range.size(); ++k) range[k] = hi[k] - lo[k];
+      for (size_t k = 0; k < spread.size(); ++k) spread[k] = (hi[k] - lo[k]) * (hi[k] - lo[k]);
       std::vector<uint8_t> widths(static_cast<size_t>(pairs));
-      kernels::cpu::allocate_widths(range.data(), energies.data() + (n * c.kv_heads + h) * D, D,
+      kernels::cpu::allocate_widths(spread.data(), energies.data() + (n * c.kv_heads + h) * D, D,
                                     c.classes.data(), class_count, increments, widths.data());
       int sum = 0;
       for (int k = 0; k < D; ++k) sum += format::channel_width(widths.data(), k, D);

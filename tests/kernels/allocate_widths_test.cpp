@@ -14,7 +14,9 @@ std::vector<int> allocate(const std::vector<float>& range, const std::vector<flo
                           const std::vector<int>& classes, int increments) {
   const size_t pairs = range.size() / 2;
   std::vector<uint8_t> stored(pairs + 2, 0xee);
-  kernels::cpu::allocate_widths(range.data(), energy.data(), static_cast<int>(range.size()),
+  std::vector<float> spread;
+  for (float r : range) spread.push_back(r * r);
+  kernels::cpu::allocate_widths(spread.data(), energy.data(), static_cast<int>(range.size()),
                                 classes.data(), static_cast<int>(classes.size()), increments,
                                 stored.data() + 1);
   EXPECT_EQ(stored.front(), 0xee);

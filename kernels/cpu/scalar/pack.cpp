@@ -8,33 +8,11 @@
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/scales.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/scalar/channels.h"
 #include "kernels/planes.h"
 
 namespace rillkv::kernels::cpu::scalar {
 namespace {
-
-const void* input_row(const PackParams& p, int token) {
-  return row_of(p.input, p.dtype, token, p.kv_head);
-}
-
-/// Channel c of all tokens.
-void load_channel(const PackParams& p, int c, float* out) {
-  for (int t = 0; t < p.tokens; ++t) out[t] = load_element(input_row(p, t), p.dtype, c);
-}
-
-void affine_codes(const float* x, int count, const AffineScale& scale, int width, uint8_t* codes) {
-  if (scale.step == 0.0f) {
-    std::memset(codes, 0, static_cast<size_t>(count));
-    return;
-  }
-  const float top = max_code(width);
-  for (int i = 0; i < count; ++i) {
-    float code = (x[i] - scale.lo) / scale.step;
-    code = code < 0.0f ? 0.0f : code;
-    code = code > top ? top : code;
-    codes[i] = static_cast<uint8_t>(static_cast<int32_t>(round_to_integer(code)));
-  }
-}
 
 /// Returns how many codes were clipped. A step of 0 stands for "all values are 0".
 int64_t symmetric_codes(const float* x, int count, float step, int width, uint8_t* codes) {
@@ -56,19 +34,6 @@ int64_t symmetric_codes(const float* x, int count, float step, int width, uint8_
     codes[i] = static_cast<uint8_t>(static_cast<int32_t>(code + half));
   }
   return clipped;
-}
-
-struct Range {
-  float lo, hi;
-};
-
-Range range_of(const float* x, int count) {
-  Range range = {x[0], x[0]};
-  for (int i = 1; i < count; ++i) {
-    range.lo = x[i] < range.lo ? x[i] : range.lo;
-    range.hi = x[i] > range.hi ? x[i] : range.hi;
-  }
-  return range;
 }
 
 /// Squared error of the codes, in the one order that every back end keeps: 16 accumulators, element

@@ -1,0 +1,7 @@
+#include "kernels/cpu/isa.h"
+
+namespace rillkv::kernels::cpu::avx512 {
+
+const FeedbackKernels kFeedback = scalar::kFeedback;
+
+}  // namespace rillkv::kernels::cpu::avx512
