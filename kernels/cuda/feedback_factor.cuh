@@ -72,82 +72,81 @@ class FeedbackFactor {
         sensitivities_(reinterpret_cast<float*>(memory + Shared::kSensitivities)) {}
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
 
-  /// A panel's block and one column left of it, on the way; [r][c] with c <= r.
-  struct Solution {
-    float block[kPanel][kPanel], block_weights[kPanel][kPanel];
-    float column[kPanel], column_weights[kPanel];
-    float pivots[kPanel];
-    float least, most;  // magnitudes of dividends and divisors, but zeros
+  /// Magnitudes of dividends and divisors, but zeros.
+  struct Magnitudes {
+    float least = 1.0f, most = 1.0f;
+    __device__ void see(float x) {
+      x = fabsf(x);
+      most = fmaxf(most, x);
+      least = fminf(least, x == 0.0f ? 1.0f : x);
+    }
   };
 
+  /// The panel's block, and of a column left of it what the rows above take; writes weights and, by
+  /// the first thread, what is the block's.
   template <typename Division>
-  __device__ void solve(int first, bool has_column, Solution& s) const {
+  __device__ Magnitudes solve(int first, bool has_column, float (&column)[kPanel]) const {
+    float block[kPanel][kPanel];  // [r][c] with c <= r
 #pragma unroll
     for (int r = 0; r < kPanel; ++r) {
       const float* row = matrix_ + Shared::matrix_row(first + r);
-      const float4 left = *reinterpret_cast<const float4*>(row + first);
-      const float4 right = r < 4 ? float4{} : *reinterpret_cast<const float4*>(row + first + 4);
-      const float all[kPanel] = {left.x,  left.y,  left.z,  left.w,
-                                 right.x, right.y, right.z, right.w};
+      float left[4], right[4] = {};
+      read_four(reinterpret_cast<const float4*>(row + first), left);
+      if (r >= 4) read_four(reinterpret_cast<const float4*>(row + first) + 1, right);
 #pragma unroll
-      for (int c = 0; c <= r; ++c) s.block[r][c] = all[c];
-      s.column[r] = has_column ? row[thread()] : 0.0f;
+      for (int c = 0; c <= r; ++c) block[r][c] = c < 4 ? left[c] : right[c % 4];
+      column[r] = has_column ? row[thread()] : 0.0f;
     }
-    s.least = kMostEnergy;
-    s.most = 0.0f;
-    const auto seen = [&](float x) {
-      x = fabsf(x);
-      s.most = fmaxf(s.most, x);
-      s.least = fminf(s.least, x == 0.0f ? 1.0f : x);
-    };
+    Magnitudes seen;
+    float column_weights[4];
 #pragma unroll
     for (int k = kPanel - 1; k >= 0; --k) {
-      s.pivots[k] = fmaxf(s.block[k][k], least_[first + k]);
-      const Division divide(s.pivots[k]);
-      seen(s.pivots[k]);
-      seen(s.column[k]);
-      s.column_weights[k] = divide(s.column[k]);
+      const float pivot = fmaxf(block[k][k], least_[first + k]);
+      const Division divide(pivot);
+      seen.see(pivot);
+      seen.see(column[k]);
+      column_weights[k % 4] = divide(column[k]);
+      float weights[kPanel];
 #pragma unroll
       for (int j = 0; j < k; ++j) {
-        seen(s.block[k][j]);
-        s.block_weights[k][j] = divide(s.block[k][j]);
+        seen.see(block[k][j]);
+        weights[j] = divide(block[k][j]);
       }
 #pragma unroll
       for (int i = 0; i < k; ++i) {
-        s.column[i] = __fmaf_rn(-s.block_weights[k][i], s.column[k], s.column[i]);
+        column[i] = __fmaf_rn(-weights[i], column[k], column[i]);
 #pragma unroll
         for (int j = 0; j <= i; ++j) {
-          s.block[i][j] = __fmaf_rn(-s.block_weights[k][i], s.block[k][j], s.block[i][j]);
+          block[i][j] = __fmaf_rn(-weights[i], block[k][j], block[i][j]);
+        }
+      }
+      if (k % 4 == 0 && has_column) {
+        *reinterpret_cast<float4*>(weights_ + Shared::weight_at(thread(), first + k)) = {
+            column_weights[0], column_weights[1], column_weights[2], column_weights[3]};
+      }
+      if (thread() == 0) {
+        sensitivities_[first + k] = pivot;
+#pragma unroll
+        for (int j = 0; j < kPanel; ++j) {
+          weights_[Shared::weight_at(first + j, first + k)] = j < k ? weights[j] : 0.0f;
         }
       }
     }
+    return seen;
   }
 
   __device__ void panel(int first) const {
     const bool has_column = thread() < first;
-    Solution s;
-    solve<Divisor>(first, has_column, s);
+    float column[kPanel];
+    const Magnitudes seen = solve<Divisor>(first, has_column, column);
     // Quotients and their residuals are normal numbers within these. Zeros divide to zeros.
-    if (!(s.least >= 0x1p-45f && s.most <= 0x1p45f)) solve<CheckedDivisor>(first, has_column, s);
-    if (has_column) {
-      auto* weights = reinterpret_cast<float4*>(weights_ + Shared::weight_at(thread(), first));
-      weights[0] = {s.column_weights[0], s.column_weights[1], s.column_weights[2],
-                    s.column_weights[3]};
-      weights[1] = {s.column_weights[4], s.column_weights[5], s.column_weights[6],
-                    s.column_weights[7]};
-#pragma unroll
-      for (int r = 0; r < kPanel; ++r) {
-        matrix_[Shared::matrix_row(first + r) + thread()] = s.column[r];
-      }
+    if (!(seen.least >= 0x1p-45f && seen.most <= 0x1p45f)) {
+      solve<CheckedDivisor>(first, has_column, column);
     }
-    if (thread() != 0) return;
+    if (!has_column) return;
 #pragma unroll
-    for (int k = 0; k < kPanel; ++k) {
-      sensitivities_[first + k] = s.pivots[k];
-#pragma unroll
-      for (int j = 0; j < kPanel; ++j) {
-        weights_[Shared::weight_at(first + j, first + k)] = j < k ? s.block_weights[k][j] : 0.0f;
-      }
+    for (int r = 0; r < kPanel; ++r) {
+      matrix_[Shared::matrix_row(first + r) + thread()] = column[r];
     }
   }
 

@@ -146,9 +146,11 @@ class FeedbackTile {
                                                  channel * Shared::kTokenStride + 4 * lane_id());
     }
   }
-  /// Position i of this warp's, as they are.
+  /// Position i of this warp's, as they are. Unpacked where they are used: there are no registers to
+  /// keep them in from what is coded first to its error.
   __device__ void keys(int i, float (&x)[4]) const {
-    const float2 low = Pair<T>::unpack(keys_[i].x), high = Pair<T>::unpack(keys_[i].y);
+    const float2 low = Pair<T>::unpack(opaque(keys_[i].x));
+    const float2 high = Pair<T>::unpack(opaque(keys_[i].y));
     x[0] = low.x;
     x[1] = low.y;
     x[2] = high.x;

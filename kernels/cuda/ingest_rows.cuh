@@ -2,6 +2,7 @@
 // what cannot be quantised (ingest.cu draws the roles).
 #pragma once
 
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/entry_params.h"
 #include "kernels/cuda/shared_layout.h"
