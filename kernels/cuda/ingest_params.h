@@ -102,7 +102,7 @@ struct PackParams {
   /// energies' place.
   int32_t error_feedback = 0;
   float* moments = nullptr;          // [blocks, kv_heads, moment_floats]
-  float decay = 0;                   // not 0: the moments are multiplied by it when they were used
+  float decay = 1;                   // what the moments are multiplied by when they were used
   const float* distances = nullptr;  // [D/2, D/2, 4]; 16-byte aligned
   float* scratch = nullptr;          // pack_scratch_floats(params); 16-byte aligned
 };

@@ -36,7 +36,7 @@ __device__ void pack_keys_with_feedback(const PackParams& p) {
     any_shape();
   }
   // All of this CTA's reads of the moment and of the tail lie before a barrier.
-  if (p.decay != 0.0f) {
+  if (p.decay != 1.0f) {
     auto* fours = reinterpret_cast<float4*>(moment);
     for (int i = thread; i < moment_size / 4; i += kPackBlockThreads) {
       const float4 x = fours[i];

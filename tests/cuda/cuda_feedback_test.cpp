@@ -355,7 +355,7 @@ class FeedbackPacker final : public KeyPacker {
   /// The moments after the launch.
   void check_moments() const {
     std::vector<float> expected = moments_;
-    for (float& x : expected) x = decay_ != 0 ? mul32(x, decay_) : x;
+    for (float& x : expected) x = mul32(x, decay_);
     ASSERT_TRUE(device_moments_->to_vector() == expected) << c_;
   }
 
@@ -370,7 +370,7 @@ class FeedbackPacker final : public KeyPacker {
 
 class CudaFeedbackTest : public PackBlocksTest {
  protected:
-  void run(const PackCase& c, uint32_t seed, Queries queries = Queries::kUsual, float decay = 0) {
+  void run(const PackCase& c, uint32_t seed, Queries queries = Queries::kUsual, float decay = 1) {
     const FeedbackPacker packer(c, seed + 2, queries, decay, *scalar_);
     PackBlocksTest::run(c, seed, packer);
     if (!HasFatalFailure()) packer.check_moments();
@@ -428,6 +428,7 @@ TEST_P(CudaFeedbackTest, MomentsOfEveryKind) {
 TEST_P(CudaFeedbackTest, MomentsFadeWhenTheyWereUsed) {
   run({2, 128, 128, 0, 128, 1, Dtype::kBFloat16, 4, 64, 0, true}, 5, Queries::kUsual, 0.9f);
   run({2, 64, 32, 0, 32, 1, Dtype::kFloat32, 4, 64, 0, true}, 5, Queries::kUsual, 0.75f);
+  run({1, 6, 32, 0, 32, 1, Dtype::kFloat32, 4, 64, 0, true}, 5, Queries::kUsual, 0.0f);
 }
 
 RILLKV_INSTANTIATE_FOR_EVERY_DEVICE(CudaFeedbackTest);
