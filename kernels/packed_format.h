@@ -61,8 +61,39 @@
 // fit in 11 (below they are off by up to 2^-25); an fp32 model's are off by up to 2^-11 of
 // themselves. bf16 has steps of 2 at a bias of 350, where keys spread by 1.
 //
+// TRELLIS KEY BLOCK (keys of policy "trellis"): a code of w bits (1..7) is read as a level of w + 1.
+// Its bits are one of the channel's path, u, and a part b of w - 1 bits; with u = 0 before token 0
+// the level of token t is
+//
+//   L_t = 4 b_t + 2 (u_t ^ u_(t-1) ^ u_(t-3)) + u_(t-2)        0 <= L_t < 2^(w+1)
+//
+// (Ungerboeck's code of 8 states; Marcellin & Fischer, IEEE Trans. Commun. 38, 1990). The widths of
+// a pair's channels are equal. step8: steps8.h.
+//
+//   0                        2 * D        zero int16[D]
+//   2 * D                    D            step uint8[D]
+//   3 * D                    D / 2        widths, a byte a pair as in a channel block
+//   trellis_key_path_offset               path planes: the bit plane of u of every channel, in the
+//                                         order of channel_at
+//   trellis_codes_offset                  planes of b, as those of a channel block whose widths are
+//                                         smaller by one (a channel of 1 bit has none)
+//   total                    rounded up to kAlignment
+//
+//   value = step8(step) * (zero + L)
+//
+// TRELLIS VALUE BLOCK (values of policy "trellis", rotated): a scale for each token; the channels
+// of the pairs p < wide_pairs have width + 1 bits, the rest `width`. Both follow from the
+// configuration and are not stored.
+//
+//   0                        T            scale uint8[T]
+//   trellis_value_path_offset             path planes, then planes of b, as in a key block
+//   total                    rounded up to kAlignment
+//
+//   value = step8(scale) * (2 L + 1 - 2^(width+1))                   channels of `width`
+//   value = step8(scale) * (2 L + 1 - 2^(width+2)) / 2               the wide ones
+//
 // Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
-// step 0. All offsets are bytes from the start of the block, which is kAlignment-aligned.
+// step 0, and in a trellis block u, b and scale 0: what that is read as is never visible. All offsets are bytes from the start of the block, which is kAlignment-aligned.
 #pragma once
 
 #include <cassert>
@@ -82,10 +113,11 @@
 
 namespace rillkv::format {
 
-inline constexpr int kVersion = 3;
+inline constexpr int kVersion = 4;  // of all layouts of a build
 inline constexpr int kAlignment = 64;
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 8;
+inline constexpr int kMaxTrellisWidth = 7;
 /// "Width" of sinks that are fp16 rows rather than codes.
 inline constexpr int kRowBits = 16;
 
@@ -119,7 +151,7 @@ struct PlaneCounts {
   uint32_t nibbles = 0, crumbs = 0, bits = 0;
 };
 RILLKV_HOST_DEVICE constexpr PlaneCounts planes_of(int width) {
-  RILLKV_FORMAT_ASSERT(kMinWidth <= width && width <= kMaxWidth);
+  RILLKV_FORMAT_ASSERT(0 <= width && width <= kMaxWidth);
   return {static_cast<uint32_t>(nibble_planes(width)), static_cast<uint32_t>(crumb_planes(width)),
           static_cast<uint32_t>(bit_planes(width))};
 }
@@ -230,6 +262,54 @@ RILLKV_HOST_DEVICE constexpr size_t token_block_bytes(int tokens, int head_dim, 
                   static_cast<size_t>(tokens) * codes_bytes(head_dim, width));
 }
 
+// ---- trellis blocks ----
+RILLKV_HOST_DEVICE constexpr size_t trellis_step_offset(int head_dim) {
+  return 2 * static_cast<size_t>(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr size_t trellis_widths_offset(int head_dim) {
+  return 3 * static_cast<size_t>(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr size_t trellis_key_path_offset(int head_dim) {
+  return align_up(trellis_widths_offset(head_dim) + static_cast<size_t>(head_dim) / 2);
+}
+RILLKV_HOST_DEVICE constexpr size_t trellis_value_path_offset(int block_size) {
+  return align_up(static_cast<size_t>(block_size));
+}
+/// Where the planes of b begin, after the path planes.
+RILLKV_HOST_DEVICE constexpr size_t trellis_codes_offset(size_t path_offset, int head_dim,
+                                                         int block_size) {
+  return path_offset + static_cast<size_t>(head_dim) * plane_bytes(block_size, 1);
+}
+/// `width_sum`: of the widths of all channels.
+RILLKV_HOST_DEVICE constexpr size_t trellis_block_bytes(size_t path_offset, int block_size,
+                                                        int width_sum) {
+  return align_up(path_offset +
+                  static_cast<size_t>(block_size) / 8 * static_cast<size_t>(width_sum));
+}
+RILLKV_HOST_DEVICE constexpr size_t trellis_key_bytes(int head_dim, int block_size, int width_sum) {
+  return trellis_block_bytes(trellis_key_path_offset(head_dim), block_size, width_sum);
+}
+RILLKV_HOST_DEVICE constexpr size_t trellis_value_bytes(int head_dim, int block_size, int width,
+                                                        int wide_pairs) {
+  return trellis_block_bytes(trellis_value_path_offset(block_size), block_size,
+                             head_dim * width + 2 * wide_pairs);
+}
+/// Bits of a value of channel pair `pair`.
+RILLKV_HOST_DEVICE constexpr int trellis_value_width(int pair, int width, int wide_pairs) {
+  return pair < wide_pairs ? width + 1 : width;
+}
+/// Planes of b of the first `pairs` channel pairs of a value block.
+RILLKV_HOST_DEVICE constexpr PlaneCounts trellis_value_planes(int pairs, int width,
+                                                              int wide_pairs) {
+  const int wide = pairs < wide_pairs ? pairs : wide_pairs;
+  return static_cast<uint32_t>(2 * wide) * planes_of(width) +
+         static_cast<uint32_t>(2 * (pairs - wide)) * planes_of(width - 1);
+}
+/// The level of a token; path: bits 0 .. 3 are u of this token, of the one before it, and so on.
+RILLKV_HOST_DEVICE constexpr uint32_t trellis_level(uint32_t b, uint32_t path) {
+  return 4 * b + 2 * ((path ^ path >> 1 ^ path >> 3) & 1) + (path >> 2 & 1);
+}
+
 // ---- sinks ----
 /// Where row `row` of sinks of kRowBits bits begins.
 RILLKV_HOST_DEVICE constexpr size_t sink_row_offset(int row, int head_dim) {
@@ -248,6 +328,11 @@ static_assert(channel_block_bytes(64, 128, false, 64 * 17 / 4) == 4672);
 static_assert(token_block_bytes(128, 64, 1, false, 4) == 4608);
 static_assert(channel_block_bytes(128, 128, false, 128 * 17 / 4) == 9280);
 static_assert(token_block_bytes(128, 128, 2, false, 4) == 9216);
+// 4.0625 / 4.625 bits, of trellis blocks: 4.531 bits an element at D = 64, 4.484 at D = 128.
+static_assert(trellis_key_bytes(64, 128, 64 * 65 / 16) == 256 + 4160);
+static_assert(trellis_value_bytes(64, 128, 4, 20) == 128 + 4736);
+static_assert(trellis_key_bytes(128, 128, 128 * 65 / 16) == 448 + 8320);
+static_assert(trellis_value_bytes(128, 128, 4, 40) == 128 + 9472);
 // Eight sinks of a kv head's keys, or values.
 static_assert(sink_block_bytes(8, 64, 8) == 576 && sink_block_bytes(8, 64, kRowBits) == 1024);
 

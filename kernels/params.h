@@ -53,6 +53,9 @@ struct PackedPrefix {
   bool values_channel_major = false;        // policy "ema": symmetric channel blocks
   int32_t value_bits = 4;                   // token blocks
   int32_t value_groups = 1;
+  bool trellis = false;  // policy "trellis": trellis key and value blocks
+  int32_t value_width = 4;
+  int32_t value_wide_pairs = 0;
 };
 
 /// Uncompressed tokens in the model's dtype, keys before RoPE.

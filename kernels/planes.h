@@ -35,14 +35,18 @@ RILLKV_HOST_DEVICE inline void advance(Planes<Byte>& at, int count, int width) {
   advance(at, count, planes_of(width));
 }
 
-/// Planes of all channels of a block; widths: [head_dim / 2] pairs, summed eight at a time.
-RILLKV_HOST_DEVICE inline PlaneCounts planes_of_block(const uint8_t* widths, int head_dim) {
+/// Planes of all channels of a block whose widths are smaller by `less` (0 or 1) than those of
+/// widths: [head_dim / 2] pairs, summed eight at a time.
+RILLKV_HOST_DEVICE inline PlaneCounts planes_of_block(const uint8_t* widths, int head_dim,
+                                                      int less = 0) {
   const int half = head_dim / 2;
   constexpr uint64_t kOnes = 0x0101010101010101u;
+  const uint64_t lesses = 0x11 * kOnes * static_cast<uint64_t>(less);
   PlaneCounts sum;
   for (int p = 0; p < half; p += 8) {
-    uint64_t pairs = 0;
+    uint64_t pairs = lesses;
     __builtin_memcpy(&pairs, widths + p, static_cast<size_t>(half - p < 8 ? half - p : 8));
+    pairs -= lesses;
     for (int side = 0; side < 2; ++side, pairs >>= 4) {
       // nibble_planes, crumb_planes and bit_planes of eight widths; the product adds up its bytes.
       sum.nibbles += static_cast<uint32_t>(((pairs >> 2 & (3 * kOnes)) * kOnes) >> 56);
@@ -82,6 +86,37 @@ RILLKV_HOST_DEVICE inline Planes<Byte> token_planes(Byte* block, int rows, int t
   return planes_at(block + token_codes_offset(rows, groups, symmetric),
                    plane_offsets(static_cast<uint32_t>(token) * row,
                                  static_cast<uint32_t>(rows) * row, head_dim));
+}
+
+/// The planes of a trellis block: `path` and `b` are at those of channel_at(0) at first.
+template <typename Byte>
+struct TrellisPlanes {
+  Byte* path;
+  Planes<Byte> b;
+};
+/// Of a key block whose widths have been written.
+template <typename Byte>
+RILLKV_HOST_DEVICE inline TrellisPlanes<Byte> trellis_key_planes(Byte* block, int block_size,
+                                                                 int head_dim) {
+  const size_t path = trellis_key_path_offset(head_dim);
+  const PlaneCounts all = planes_of_block(block + trellis_widths_offset(head_dim), head_dim, 1);
+  return {block + path, planes_at(block + trellis_codes_offset(path, head_dim, block_size),
+                                  plane_offsets({}, all, block_size))};
+}
+template <typename Byte>
+RILLKV_HOST_DEVICE inline TrellisPlanes<Byte> trellis_value_planes(Byte* block, int block_size,
+                                                                   int head_dim, int width,
+                                                                   int wide_pairs) {
+  const size_t path = trellis_value_path_offset(block_size);
+  const PlaneCounts all = trellis_value_planes(head_dim / 2, width, wide_pairs);
+  return {block + path, planes_at(block + trellis_codes_offset(path, head_dim, block_size),
+                                  plane_offsets({}, all, block_size))};
+}
+/// On to the planes after those of a channel of `width` bits.
+template <typename Byte>
+RILLKV_HOST_DEVICE inline void advance(TrellisPlanes<Byte>& at, int count, int width) {
+  at.path += plane_bytes(count, 1);
+  advance(at.b, count, width - 1);
 }
 
 // ---- elements ----
@@ -164,6 +199,19 @@ RILLKV_HOST_DEVICE inline void unpack_codes(Planes<const uint8_t>& at, int count
     }
   });
   advance(at, count, width);
+}
+
+/// The levels of a trellis channel of `count` codes; moves on to the next.
+RILLKV_HOST_DEVICE inline void unpack_levels(TrellisPlanes<const uint8_t>& at, int count, int width,
+                                             uint8_t* levels) {
+  const uint8_t* plane = at.path;
+  at.path += plane_bytes(count, 1);
+  unpack_codes(at.b, count, width - 1, levels);
+  uint32_t path = 0;
+  for (int i = 0; i < count; ++i) {
+    path = path << 1 | plane_element(plane, i, count, 1);
+    levels[i] = static_cast<uint8_t>(trellis_level(levels[i], path));
+  }
 }
 
 }  // namespace rillkv::format

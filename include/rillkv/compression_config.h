@@ -47,6 +47,9 @@ struct CompressionConfig {
   /// Widths that a pair of key channels may take: evenly spaced, ascending, in 1..8.
   std::vector<int64_t> bit_classes = {1, 2, 3, 4, 5, 6, 7, 8};
   double query_energy_decay = 0.9;  ///< EMA of squared queries a block, [0, 1)
+  /// Keys are rounded one channel after the other, and what one lost is made good in those to come
+  /// so that logits move least. The same bytes to read; sealing costs more.
+  bool error_feedback = false;
   int64_t value_group_size = 64;    ///< channels sharing a value scale, 8..2^20
   bool value_rotation = true;       ///< Walsh-Hadamard; off where head_dim is no power of two
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "rillkv/compression_config.h"
 #include "rillkv/sealed_block.h"
@@ -19,6 +20,8 @@ struct QuantizerOptions {
   int64_t kv_heads = 1;
   int64_t head_dim = 64;  ///< even
   CompressionConfig config;
+  /// Of RoPE, [head_dim / 2]; with error feedback only.
+  std::vector<double> inverse_frequencies = {};
 };
 
 /// Quantises blocks for one model shape and configuration, on the CPU (a cache on a CUDA device
@@ -34,11 +37,12 @@ class QuantizerImpl : public torch::nn::Module {
   explicit QuantizerImpl(const QuantizerOptions& options);
 
   /// Policy "adaptive". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16 on the CPU, 1
-  /// to block_size tokens, keys before RoPE, values already rotated where `rotates_values`; energy:
-  /// [kv_heads, head_dim] f32, none negative. Throws Error for anything else, and for keys and
-  /// values that `check_representable` refuses.
+  /// to block_size tokens, keys before RoPE, values already rotated where `rotates_values`;
+  /// statistics: QueryEnergy's energies, [kv_heads, head_dim] f32, none negative, or with error
+  /// feedback QueryMoment's moments. Throws Error for anything else, and for keys and values that
+  /// `check_representable` refuses.
   std::shared_ptr<SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
-                                             const at::Tensor& energy) const;
+                                             const at::Tensor& statistics) const;
   /// Policy "ema". keys, values: as above. absmax: [kv_heads, head_dim] f32 in 0..32752, of which
   /// the scales are made; outliers: the same shape, bool. Throws Error as above.
   std::shared_ptr<SealedBlock> seal_ema(const at::Tensor& keys, const at::Tensor& values,

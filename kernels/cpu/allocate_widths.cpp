@@ -1,4 +1,4 @@
-// Bit widths of the key channels (policy "adaptive").
+// Bit widths of the key channels (policies "adaptive" and "trellis").
 //
 // RoPE mixes the channels of a pair, so a pair shares one width w. A uniform quantiser's error is
 // proportional to spread / (2^w - 1)^2, where spread is the square of the range or of the standard
@@ -12,11 +12,15 @@
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/packed_format.h"
+#include "kernels/trellis.h"
 
 namespace rillkv::kernels::cpu {
 
-void allocate_widths(const float* spread, const float* energy, int head_dim, const int* classes,
-                     int class_count, int increments, uint8_t* widths) {
+namespace {
+
+/// errors: [class_count] what each class leaves at unit score, in double.
+void allocate(const float* spread, const float* energy, int head_dim, const int* classes,
+              const double* errors, int class_count, int increments, uint8_t* widths) {
   struct Increment {
     float gain;
     int step, pair;
@@ -26,12 +30,7 @@ void allocate_widths(const float* spread, const float* energy, int head_dim, con
   std::vector<Increment> all;
   all.reserve(static_cast<size_t>(pairs) * static_cast<size_t>(std::max(steps, 0)));
   for (int s = 0; s < steps; ++s) {
-    // error(w) at unit score, in double and rounded once.
-    const auto unit = [](int width) {
-      const double top = static_cast<double>((1 << width) - 1);
-      return 1.0 / (top * top);
-    };
-    const float drop = static_cast<float>(unit(classes[s]) - unit(classes[s + 1]));
+    const float drop = static_cast<float>(errors[s] - errors[s + 1]);
     for (int p = 0; p < pairs; ++p) {
       const int q = p + pairs;
       const float score = (spread[p] + spread[q]) * (energy[p] + energy[q]);
@@ -50,6 +49,29 @@ void allocate_widths(const float* spread, const float* energy, int head_dim, con
     const int width = classes[level[static_cast<size_t>(p)]];
     widths[p] = format::pair_widths(width, width);
   }
+}
+
+}  // namespace
+
+void allocate_widths(const float* spread, const float* energy, int head_dim, const int* classes,
+                     int class_count, int increments, uint8_t* widths) {
+  double errors[format::kMaxWidth];
+  for (int i = 0; i < class_count; ++i) {
+    const double top = static_cast<double>((1 << classes[i]) - 1);
+    errors[i] = 1.0 / (top * top);
+  }
+  allocate(spread, energy, head_dim, classes, errors, class_count, increments, widths);
+}
+
+void allocate_trellis_widths(const float* spread, const float* energy, int head_dim, int increments,
+                             uint8_t* widths) {
+  int classes[format::kMaxTrellisWidth];
+  double errors[format::kMaxTrellisWidth];
+  for (int i = 0; i < format::kMaxTrellisWidth; ++i) {
+    classes[i] = i + 1;
+    errors[i] = trellis_error(i + 1);
+  }
+  allocate(spread, energy, head_dim, classes, errors, format::kMaxTrellisWidth, increments, widths);
 }
 
 }  // namespace rillkv::kernels::cpu

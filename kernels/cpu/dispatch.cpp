@@ -16,17 +16,29 @@ constexpr ArithmeticNames kFp32 = {"fp32", "fp32", nullptr, nullptr, false};
 
 // Tables are made at first use: their parts are constants of other files.
 const KernelTable& scalar_table() {
-  static const KernelTable table = {
-      scalar::kAttention,   scalar::kStatistics, scalar::kPack, scalar::kFeedback,
-      scalar::kElementwise, LinearKernels{},     "scalar",      kFp32};
+  static const KernelTable table = {scalar::kAttention,
+                                    scalar::kStatistics,
+                                    scalar::kPack,
+                                    scalar::kFeedback,
+                                    scalar::kTrellis,
+                                    scalar::kElementwise,
+                                    LinearKernels{},
+                                    "scalar",
+                                    kFp32};
   return table;
 }
 
 #if defined(__x86_64__)
 const KernelTable& avx2_table() {
-  static const KernelTable table = {
-      avx2::kAttention,   avx2::kStatistics, avx2::kPack, avx2::kFeedback,
-      avx2::kElementwise, LinearKernels{},   "avx2",      kFp32};
+  static const KernelTable table = {avx2::kAttention,
+                                    avx2::kStatistics,
+                                    avx2::kPack,
+                                    avx2::kFeedback,
+                                    avx2::kTrellis,
+                                    avx2::kElementwise,
+                                    LinearKernels{},
+                                    "avx2",
+                                    kFp32};
   return table;
 }
 
@@ -60,9 +72,15 @@ ArithmeticNames names_of(const ArithmeticChoice& choice, bool by_profile) {
 }
 
 KernelTable avx512_with(const ArithmeticChoice& choice, bool by_profile, const char* name) {
-  return {
-      attention_of(choice.tiles), avx512::kStatistics, avx512::kPack, avx512::kFeedback,
-      avx512::kElementwise,       linear_of(choice),   name,          names_of(choice, by_profile)};
+  return {attention_of(choice.tiles),
+          avx512::kStatistics,
+          avx512::kPack,
+          avx512::kFeedback,
+          avx512::kTrellis,
+          avx512::kElementwise,
+          linear_of(choice),
+          name,
+          names_of(choice, by_profile)};
 }
 
 const KernelTable& avx512_table() {

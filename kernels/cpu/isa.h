@@ -12,6 +12,7 @@ extern const AttentionKernels kAttention;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
 extern const FeedbackKernels kFeedback;
+extern const TrellisKernels kTrellis;
 extern const ElementwiseKernels kElementwise;
 }  // namespace scalar
 
@@ -20,6 +21,7 @@ extern const AttentionKernels kAttention;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
 extern const FeedbackKernels kFeedback;
+extern const TrellisKernels kTrellis;
 extern const ElementwiseKernels kElementwise;
 }  // namespace avx2
 
@@ -32,6 +34,7 @@ extern const AttentionKernels kAttention, kAttentionFp32;
 extern const StatisticsKernels kStatistics;
 extern const PackKernels kPack;
 extern const FeedbackKernels kFeedback;
+extern const TrellisKernels kTrellis;
 extern const ElementwiseKernels kElementwise;
 extern const LinearKernels kLinear;      // vdpbf16ps
 extern const LinearKernels kLinearFp32;  // fp32 multiply-adds, where those are faster

@@ -83,6 +83,18 @@ struct FeedbackKernels {
                                  void* workspace, uint8_t* out);
 };
 
+/// Policy "trellis"; trellis.h is the definition of every step.
+struct TrellisKernels {
+  /// A trellis key block with error feedback (step 7 of feedback.h, each channel coded by the
+  /// trellis). widths: [head_dim / 2] as the format stores them, 1 .. kMaxTrellisWidth, equal in
+  /// a pair. workspace: feedback_workspace_bytes, 64-byte aligned, of this thread's own.
+  void (*pack_trellis_keys)(const PackParams&, const FeedbackPlan&, const uint8_t* widths,
+                            void* workspace, uint8_t* out);
+  /// A trellis value block of values that have been rotated: `width` bits, and one more for the
+  /// channel pairs below wide_pairs.
+  void (*pack_trellis_values)(const PackParams&, int32_t width, int32_t wide_pairs, uint8_t* out);
+};
+
 /// Between the linear layers; rows [begin, end).
 struct ElementwiseKernels {
   void (*rms_norm)(const NormParams&, int64_t begin, int64_t end);
@@ -126,6 +138,7 @@ struct KernelTable : AttentionKernels,
                      StatisticsKernels,
                      PackKernels,
                      FeedbackKernels,
+                     TrellisKernels,
                      ElementwiseKernels,
                      LinearKernels {
   const char* name;  // "scalar", "avx2", "avx512", "amx", or one of the names for tests
@@ -154,6 +167,10 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
                    bool symmetric, int bits, float* out);
 void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, int bits,
                   float* out);
+void unpack_trellis_keys(const uint8_t* block, int tokens, int block_size, int head_dim,
+                         float* out);
+void unpack_trellis_values(const uint8_t* block, int tokens, int block_size, int head_dim,
+                           int width, int wide_pairs, float* out);
 
 /// Greedy reverse water-filling of one kv head (policy "adaptive"): widths for D/2 channel pairs.
 /// spread: [D] squares, of hi - lo or of the standard deviation; energy: [D]; classes: the allowed
@@ -164,6 +181,11 @@ void unpack_sinks(const uint8_t* block, int tokens, int capacity, int head_dim, 
 /// class, then lower pair.
 void allocate_widths(const float* spread, const float* energy, int head_dim, const int* classes,
                      int class_count, int increments, uint8_t* widths);
+
+/// The same of policy "trellis": widths 1 .. kMaxTrellisWidth, gain = score *
+/// fp32(trellis_error(w) - trellis_error(w + 1)) for the step from w bits to w + 1.
+void allocate_trellis_widths(const float* spread, const float* energy, int head_dim, int increments,
+                             uint8_t* widths);
 
 /// Merge `parts` partial results of AttentionTask by log-sum-exp and write params.out for the
 /// queries [query_begin, query_end) of one kv head. partials: parts blocks of rows * (head_dim + 2)

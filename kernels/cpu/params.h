@@ -49,11 +49,12 @@ struct PackParams {
 };
 
 /// Scratch of the kernels of error feedback: the block's keys and their errors, [D, block_size]
-/// each, or the mirrored moment [D, D] and a few rows.
+/// each, or the moment and the Hessian, [D, D] each with D rounded up to 16, and a register beyond.
 constexpr size_t feedback_workspace_bytes(int32_t head_dim, int32_t block_size) {
   const auto dim = static_cast<size_t>(head_dim), size = static_cast<size_t>(block_size);
-  const size_t keys = 2 * dim * size, moment = dim * (dim + 16);
-  return sizeof(float) * (keys > moment ? keys : moment);
+  const size_t padded = (dim + 15) / 16 * 16;
+  const size_t keys = 2 * dim * size, matrices = 2 * padded * padded + 16;
+  return sizeof(float) * (keys > matrices ? keys : matrices);
 }
 
 /// out = x * rsqrt(mean(x^2) + epsilon) * weight over rows, after x += delta where there is one

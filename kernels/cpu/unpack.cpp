@@ -5,6 +5,7 @@
 #include "kernels/cpu/generic/scales.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/planes.h"
+#include "kernels/steps8.h"
 
 namespace rillkv::kernels::cpu {
 
@@ -50,6 +51,42 @@ void unpack_tokens(const uint8_t* block, int tokens, int block_size, int head_di
            ++c) {
         out[static_cast<size_t>(t) * D + c] = offset + scale * static_cast<float>(codes[c] - zero);
       }
+    }
+  }
+}
+
+void unpack_trellis_keys(const uint8_t* block, int tokens, int block_size, int head_dim,
+                         float* out) {
+  const int D = head_dim;
+  const int16_t* zero = reinterpret_cast<const int16_t*>(block);
+  const uint8_t* step = block + format::trellis_step_offset(D);
+  const uint8_t* widths = block + format::trellis_widths_offset(D);
+  format::TrellisPlanes<const uint8_t> planes = format::trellis_key_planes(block, block_size, D);
+  uint8_t levels[kMaxBlockSize];
+  for (int i = 0; i < D; ++i) {
+    const int c = format::channel_at(i, D);
+    format::unpack_levels(planes, block_size, format::channel_width(widths, c, D), levels);
+    const float scale = format::step8(step[c]);
+    for (int t = 0; t < tokens; ++t) {
+      out[static_cast<size_t>(t) * D + c] = scale * static_cast<float>(zero[c] + levels[t]);
+    }
+  }
+}
+
+void unpack_trellis_values(const uint8_t* block, int tokens, int block_size, int head_dim,
+                           int width, int wide_pairs, float* out) {
+  const int D = head_dim;
+  format::TrellisPlanes<const uint8_t> planes =
+      format::trellis_value_planes(block, block_size, D, width, wide_pairs);
+  uint8_t levels[kMaxBlockSize];
+  for (int i = 0; i < D; ++i) {
+    const int own = format::trellis_value_width(i / 2, width, wide_pairs);
+    const float unit = own > width ? 0.5f : 1.0f;
+    format::unpack_levels(planes, block_size, own, levels);
+    for (int t = 0; t < tokens; ++t) {
+      const int twice = 2 * levels[t] + 1 - (2 << own);
+      out[static_cast<size_t>(t) * D + format::channel_at(i, D)] =
+          format::step8(block[t]) * (unit * static_cast<float>(twice));
     }
   }
 }

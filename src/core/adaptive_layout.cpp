@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/rotary_distances.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv {
@@ -17,6 +18,7 @@ AdaptiveLayout::AdaptiveLayout(const QuantizerOptions& options)
   // 1e-6 forgives a mean that is not exact in binary.
   const double wanted = (options.config.key_bits_mean - classes[0]) * pairs / spacing + 1e-6;
   increments = std::min(static_cast<int>(wanted), pairs * (static_cast<int>(classes.size()) - 1));
+  if (options.config.error_feedback) distances = rotary_distances(options.inverse_frequencies);
   key_width_sum = classes[0] * head_dim + 2 * increments * spacing;
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "rillkv/quantizer.h"
@@ -27,6 +28,8 @@ struct AdaptiveLayout {
   int key_width_sum = 0;  // of a head's channels
   int value_groups = 1;   // a head
   int value_bits = 0;
+  /// rotary_distances of error feedback; null without it.
+  std::shared_ptr<const std::vector<float>> distances;
 };
 
 }  // namespace rillkv

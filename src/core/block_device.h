@@ -42,9 +42,10 @@ struct Measured {
   at::Tensor values;  // [tokens, kv_heads, head_dim]
   /// Policy "ema": the largest magnitudes after the sinks; undefined where no token is.
   at::Tensor key_absmax, value_absmax;  // [kv_heads, head_dim] f32, on the CPU
-  /// Policy "adaptive": QueryEnergy's sums at the end of each of the chunk's block spans. Empty for
-  /// one token on the CPU, where QueryEnergy reads the query itself.
-  std::vector<at::Tensor> energy_sums;  // [heads, head_dim] f32, on the CPU
+  /// Policy "adaptive": QueryEnergy's sums, or with error feedback QueryMoment's moments, at the end
+  /// of each of the chunk's block spans. Empty for one token on the CPU, where they read the query
+  /// itself.
+  std::vector<at::Tensor> query_sums;  // f32, on the CPU
 };
 
 /// A block to be sealed.
@@ -52,7 +53,8 @@ struct OpenBlock {
   int64_t index = 0;                       // in the tables that the kernels read
   at::Tensor keys, values;                 // [tokens, kv_heads, head_dim], as they are stored
   bool keep = true;                        // false: the stress protocol's provisional block
-  at::Tensor energy;                       // "adaptive": [kv_heads, head_dim] f32, on the CPU
+  /// "adaptive": QueryEnergy's energies, or with error feedback QueryMoment's moments.
+  at::Tensor query_statistics;
   ChannelScales key_scales, value_scales;  // "ema"
 };
 
@@ -70,9 +72,9 @@ class BlockDevice {
  public:
   virtual ~BlockDevice() = default;
 
-  /// `energy_sums`: QueryEnergy's of the open block. Changes nothing; throws Error unless every
+  /// `query_sums`: of the open block, see Measured. Changes nothing; throws Error unless every
   /// key, value and (policy "adaptive") query can be quantised.
-  virtual Measured measure(const Chunk& chunk, const at::Tensor& energy_sums) = 0;
+  virtual Measured measure(const Chunk& chunk, const at::Tensor& query_sums) = 0;
 
   /// Packs tokens as sinks `first` and on.
   virtual void seal_sinks(const at::Tensor& keys, const at::Tensor& values, int64_t first) = 0;

@@ -129,15 +129,15 @@ Key bit_classes_key() {
           }};
 }
 
-Key rotation_key() {
-  return {"value_rotation",
+Key flag_key(const char* name, unsigned policies, bool CompressionConfig::*field) {
+  return {name,
           "true or false",
-          bit(Policy::kAdaptive),
-          [](CompressionConfig& c, const Json& v, const Key& k) {
+          policies,
+          [field](CompressionConfig& c, const Json& v, const Key& k) {
             if (!v.is_boolean()) reject(k.name, v, k.range);
-            c.value_rotation = v.get<bool>();
+            c.*field = v.get<bool>();
           },
-          [](const CompressionConfig& c) { return Json(c.value_rotation); },
+          [field](const CompressionConfig& c) { return Json(c.*field); },
           [](const CompressionConfig&) { return true; }};
 }
 
@@ -180,7 +180,8 @@ const std::vector<Key>& keys() {
                  [](double v) { return v >= 0 && v < 1; }),
       integer_key("value_group_size", "an integer in 8..1048576", kAdaptive, &C::value_group_size,
                   within(8, 1 << 20)),
-      rotation_key(),
+      flag_key("value_rotation", kAdaptive, &C::value_rotation),
+      flag_key("error_feedback", kAdaptive, &C::error_feedback),
   };
   return table;
 }

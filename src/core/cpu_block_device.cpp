@@ -26,9 +26,9 @@ class CpuBlockDevice final : public BlockDevice {
         memory_(memory),
         sinks_(allocate_sinks(quantizer_->options(), at::kCPU)) {}
 
-  Measured measure(const Chunk& chunk, const at::Tensor& energy_sums) override {
+  Measured measure(const Chunk& chunk, const at::Tensor& query_sums) override {
     if (config_.policy == Policy::kAdaptive && chunk.k.size(0) > 1) {
-      return measure_adaptive_on_cpu(quantizer_, chunk, energy_sums);
+      return measure_adaptive_on_cpu(quantizer_, chunk, query_sums);
     }
     Measured measured;
     quantizer_->check_representable(chunk.k, "keys");
@@ -67,7 +67,8 @@ class CpuBlockDevice final : public BlockDevice {
     const QuantizerOptions& options = quantizer_->options();
     auto block =
         config_.policy == Policy::kAdaptive
-            ? seal_adaptive_on_cpu(options, layout_, open.keys, open.values, open.energy, allocate)
+            ? seal_adaptive_on_cpu(options, layout_, open.keys, open.values, open.query_statistics,
+                                   allocate)
             : seal_ema_on_cpu(options, open.keys, open.values, open.key_scales, open.value_scales,
                               allocate);
     RILLKV_ASSERT(open.index * kv_heads_ <= static_cast<int64_t>(key_table_.size()));

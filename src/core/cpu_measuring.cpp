@@ -63,15 +63,20 @@ void check(const std::vector<float>& found, int64_t heads, const char* what) {
 }  // namespace
 
 Measured measure_adaptive_on_cpu(const Quantizer& quantizer, const Chunk& chunk,
-                                 const at::Tensor& energy_sums) {
+                                 const at::Tensor& query_sums) {
   const int64_t tokens = chunk.k.size(0), kv_heads = chunk.k.size(1), dim = chunk.k.size(2);
   const int64_t query_heads = chunk.q.size(1), spans = static_cast<int64_t>(chunk.blocks.size());
-  RILLKV_ASSERT(energy_sums.is_contiguous() && energy_sums.numel() == query_heads * dim);
+  const QuantizerOptions& options = quantizer->options();
+  const bool feedback = options.config.error_feedback;
+  // Energies are summed a query head, moments a kv head.
+  const int64_t sum_heads = feedback ? kv_heads : query_heads;
+  RILLKV_ASSERT(query_sums.is_contiguous() && query_sums.size(0) == sum_heads);
+  const int64_t floats = query_sums.size(1);
   const bool rotates = quantizer->rotates_values();
   Measured measured;
   measured.values = rotates ? at::empty({tokens, kv_heads, dim}, chunk.v.options()) : chunk.v;
-  const at::Tensor sums = at::zeros({spans, query_heads, dim}, at::kFloat);
-  for (int64_t i = 0; i < spans; ++i) measured.energy_sums.push_back(sums[i]);
+  const at::Tensor sums = at::zeros({spans, sum_heads, floats}, at::kFloat);
+  for (int64_t i = 0; i < spans; ++i) measured.query_sums.push_back(sums[i]);
 
   const Heads queries(chunk.q), keys(chunk.k), plain(chunk.v), values(measured.values);
   const int64_t row_tasks = (tokens + kTaskTokens - 1) / kTaskTokens;
@@ -95,22 +100,32 @@ Measured measure_adaptive_on_cpu(const Quantizer& quantizer, const Chunk& chunk,
     }
   };
   float* const sums_data = sums.mutable_data_ptr<float>();
-  const float* const open = energy_sums.const_data_ptr<float>();
-  const auto measure_queries = [&](int64_t head) {
-    largest_query[head] = queries.largest(head, 0, tokens);
+  const float* const open = query_sums.const_data_ptr<float>();
+  const auto add_queries = [&](int64_t head) {
     for (int64_t i = 0; i < spans; ++i) {
-      float* of_head = sums_data + (i * query_heads + head) * dim;
-      if (i == 0) std::copy_n(open + head * dim, dim, of_head);  // later blocks begin here
-      cpu_kernels().add_squares(queries.rows(head, chunk.blocks[i].begin, chunk.blocks[i].end),
-                                of_head);
+      float* of_head = sums_data + (i * sum_heads + head) * floats;
+      const Span& span = chunk.blocks[i];
+      if (i == 0) {
+        std::copy_n(open + head * floats, floats, of_head);
+      } else if (feedback) {  // as QueryMoment::seal
+        const auto decay = static_cast<float>(options.config.query_energy_decay);
+        const float* before = of_head - sum_heads * floats;
+        for (int64_t k = 0; k < floats; ++k) of_head[k] = before[k] * decay;
+      }
+      const kernels::cpu::PackParams rows = queries.rows(head, span.begin, span.end);
+      if (feedback) {
+        cpu_kernels().add_moment(rows, static_cast<int32_t>(query_heads / kv_heads), of_head);
+      } else {
+        cpu_kernels().add_squares(rows, of_head);
+      }
     }
   };
-  parallel_tasks(row_tasks + query_heads, [&](int64_t task) {
-    if (task < row_tasks) {
-      measure_rows(task);
-    } else {
-      measure_queries(task - row_tasks);
-    }
+  parallel_tasks(sum_heads + row_tasks + query_heads, [&](int64_t task) {
+    if (task < sum_heads) return add_queries(task);  // the longest first
+    task -= sum_heads;
+    if (task < row_tasks) return measure_rows(task);
+    task -= row_tasks;
+    largest_query[task] = queries.largest(task, 0, tokens);
   });
   check(largest_key, kv_heads, "keys");
   check(largest_value, kv_heads, "values");

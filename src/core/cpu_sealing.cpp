@@ -2,47 +2,114 @@
 
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "core/assert.h"
 #include "core/cpu_kernels.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "core/thread_workspace.h"
+#include "kernels/moment_layout.h"
+#include "kernels/packed_format.h"
 
 namespace rillkv {
+namespace {
+
+/// Keys of one kv head; writes their widths, [head_dim / 2], and the packed block.
+using PackKeys = std::function<void(int64_t head, const kernels::cpu::PackParams& keys,
+                                    uint8_t* widths, uint8_t* out)>;
+
+void choose_widths(const AdaptiveLayout& layout, const float* spread, const float* energy,
+                   uint8_t* widths) {
+  kernels::cpu::allocate_widths(spread, energy, layout.head_dim, layout.classes.data(),
+                                static_cast<int>(layout.classes.size()), layout.increments, widths);
+}
+
+/// energies: [kv_heads, head_dim].
+PackKeys pack_to_nearest(const AdaptiveLayout& layout, const float* energies) {
+  return [&layout, energies](int64_t head, const kernels::cpu::PackParams& keys, uint8_t* widths,
+                             uint8_t* out) {
+    const int64_t dim = layout.head_dim;
+    std::vector<float> scratch(3 * dim);
+    float *lo = scratch.data(), *hi = lo + dim, *spread = hi + dim;
+    cpu_kernels().min_max(keys, lo, hi);
+    for (int64_t c = 0; c < dim; ++c) spread[c] = (hi[c] - lo[c]) * (hi[c] - lo[c]);
+    choose_widths(layout, spread, energies + head * dim, widths);
+    cpu_kernels().pack_channels_affine(keys, lo, hi, widths, out);
+  };
+}
+
+/// What error feedback needs for a kv head, in memory that a thread keeps.
+struct FeedbackScratch {
+  FeedbackScratch(int head_dim, int block_size) {
+    const auto dim = static_cast<size_t>(head_dim);
+    const size_t workspace_bytes =
+        format::align_up(kernels::cpu::feedback_workspace_bytes(head_dim, block_size));
+    static thread_local ThreadWorkspace memory;
+    auto* at = static_cast<uint8_t*>(memory.get(
+        workspace_bytes + sizeof(float) * dim * (dim + 3) + sizeof(uint16_t) * dim));
+    const auto take = [&at](auto*& pointer, size_t bytes) {
+      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
+      at += bytes;
+    };
+    take(workspace, workspace_bytes);
+    take(plan.weights, sizeof(float) * dim * dim);
+    take(plan.sensitivities, sizeof(float) * dim);
+    take(spread, sizeof(float) * dim);
+    take(energy, sizeof(float) * dim);
+    take(plan.order, sizeof(uint16_t) * dim);
+  }
+
+  uint8_t* workspace = nullptr;
+  kernels::FeedbackPlan plan;
+  float *spread = nullptr, *energy = nullptr;  // [head_dim], by channel
+};
+
+/// moments: [kv_heads, moment_floats(head_dim)].
+PackKeys pack_with_feedback(const AdaptiveLayout& layout, const float* moments) {
+  return [&layout, moments](int64_t head, const kernels::cpu::PackParams& keys, uint8_t* widths,
+                            uint8_t* out) {
+    const FeedbackScratch scratch(layout.head_dim, layout.block_size);
+    const kernels::FeedbackPlan& plan = scratch.plan;
+    cpu_kernels().plan_feedback(
+        moments + static_cast<size_t>(head) * kernels::moment_floats(layout.head_dim),
+        layout.distances->data(), layout.head_dim, scratch.workspace, plan);
+    cpu_kernels().variance(keys, scratch.spread);
+    for (int k = 0; k < layout.head_dim; ++k) scratch.energy[plan.order[k]] = plan.sensitivities[k];
+    choose_widths(layout, scratch.spread, scratch.energy, widths);
+    cpu_kernels().pack_channels_feedback(keys, plan, widths, scratch.workspace, out);
+  };
+}
+
+}  // namespace
 
 std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& options,
                                                   const AdaptiveLayout& layout,
                                                   const at::Tensor& keys, const at::Tensor& values,
-                                                  const at::Tensor& energy,
+                                                  const at::Tensor& statistics,
                                                   const BlockAllocator& allocate) {
   const int64_t heads = options.kv_heads, dim = options.head_dim;
-  RILLKV_ASSERT(layout.head_dim == dim && energy.numel() == heads * dim);
+  RILLKV_ASSERT(layout.head_dim == dim && statistics.size(0) == heads);
   RILLKV_ASSERT(keys.size(0) >= 1 && keys.size(0) <= layout.block_size);
   const std::vector<size_t> key_bytes(heads, layout.key_bytes());
   const std::vector<size_t> value_bytes(heads, layout.value_bytes());
   auto block = allocate_block(keys.size(0), key_bytes, value_bytes, allocate);
 
   const auto& kernel = cpu_kernels();
-  const at::Tensor energies = energy.contiguous();
-  const float* energy_data = energies.const_data_ptr<float>();
+  const at::Tensor given = statistics.contiguous();
+  const float* numbers = given.const_data_ptr<float>();
+  const PackKeys pack_keys = options.config.error_feedback ? pack_with_feedback(layout, numbers)
+                                                           : pack_to_nearest(layout, numbers);
   std::vector<uint8_t> widths(heads * dim / 2);
   std::vector<int64_t> clipped(heads);
   parallel_tasks(2 * heads, [&](int64_t task) {
     const int64_t head = task / 2;
     if (task % 2 == 0) {
-      const kernels::cpu::PackParams params = pack_params(keys, head, layout.block_size);
-      std::vector<float> scratch(3 * dim);
-      float *lo = scratch.data(), *hi = lo + dim, *spread = hi + dim;
-      kernel.min_max(params, lo, hi);
-      for (int64_t c = 0; c < dim; ++c) spread[c] = (hi[c] - lo[c]) * (hi[c] - lo[c]);
-      uint8_t* head_widths = widths.data() + head * dim / 2;
-      kernels::cpu::allocate_widths(spread, energy_data + head * dim, layout.head_dim,
-                                    layout.classes.data(), static_cast<int>(layout.classes.size()),
-                                    layout.increments, head_widths);
-      kernel.pack_channels_affine(params, lo, hi, head_widths,
-                                  const_cast<uint8_t*>(block->keys[head]));
+      pack_keys(head, pack_params(keys, head, layout.block_size), widths.data() + head * dim / 2,
+                const_cast<uint8_t*>(block->keys[head]));
     } else {
       clipped[head] = kernel.pack_tokens_affine(pack_params(values, head, layout.block_size),
                                                 layout.value_groups, layout.value_bits,

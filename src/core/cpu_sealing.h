@@ -17,7 +17,7 @@ namespace rillkv {
 std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& options,
                                                   const AdaptiveLayout& layout,
                                                   const at::Tensor& keys, const at::Tensor& values,
-                                                  const at::Tensor& energy,
+                                                  const at::Tensor& statistics,
                                                   const BlockAllocator& allocate);
 /// See Quantizer::seal_ema.
 std::shared_ptr<SealedBlock> seal_ema_on_cpu(const QuantizerOptions& options,

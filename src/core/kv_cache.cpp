@@ -100,7 +100,8 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   const bool dense = config.policy == Policy::kDense;
   if (backend != nullptr) stream = backend->stream();
   const int64_t sinks = dense ? 0 : config.attention_sink_size;
-  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config});
+  Quantizer quantizer(QuantizerOptions{geometry.kv_heads, geometry.head_dim, config,
+                                       geometry.inverse_frequencies});
   std::function<std::unique_ptr<BlockDevice>()> make_device;
   if (backend == nullptr) {
     memory = std::make_unique<HugePageArena>();

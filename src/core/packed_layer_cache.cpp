@@ -30,14 +30,21 @@ PackedLayerCache::PackedLayerCache(const CacheGeometry& geometry, Quantizer quan
     : PackedLayer(geometry, std::move(quantizer), dtype, protocol, rotations, device),
       device_(std::move(blocks)),
       ema_(config_.policy == Policy::kEma),
-      energy_(QueryEnergyOptions{geometry.heads, geometry.kv_heads, geometry.head_dim,
-                                 config_.query_energy_decay}),
+      feedback_(!ema_ && config_.error_feedback),
       key_stats_(stats_options(quantizer_->options(), -1)),
-      value_stats_(stats_options(quantizer_->options(), config_.value_quant_groups)) {}
+      value_stats_(stats_options(quantizer_->options(), config_.value_quant_groups)) {
+  if (feedback_) {
+    moment_ = QueryMoment(QueryMomentOptions{geometry.heads, geometry.kv_heads, geometry.head_dim,
+                                             config_.query_energy_decay});
+  } else {
+    energy_ = QueryEnergy(QueryEnergyOptions{geometry.heads, geometry.kv_heads, geometry.head_dim,
+                                             config_.query_energy_decay});
+  }
+}
 
 at::Tensor PackedLayerCache::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const Chunk chunk = divide(q, k, v);
-  const Measured measured = device_->measure(chunk, energy_->sums());
+  const Measured measured = device_->measure(chunk, query_sums());
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
   if (protocol_ == CacheProtocol::kStress) {
     const int64_t first = length_;
@@ -57,7 +64,11 @@ at::Tensor PackedLayerCache::attend(const at::Tensor& q, const at::Tensor& k, co
 
 void PackedLayerCache::reset() {
   clear();
-  energy_->reset();
+  if (feedback_) {
+    moment_->reset();
+  } else {
+    energy_->reset();
+  }
   key_stats_->reset();
   value_stats_->reset();
   device_->reset();
@@ -85,15 +96,36 @@ void copy_tokens(const at::Tensor& from, int64_t begin, int64_t end, at::Tensor&
 
 }  // namespace
 
+/// Those of the tokens that block number `block` of the chunk takes.
+void PackedLayerCache::add_queries(const Chunk& chunk, const Measured& measured, size_t block) {
+  const Span& span = chunk.blocks[block];
+  if (!measured.query_sums.empty()) {
+    const at::Tensor& sums = measured.query_sums[block];
+    if (feedback_) {
+      StatisticsAccess::replace_moments(*moment_, sums, span.count());
+    } else {
+      StatisticsAccess::replace_sums(*energy_, sums, span.count());
+    }
+    return;
+  }
+  const at::Tensor queries =
+      span.count() == chunk.q.size(0) ? chunk.q : chunk.q.slice(0, span.begin, span.end);
+  if (feedback_) {
+    moment_->accumulate(queries);
+  } else {
+    energy_->accumulate(queries);
+  }
+}
+
 void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
-  const at::Tensor &q = chunk.q, &k = chunk.k, &v = measured.values;
-  const int64_t tokens = q.size(0), sinks = chunk.sinks.end;
+  const at::Tensor &k = chunk.k, &v = measured.values;
+  const int64_t tokens = k.size(0), sinks = chunk.sinks.end;
   if (sinks > 0) device_->seal_sinks(k.slice(0, 0, sinks), v.slice(0, 0, sinks), length_);
   if (ema_ && !chunk.blocks.empty()) {
     StatisticsAccess::update_absmax(*key_stats_, measured.key_absmax, tokens - sinks);
     StatisticsAccess::update_absmax(*value_stats_, measured.value_absmax, tokens - sinks);
   }
-  RILLKV_ASSERT(measured.energy_sums.empty() || measured.energy_sums.size() == chunk.blocks.size());
+  RILLKV_ASSERT(measured.query_sums.empty() || measured.query_sums.size() == chunk.blocks.size());
   for (size_t i = 0; i < chunk.blocks.size(); ++i) {
     const Span& span = chunk.blocks[i];
     const int64_t end = tail_count_ + span.count();
@@ -103,11 +135,7 @@ void PackedLayerCache::append(const Chunk& chunk, const Measured& measured) {
       copy_tokens(k, span.begin, span.end, tail_keys_, tail_count_);
       copy_tokens(v, span.begin, span.end, tail_values_, tail_count_);
     }
-    if (!ema_ && !measured.energy_sums.empty()) {
-      StatisticsAccess::replace_sums(*energy_, measured.energy_sums[i], span.count());
-    } else if (!ema_) {
-      energy_->accumulate(span.count() == tokens ? q : q.slice(0, span.begin, span.end));
-    }
+    if (!ema_) add_queries(chunk, measured, i);
     RILLKV_ASSERT(end <= config_.block_size);
     tail_count_ = end;
     if (tail_count_ == config_.block_size) {
@@ -130,8 +158,10 @@ std::shared_ptr<SealedBlock> PackedLayerCache::seal(const at::Tensor& keys,
   open.keys = keys;
   open.values = values;
   open.keep = keep;
-  if (!ema_) {
-    open.energy = keep ? energy_->seal() : energy_->preview();
+  if (feedback_) {
+    open.query_statistics = moment_->moments();
+  } else if (!ema_) {
+    open.query_statistics = keep ? energy_->seal() : energy_->preview();
   } else {
     const auto scales = [&](StreamingStats& stats) {
       return ChannelScales{stats->per_channel(stats->ema()),
@@ -141,6 +171,7 @@ std::shared_ptr<SealedBlock> PackedLayerCache::seal(const at::Tensor& keys,
     open.value_scales = scales(value_stats_);
   }
   const std::shared_ptr<SealedBlock> block = device_->seal(open);
+  if (feedback_ && keep) moment_->seal();
   if (ema_ && keep) {
     key_stats_->consume(tokens);
     value_stats_->consume(tokens);

@@ -8,6 +8,7 @@
 
 #include "core/packed_layer.h"
 #include "rillkv/query_energy.h"
+#include "rillkv/query_moment.h"
 #include "rillkv/streaming_stats.h"
 
 namespace rillkv {
@@ -30,10 +31,14 @@ class PackedLayerCache final : public PackedLayer {
 
   void append(const Chunk& chunk, const Measured& measured);
   std::shared_ptr<SealedBlock> seal(const at::Tensor& keys, const at::Tensor& values, bool keep);
+  /// Of the queries of the open block.
+  const at::Tensor& query_sums() const { return feedback_ ? moment_->moments() : energy_->sums(); }
+  void add_queries(const Chunk& chunk, const Measured& measured, size_t block);
 
   std::unique_ptr<BlockDevice> device_;
-  const bool ema_;
-  QueryEnergy energy_;                      // policy "adaptive"
+  const bool ema_, feedback_;
+  QueryEnergy energy_{nullptr};             // policy "adaptive"
+  QueryMoment moment_{nullptr};             // the same, with error feedback
   StreamingStats key_stats_, value_stats_;  // policy "ema"
 };
 

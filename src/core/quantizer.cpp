@@ -13,6 +13,7 @@
 #include "core/cpu_sealing.h"
 #include "core/kernel_views.h"
 #include "core/parallel.h"
+#include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 #include "rillkv/error.h"
 
@@ -53,6 +54,10 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
   RILLKV_CHECK(options.head_dim >= 2 && options.head_dim % 2 == 0,
                "Quantizer: expected an even head_dim, got ", options.head_dim);
   options.config.validate_for(options.head_dim);
+  RILLKV_CHECK(!options.config.error_feedback ||
+                   static_cast<int64_t>(options.inverse_frequencies.size()) == options.head_dim / 2,
+               "Quantizer: expected ", options.head_dim / 2,
+               " inverse frequencies for error feedback, got ", options.inverse_frequencies.size());
   const CompressionConfig& c = options_.config;
   rotates_values_ =
       c.policy == Policy::kAdaptive && c.value_rotation && is_power_of_two(options.head_dim);
@@ -65,15 +70,22 @@ double QuantizerImpl::key_bits_mean() const { return layout_->key_bits_mean(); }
 
 std::shared_ptr<SealedBlock> QuantizerImpl::seal_adaptive(const at::Tensor& keys,
                                                           const at::Tensor& values,
-                                                          const at::Tensor& energy) const {
+                                                          const at::Tensor& statistics) const {
   constexpr const char* kName = "Quantizer::seal_adaptive";
   check_policy(options_, Policy::kAdaptive, kName);
   check_block(options_, keys, values, kName);
-  check_matrix(energy, options_.kv_heads, options_.head_dim, at::kFloat, kName, "energy");
-  check_range(energy, std::numeric_limits<float>::max(), kName, "energy");
+  if (options_.config.error_feedback) {
+    const int64_t floats = kernels::moment_floats(static_cast<int>(options_.head_dim));
+    check_matrix(statistics, options_.kv_heads, floats, at::kFloat, kName, "moments");
+    RILLKV_CHECK(at::isfinite(statistics).all().item<bool>(), kName,
+                 ": expected finite moments, got NaN or infinity");
+  } else {
+    check_matrix(statistics, options_.kv_heads, options_.head_dim, at::kFloat, kName, "energy");
+    check_range(statistics, std::numeric_limits<float>::max(), kName, "energy");
+  }
   check_representable(keys, "keys");
   check_representable(values, "values");
-  return seal_adaptive_on_cpu(options_, *layout_, keys, values, energy, allocate_zeros);
+  return seal_adaptive_on_cpu(options_, *layout_, keys, values, statistics, allocate_zeros);
 }
 
 std::shared_ptr<SealedBlock> QuantizerImpl::seal_ema(const at::Tensor& keys,

@@ -1,5 +1,5 @@
 // Statistics that were computed elsewhere than in their module: what CUDA reduced, put into
-// QueryEnergy and StreamingStats.
+// QueryEnergy, QueryMoment and StreamingStats.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "rillkv/query_energy.h"
+#include "rillkv/query_moment.h"
 #include "rillkv/streaming_stats.h"
 
 namespace rillkv {
@@ -15,6 +16,8 @@ struct StatisticsAccess {
   /// As QueryEnergy::accumulate of `tokens` tokens after which the sums, in the documented order,
   /// are `sums`: [heads, head_dim] f32 on the CPU.
   static void replace_sums(QueryEnergyImpl& energy, const at::Tensor& sums, int64_t tokens);
+  /// As QueryMoment::accumulate of `tokens` tokens after which the moments are `moments`.
+  static void replace_moments(QueryMomentImpl& moment, const at::Tensor& moments, int64_t tokens);
   /// As StreamingStats::update of `tokens` tokens whose largest magnitudes are `absmax`: [kv_heads,
   /// head_dim] f32 on the CPU.
   static void update_absmax(StreamingStatsImpl& stats, const at::Tensor& absmax, int64_t tokens);

@@ -67,14 +67,16 @@ struct ChunkCase {
   const char* preset;
   int64_t head_dim;
   at::ScalarType dtype;
+  bool feedback = false;
 };
 
 class AdaptiveChunks : public ::testing::TestWithParam<ChunkCase> {};
 
 TEST_P(AdaptiveChunks, SealedBytesDoNotDependOnTheChunkSize) {
-  const auto [preset, dim, dtype] = GetParam();
+  const auto [preset, dim, dtype, feedback] = GetParam();
   const Input in = random_input(600, dim, 1, dtype);
   CompressionConfig config = CompressionConfig::preset(preset);
+  config.error_feedback = feedback;
   QuantizedKvCache whole(geometry(dim), config, dtype);
   feed(whole, in, 600);
   const auto expected = whole.blocks(0);
@@ -95,7 +97,9 @@ INSTANTIATE_TEST_SUITE_P(All, AdaptiveChunks,
                                            ChunkCase{"balanced", 64, at::kBFloat16},
                                            ChunkCase{"extreme", 128, at::kFloat},
                                            ChunkCase{"quality", 80, at::kHalf},
-                                           ChunkCase{"compact", 8, at::kFloat}));
+                                           ChunkCase{"compact", 8, at::kFloat},
+                                           ChunkCase{"balanced", 64, at::kBFloat16, true},
+                                           ChunkCase{"extreme", 80, at::kFloat, true}));
 
 TEST(QuantizedKvCache, DenseChunkedEqualsOneShot) {
   const Input in = random_input(300, 64, 2);

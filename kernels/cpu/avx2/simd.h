@@ -64,6 +64,11 @@ struct Simd : VectorOps<Registers> {
   static I load_int(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
   static void store_int(void* p, I x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
   static I broadcast(const uint32_t* p) { return _mm256_set1_epi32(static_cast<int32_t>(*p)); }
+  static F broadcast_float(const float* p) {
+    F x = _mm256_broadcast_ss(p);
+    asm("" : "+x"(x));
+    return x;
+  }
   static I load_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   }
@@ -186,6 +191,21 @@ struct Simd : VectorOps<Registers> {
     if constexpr (kSpan == 1) return _mm256_permute_ps(x, 0xB1);
     if constexpr (kSpan == 2) return _mm256_permute_ps(x, 0x4E);
     if constexpr (kSpan == 4) return _mm256_permute2f128_ps(x, x, 1);
+  }
+  static void unzip4(const float* p, F (&out)[4]) {
+    // A transpose of 128-bit lanes, then one of dwords within each: lane q of `quads[i]` is quad
+    // 4 q + i.
+    const F a = load(p), b = load(p + 8), c = load(p + 16), d = load(p + 24);
+    const F quads[4] = {_mm256_permute2f128_ps(a, c, 0x20), _mm256_permute2f128_ps(a, c, 0x31),
+                        _mm256_permute2f128_ps(b, d, 0x20), _mm256_permute2f128_ps(b, d, 0x31)};
+    const F low01 = _mm256_unpacklo_ps(quads[0], quads[1]);
+    const F high01 = _mm256_unpackhi_ps(quads[0], quads[1]);
+    const F low23 = _mm256_unpacklo_ps(quads[2], quads[3]);
+    const F high23 = _mm256_unpackhi_ps(quads[2], quads[3]);
+    out[0] = _mm256_shuffle_ps(low01, low23, 0x44);
+    out[1] = _mm256_shuffle_ps(low01, low23, 0xEE);
+    out[2] = _mm256_shuffle_ps(high01, high23, 0x44);
+    out[3] = _mm256_shuffle_ps(high01, high23, 0xEE);
   }
   static void transpose(I (&x)[8]) {
     I y[8];

@@ -1,7 +1,10 @@
+#include "kernels/cpu/generic/feedback.h"
+
+#include "kernels/cpu/avx512/simd.h"
 #include "kernels/cpu/isa.h"
 
 namespace rillkv::kernels::cpu::avx512 {
 
-const FeedbackKernels kFeedback = scalar::kFeedback;
+constinit const FeedbackKernels kFeedback = feedback_kernels<Simd>();
 
 }  // namespace rillkv::kernels::cpu::avx512

@@ -62,6 +62,11 @@ struct Simd : VectorOps<Registers> {
     asm("vpbroadcastd %1, %0" : "=v"(x) : "m"(*p));
     return x;
   }
+  static F broadcast_float(const float* p) {
+    F x;
+    asm("vbroadcastss %1, %0" : "=v"(x) : "m"(*p));
+    return x;
+  }
   static I load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
@@ -177,6 +182,24 @@ struct Simd : VectorOps<Registers> {
     if constexpr (kSpan == 2) return _mm512_permute_ps(x, 0x4E);
     if constexpr (kSpan == 4) return _mm512_shuffle_f32x4(x, x, 0xB1);
     if constexpr (kSpan == 8) return _mm512_shuffle_f32x4(x, x, 0x4E);
+  }
+  static void unzip4(const float* p, F (&out)[4]) {
+    // A 4 x 4 transpose of 128-bit lanes, then one of dwords within each: lane q of `quads[i]` is
+    // quad 4 q + i.
+    const F a = load(p), b = load(p + 16), c = load(p + 32), d = load(p + 48);
+    const F ab_even = _mm512_shuffle_f32x4(a, b, 0x88), ab_odd = _mm512_shuffle_f32x4(a, b, 0xDD);
+    const F cd_even = _mm512_shuffle_f32x4(c, d, 0x88), cd_odd = _mm512_shuffle_f32x4(c, d, 0xDD);
+    const F quads[4] = {
+        _mm512_shuffle_f32x4(ab_even, cd_even, 0x88), _mm512_shuffle_f32x4(ab_odd, cd_odd, 0x88),
+        _mm512_shuffle_f32x4(ab_even, cd_even, 0xDD), _mm512_shuffle_f32x4(ab_odd, cd_odd, 0xDD)};
+    const F low01 = _mm512_unpacklo_ps(quads[0], quads[1]);
+    const F high01 = _mm512_unpackhi_ps(quads[0], quads[1]);
+    const F low23 = _mm512_unpacklo_ps(quads[2], quads[3]);
+    const F high23 = _mm512_unpackhi_ps(quads[2], quads[3]);
+    out[0] = _mm512_shuffle_ps(low01, low23, 0x44);
+    out[1] = _mm512_shuffle_ps(low01, low23, 0xEE);
+    out[2] = _mm512_shuffle_ps(high01, high23, 0x44);
+    out[3] = _mm512_shuffle_ps(high01, high23, 0xEE);
   }
   static void transpose(I (&x)[16]) {
     I y[16];

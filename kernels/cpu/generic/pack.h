@@ -17,46 +17,15 @@
 #include <cstring>
 
 #include "kernels/cpu/generic/hadamard.h"
-#include "kernels/cpu/generic/plane_registers.h"
+#include "kernels/cpu/generic/plane_packing.h"
 #include "kernels/cpu/generic/rows.h"
-#include "kernels/cpu/generic/scales.h"
 #include "kernels/cpu/generic/simd_rows.h"
+#include "kernels/cpu/generic/simd_scales.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/planes.h"
 
 namespace rillkv::kernels::cpu {
 namespace {
-
-// ---- scales ----
-
-template <class S>
-struct Scale {
-  typename S::F lo, step;  // as stored
-  typename S::F divisor;   // the stored step; infinity where that is 0, so that all codes are 0
-};
-
-/// affine_scale of scales.h for a register, and the bits to store.
-template <class S>
-Scale<S> make_affine_scale(typename S::F lo, typename S::F hi, typename S::F top,
-                           typename S::H& lo_bits, typename S::H& step_bits) {
-  Scale<S> scale;
-  // lo_bits = float_to_half(lo + 0.0f, down)
-  lo_bits = S::to_half_down(S::add(lo, S::set1(0.0f)));
-  scale.lo = S::from_half(lo_bits);
-  // step_bits = max((hi - lo) / top, 0), up
-  const typename S::F step = S::div(S::sub(hi, scale.lo), top);
-  step_bits = S::to_half_up(S::max(step, S::set1(0.0f)));
-  scale.step = S::from_half(step_bits);
-  scale.divisor = S::infinity_if_zero(scale.step);
-  return scale;
-}
-
-/// min(max((x - lo) / step, 0), top), rounded to the nearest integer, ties to even.
-template <class S>
-typename S::I affine_code(typename S::F x, const Scale<S>& scale, typename S::F top) {
-  const typename S::F code = S::div(S::sub(x, scale.lo), scale.divisor);
-  return S::round_to_int(S::min(S::max(code, S::set1(0.0f)), top));
-}
 
 // ---- channel blocks ----
 
@@ -250,62 +219,16 @@ int64_t pack_channels(const PackParams& p, const float* lo, const float* hi, con
 
 // ---- token blocks ----
 
-/// pack_plane for a row of D codes, D a power of two in which a plane is whole registers or a
-/// register whole planes: register v holds elements v L / W ... of the words, side by side.
-template <class S, int D, int kElementBits>
-void pack_row_plane(const uint8_t* codes, int shift, uint8_t* out) {
-  constexpr int L = S::kLanes, W = D * kElementBits / 32;
-  static_assert(W % L == 0 || L % W == 0);
-  using Int = typename S::I;
-  const Int mask = S::set1_int((1 << kElementBits) - 1);
-  if constexpr (W >= L) {
-    for (int i = 0; i < W; i += L) {
-      Int words = S::zero_int();
-      for (int k = 32 / kElementBits - 1; k >= 0; --k) {
-        const Int code = S::shift_right(S::load_bytes(codes + k * W + i), shift);
-        words = S::template append<kElementBits>(words, code, mask);
-      }
-      S::store_int(out + 4 * i, words);
-    }
-  } else {
-    // Lane l of register v is element v L / W + l / W.
-    constexpr int kRegisters = D / L, kElementsOfOne = L / W;
-    Int words = S::zero_int();
-    for (int v = kRegisters - 1; v >= 0; --v) {
-      const Int code = S::bit_and(S::shift_right(S::load_bytes(codes + v * L), shift), mask);
-      words = S::bit_or(S::shift_left(words, kElementBits * kElementsOfOne), code);
-    }
-    // An element of lane l belongs kElementBits * (l / W) bits higher, in word l % W.
-    const Int shifts = S::load_int(kLaneShifts<L, W, kElementBits>.lanes);
-    S::template store_folded<W>(out, S::shift_left_each(words, shifts));
-  }
-}
-
-template <class S, int D>
-void pack_row_codes(const uint8_t* codes, int width, const format::Planes<uint8_t>& at) {
-  format::for_each_plane(at, D, width, [&](uint8_t* plane, auto element_bits, int shift) {
-    pack_row_plane<S, D, element_bits>(codes, shift, plane);
-  });
-}
-
 template <class S>
 void pack_row(const uint8_t* codes, int head_dim, int width, format::Planes<uint8_t> at) {
+  const auto registers = [codes](int v) { return S::load_bytes(codes + v * S::kLanes); };
   if (head_dim == 64) {
-    pack_row_codes<S, 64>(codes, width, at);
+    pack_registers<S, 64>(registers, width, at);
   } else if (head_dim == 128) {
-    pack_row_codes<S, 128>(codes, width, at);
+    pack_registers<S, 128>(registers, width, at);
   } else {
     format::pack_codes(codes, head_dim, width, at);
   }
-}
-
-/// A row in fp32, with L zeros after it.
-template <class S, Dtype kType>
-void load_whole_row(const uint8_t* row, int head_dim, float* x) {
-  constexpr int L = S::kLanes;
-  int c = 0;
-  for (; c + L <= head_dim; c += L) S::store(x + c, load_as<S, kType>(row, c));
-  S::store(x + c, load_part_as<S, kType>(row, c, S::part(head_dim - c)));
 }
 
 /// Minimum and maximum of x[0, count).

@@ -18,7 +18,7 @@
 //   store_part(p, x, part)           their memory is not written
 //   load_int(p) store_int(p, x)      kLanes dwords, from and to any type
 //   load_once(p)                     load(p), which the compiler must not repeat at each use
-//   broadcast(p)                     one dword in all lanes, likewise
+//   broadcast(p) broadcast_float(p)   one dword, or float, in all lanes, likewise
 //   load_bytes(p) store_bytes(p, x)  kLanes unsigned bytes to and from dwords of 0 .. 255
 //   load_16(p) store_16(p, h)        kLanes 16-bit numbers
 //   load_16_part(p, part) store_16_part(p, h, part)   the part's, as load_part and store_part
@@ -54,6 +54,7 @@
 //   low_bits(i, mask)    i & mask as floats
 // SHUFFLES
 //   exchange<n>(x)       lane l is x[l ^ n]; n a power of two below kLanes
+//   unzip4(p, out)       4 kLanes floats: lane l of out[c] is float 4 l + c, c < 4
 //   transpose(x)         kLanes registers: lane r of register c takes lane c of register r
 //   store_columns(words, at, offset)   4 registers (aligned to a register): the 4 dwords of lane l,
 //                        16 bytes, go to at[l] + offset
@@ -72,7 +73,8 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
                                   const void* row, void* out, const float* p, float* q,
                                   const uint8_t* bytes, uint8_t* bytes_out, uint16_t* halves,
                                   const uint32_t* words, uint8_t* const* at, const int32_t* index,
-                                  typename S::I (&registers)[S::kLanes]) {
+                                  typename S::I (&registers)[S::kLanes],
+                                  typename S::F (&quads)[4]) {
   requires S::kLanes == 8 || S::kLanes == 16;
   requires sizeof(f) == 4 * S::kLanes && sizeof(i) == 4 * S::kLanes && sizeof(h) == 2 * S::kLanes;
 
@@ -91,6 +93,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::load_int(row) } -> std::same_as<typename S::I>;
   S::store_int(out, i);
   { S::broadcast(words) } -> std::same_as<typename S::I>;
+  { S::broadcast_float(p) } -> std::same_as<typename S::F>;
   { S::load_bytes(bytes) } -> std::same_as<typename S::I>;
   S::store_bytes(bytes_out, i);
   { S::load_16(halves) } -> std::same_as<typename S::H>;
@@ -150,6 +153,7 @@ concept SimdVocabulary = requires(typename S::F f, typename S::I i, typename S::
   { S::low_bits(i, 15) } -> std::same_as<typename S::F>;
 
   { S::template exchange<1>(f) } -> std::same_as<typename S::F>;
+  S::unzip4(p, quads);
   S::transpose(registers);
   S::store_columns(words, at, 0);
   S::template store_folded<2>(bytes_out, i);

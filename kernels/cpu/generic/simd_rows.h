@@ -56,5 +56,14 @@ void store_part_as(void* row, int c, typename S::F x, const typename S::Part& pa
   }
 }
 
+/// A row in fp32, with L zeros after it.
+template <class S, Dtype kType>
+void load_whole_row(const uint8_t* row, int head_dim, float* x) {
+  constexpr int L = S::kLanes;
+  int c = 0;
+  for (; c + L <= head_dim; c += L) S::store(x + c, load_as<S, kType>(row, c));
+  S::store(x + c, load_part_as<S, kType>(row, c, S::part(head_dim - c)));
+}
+
 }  // namespace
 }  // namespace rillkv::kernels::cpu

@@ -104,6 +104,48 @@ struct AddSquares {
   void end(State sum, int c, typename S::Part part) const { S::store_part(sums + c, sum, part); }
 };
 
+/// The first pass of variance.
+template <class S>
+struct Mean {
+  using State = typename S::F;
+  float* means;
+  float count;
+  void begin(State& sum, int, typename S::Part) const { sum = S::zero(); }
+  void add(State& sum, typename S::F x) const { sum = S::add(sum, x); }
+  void end(State sum, int c, typename S::Part part) const {
+    S::store_part(means + c, S::div(sum, S::set1(count)), part);
+  }
+};
+
+/// The second, in place of the means.
+template <class S>
+struct MeanSquare {
+  struct State {
+    typename S::F mean, sum;
+  };
+  float* out;
+  float count;
+  void begin(State& s, int c, typename S::Part part) const {
+    s.mean = S::load_part(out + c, part);
+    s.sum = S::zero();
+  }
+  // sum = fma(x - mean, x - mean, sum)
+  void add(State& s, typename S::F x) const {
+    const typename S::F from_mean = S::sub(x, s.mean);
+    s.sum = S::fma(from_mean, from_mean, s.sum);
+  }
+  void end(State s, int c, typename S::Part part) const {
+    S::store_part(out + c, S::div(s.sum, S::set1(count)), part);
+  }
+};
+
+template <class S>
+void variance_any(const PackParams& p, float* out) {
+  const auto count = static_cast<float>(p.tokens);
+  reduce<S>(p, Mean<S>{out, count});
+  reduce<S>(p, MeanSquare<S>{out, count});
+}
+
 /// The entries of KernelTable.
 template <class S>
 constexpr StatisticsKernels statistics_kernels() {

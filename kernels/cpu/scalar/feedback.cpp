@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/generic/feedback_steps.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/scalar/feedback_loop.h"
 #include "kernels/moment_layout.h"
@@ -28,24 +29,6 @@ void add_moment(const PackParams& p, int32_t group, float* moment) {
 
 // ---- the plan ----
 
-/// H of the channels (a, a + h) and (b, b + h).
-struct PairHessian {
-  float at[2][2];
-};
-
-PairHessian hessian_of(const float* moment, const float* distances, int half, int a, int b) {
-  const float* g =
-      distances + 4 * (static_cast<size_t>(a) * static_cast<size_t>(half) + static_cast<size_t>(b));
-  const float A = moment[moment_at(a, b)], B = moment[moment_at(a, b + half)];
-  const float C = moment[moment_at(a + half, b)], E = moment[moment_at(a + half, b + half)];
-  const float sum = A + E, dif = A - E, cross = C - B, both = C + B;
-  const float ur = __builtin_fmaf(-cross, g[1], sum * g[0]);
-  const float ui = __builtin_fmaf(cross, g[0], sum * g[1]);
-  const float vr = __builtin_fmaf(-both, g[3], dif * g[2]);
-  const float vi = __builtin_fmaf(both, g[2], dif * g[3]);
-  return {{{0.5f * (ur + vr), 0.5f * (vi - ui)}, {0.5f * (ui + vi), 0.5f * (ur - vr)}}};
-}
-
 /// U diag(d) U^T = M from the last position to the first; M's lower triangle becomes B.
 void factorise(int D, const float* damping, float* matrix, float* sensitivities) {
   std::vector<float> weights(static_cast<size_t>(D));
@@ -69,30 +52,10 @@ void factorise(int D, const float* damping, float* matrix, float* sensitivities)
 void plan_feedback(const float* moment, const float* distances, int32_t head_dim,
                    void* /*workspace*/, const FeedbackPlan& out) {
   const int D = head_dim, half = D / 2;
-  std::vector<float> energies(static_cast<size_t>(half)), damping(static_cast<size_t>(D), 0.0f);
-  float sum = 0.0f;
-  for (int p = 0; p < half; ++p) {
-    const PairHessian own = hessian_of(moment, distances, half, p, p);
-    energies[p] = 0.5f * (own.at[0][0] + own.at[1][1]);
-    sum += energies[p];
-  }
-  const float mean = sum / static_cast<float>(half);
-  const bool usable = mean >= kLeastEnergy && mean <= kMostEnergy;
-  if (!usable) energies.assign(energies.size(), 1.0f);
-  std::vector<int> pairs(static_cast<size_t>(half));  // the pair of each rank
-  for (int p = 0; p < half; ++p) {
-    int rank = 0;
-    for (int q = 0; q < half; ++q) {
-      rank += energies[q] > energies[p] || (energies[q] == energies[p] && q < p) ? 1 : 0;
-    }
-    pairs[rank] = p;
-    out.order[2 * rank] = static_cast<uint16_t>(p);
-    out.order[2 * rank + 1] = static_cast<uint16_t>(p + half);
-    if (usable) {
-      damping[2 * rank] = damping[2 * rank + 1] =
-          __builtin_fmaf(kDampingShare, energies[p], kDampingFloor * mean);
-    }
-  }
+  std::vector<float> energies(static_cast<size_t>(half)), damping(static_cast<size_t>(D));
+  std::vector<int32_t> pairs(static_cast<size_t>(half));
+  const bool usable = order_channels(moment, distances, D, energies.data(), pairs.data(), out.order,
+                                     damping.data());
   for (int row = 0; row < half; ++row) {
     for (int column = 0; column <= row; ++column) {
       const PairHessian pair = hessian_of(moment, distances, half, pairs[row], pairs[column]);
@@ -131,10 +94,10 @@ void variance(const PackParams& p, float* out) {
 // ---- rounding ----
 
 /// The affine channels of pack_channels_affine, in any order.
-class AffineChannels {
+class AffineCoder {
  public:
   /// Writes what does not depend on the codes.
-  AffineChannels(const PackParams& p, const uint8_t* widths, uint8_t* out)
+  AffineCoder(const PackParams& p, const uint8_t* widths, uint8_t* out)
       : p_(p), widths_(widths), out_(out), planes_(static_cast<size_t>(p.head_dim)) {
     const int D = p.head_dim;
     std::memset(out, 0,
@@ -172,7 +135,7 @@ class AffineChannels {
 
 void pack_channels_feedback(const PackParams& p, const FeedbackPlan& plan, const uint8_t* widths,
                             void* workspace, uint8_t* out) {
-  feed_back(p, plan, workspace, AffineChannels(p, widths, out));
+  feed_back(p, plan, workspace, AffineCoder(p, widths, out));
 }
 
 }  // namespace
