@@ -272,6 +272,10 @@ class FeedbackTile {
   __device__ static float* errors(int position) {
     return at<float>(Shared::kErrorsAt) + position % (2 * kErrors) * kTokens;
   }
+  /// This lane's codes of a position of this warp's, a byte each.
+  __device__ static uint32_t& codes(int position) {
+    return at<uint32_t>(Shared::kCodes)[position * 32 + lane_id()];
+  }
   /// Of positions first .. first + kErrors - 1, to all of this warp's.
   __device__ void add_errors(int first) {
 #pragma unroll
@@ -326,7 +330,7 @@ class FeedbackTile {
     }
     reinterpret_cast<float4*>(errors(position))[lane_id()] = {error[0], error[1], error[2],
                                                               error[3]};
-    codes_[i] = four_bytes(bits[0], bits[1], bits[2], bits[3]);
+    codes(position) = four_bytes(bits[0], bits[1], bits[2], bits[3]);
     if (lane_id() == 0) {
       auto* lo_out = reinterpret_cast<__half*>(out_);
       auto* step_out = reinterpret_cast<__half*>(out_ + format::channel_step_offset(D, false));
@@ -338,14 +342,16 @@ class FeedbackTile {
   /// The planes of position i of this warp's.
   template <int i>
   __device__ void write() const {
-    const int channel = channel_at_position(kPanel * warp_id() + i), pair = channel % kHalf;
+    const int position = kPanel * warp_id() + i;
+    const int channel = channel_at_position(position), pair = channel % kHalf;
     const int width = at<const uint8_t>(Shared::kWidths)[pair];
     const auto* planes = at<const uint32_t>(Shared::kPlanes);
     const uint32_t before =
         planes[pair] + (channel < kHalf ? 0 : plane_counts(static_cast<uint32_t>(width)));
     const int left = tokens_ - 4 * lane_id();  // of this lane's tokens
     const uint32_t mask = left >= 4 ? ~0u : left <= 0 ? 0u : (1u << 8 * left) - 1;
-    write_channel_planes(codes_[i] & mask, width, plane_offsets(before, planes[kHalf], kTokens),
+    write_channel_planes(codes(position) & mask, width,
+                         plane_offsets(before, planes[kHalf], kTokens),
                          out_ + format::channel_codes_offset(D, false));
   }
 
@@ -356,7 +362,6 @@ class FeedbackTile {
   uint8_t* out_;
   uint2 keys_[kPanel];
   float x_[kPanel][4];  // what is coded: keys, and what errors before add to them
-  uint32_t codes_[kPanel];
 };
 
 }  // namespace

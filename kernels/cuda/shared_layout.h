@@ -191,11 +191,13 @@ struct FeedbackTileShared {
     return static_cast<int>(moment_row(i)) + 4 * i;
   }
   static constexpr int kMatrix =
-      kWeights + 4 * weight_at(D, D);    // float[..], once the tile is read
-  static constexpr int kTile = kMatrix;  // T[D][kTokenStride], before
+      kWeights + 4 * weight_at(D, D);     // float[..], once the tile is read
+  static constexpr int kTile = kMatrix;   // T[D][kTokenStride], before
+  static constexpr int kCodes = kMatrix;  // uint32[D][32], once it is factorised
   static constexpr int kTokenStride = kTokens + 8;
   static constexpr int kMatrixBytes = 4 * matrix_row(D), kTileBytes = 2 * D * kTokenStride;
   static constexpr int kBytes = kMatrix + (kMatrixBytes > kTileBytes ? kMatrixBytes : kTileBytes);
+  static_assert(kMatrixBytes >= 128 * D);
   static_assert(kWeights % 16 == 0 && kMatrix % 16 == 0 && kTops % 8 == 0 && kLeast % 16 == 0);
   static_assert(D == kPanel * (D / kPanel) && D % kMomentTile == 0);
 };
