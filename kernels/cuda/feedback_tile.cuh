@@ -255,16 +255,17 @@ class FeedbackTile {
           add_errors(position - kErrors);
         }
         if (warp_id() == turn) {
-          unrolled<kFirst, kFirst + kErrors, 1>([&](auto i) { round<i.value>(position); });
+          unrolled<kFirst, kFirst + kErrors, 1>([&](auto i) { round<i.value>(kPanel * turn); });
         }
         if (warp_id() == turn - 1) {
-          unrolled<kFirst, kFirst + kErrors, 1>([&](auto i) { write<i.value>(); });
+          unrolled<kFirst, kFirst + kErrors, 1>(
+              [&](auto i) { write<i.value>(kPanel * (turn - 1)); });
         }
       });
     }
     __syncthreads();  // the planes' places are known, if this is the first turn
     if (warp_id() == kTurns - 1) {
-      unrolled<0, kPanel, 1>([&](auto i) { write<i.value>(); });
+      unrolled<0, kPanel, 1>([&](auto i) { write<i.value>(D - kPanel); });
     }
   }
 
@@ -296,13 +297,14 @@ class FeedbackTile {
     x_[i][3] = __fmaf_rn(weight, error.w, x_[i][3]);
   }
 
-  /// Position i of this warp's, by its lanes. first: the first of the part.
+  /// Position i of this warp's, whose first is `first`: of this warp's number less were known than
+  /// of the turn's, and more computed before the turns and kept.
   template <int i>
   __device__ void round(int first) {
-    const int position = kPanel * warp_id() + i;
+    const int position = first + i;
     const int channel = channel_at_position(position);
     const TopCode top = at<const TopCode>(Shared::kTops)[channel % kHalf];
-    const auto* row = at<const float>(Shared::kWeights) + Shared::weight_at(position, position - i);
+    const auto* row = at<const float>(Shared::kWeights) + Shared::weight_at(position, first);
     float weights[kPanel];
 #pragma unroll
     for (int n = i + 1; n < kPanel; ++n) weights[n] = row[n];
@@ -328,8 +330,8 @@ class FeedbackTile {
     for (int n = i + 1; n < kPanel; ++n) {
       add_error(n, weights[n], {error[0], error[1], error[2], error[3]});
     }
-    reinterpret_cast<float4*>(errors(position))[lane_id()] = {error[0], error[1], error[2],
-                                                              error[3]};
+    static_assert(2 * kErrors == kPanel);
+    reinterpret_cast<float4*>(errors(i))[lane_id()] = {error[0], error[1], error[2], error[3]};
     codes(position) = four_bytes(bits[0], bits[1], bits[2], bits[3]);
     if (lane_id() == 0) {
       auto* lo_out = reinterpret_cast<__half*>(out_);
@@ -339,10 +341,10 @@ class FeedbackTile {
     }
   }
 
-  /// The planes of position i of this warp's.
+  /// The planes of the same.
   template <int i>
-  __device__ void write() const {
-    const int position = kPanel * warp_id() + i;
+  __device__ void write(int first) const {
+    const int position = first + i;
     const int channel = channel_at_position(position), pair = channel % kHalf;
     const int width = at<const uint8_t>(Shared::kWidths)[pair];
     const auto* planes = at<const uint32_t>(Shared::kPlanes);
