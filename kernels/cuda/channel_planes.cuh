@@ -30,6 +30,21 @@ __device__ inline void write_plane(uint32_t codes, int shift, uint32_t* out) {
   if ((lane & kPlaces) == 0) out[4 * (lane % bits) + lane / 8] = x;
 }
 
+/// The planes of a channel of kTransposedTokens codes, by a warp; `codes`: as write_plane has them.
+__device__ inline void write_channel_planes(uint32_t codes, int width,
+                                            const format::PlaneOffsets& at, uint8_t* out) {
+  auto* nibbles = reinterpret_cast<uint32_t*>(out + at.nibbles);
+  const int planes = format::nibble_planes(width);
+  if (planes > 0) write_plane<4>(codes, format::nibble_shift(width), nibbles);
+  if (planes > 1) write_plane<4>(codes, 0, nibbles + kTransposedTokens / 8);
+  if (format::crumb_planes(width) != 0) {
+    write_plane<2>(codes, format::crumb_shift(width), reinterpret_cast<uint32_t*>(out + at.crumbs));
+  }
+  if (format::bit_planes(width) != 0) {
+    write_plane<1>(codes, 0, reinterpret_cast<uint32_t*>(out + at.bits));
+  }
+}
+
 /// Widths, padding and planes of a channel block from its codes in shared memory.
 __device__ inline void write_planes(int head_dim, int block_size, const ChannelPackShared& s,
                                     bool symmetric, uint8_t* out) {
@@ -50,18 +65,7 @@ __device__ inline void write_planes(int head_dim, int block_size, const ChannelP
     const format::PlaneOffsets at = plane_offsets(s.offsets[n], total, block_size);
     const uint8_t* codes = s.codes + c * (block_size + 4);
     if (block_size == kTransposedTokens) {
-      const uint32_t four = reinterpret_cast<const uint32_t*>(codes)[lane];
-      auto* nibbles = reinterpret_cast<uint32_t*>(codes_out + at.nibbles);
-      const int planes = format::nibble_planes(width);
-      if (planes > 0) write_plane<4>(four, format::nibble_shift(width), nibbles);
-      if (planes > 1) write_plane<4>(four, 0, nibbles + kTransposedTokens / 8);
-      if (format::crumb_planes(width) != 0) {
-        write_plane<2>(four, format::crumb_shift(width),
-                       reinterpret_cast<uint32_t*>(codes_out + at.crumbs));
-      }
-      if (format::bit_planes(width) != 0) {
-        write_plane<1>(four, 0, reinterpret_cast<uint32_t*>(codes_out + at.bits));
-      }
+      write_channel_planes(reinterpret_cast<const uint32_t*>(codes)[lane], width, at, codes_out);
       continue;
     }
     for (int i = lane; i < words_of_row(width, block_size); i += 32) {

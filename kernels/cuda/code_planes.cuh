@@ -8,10 +8,12 @@
 
 namespace rillkv::kernels::cuda {
 
-/// A code in the lowest byte, of a quotient that rounds to 0 .. 255: the sum with 1.5 * 2^23 is
-/// rounded to a whole number, ties to even.
+/// A sum with it, of what is between 0 and 255, is rounded to a whole number, ties to even.
+inline constexpr float kCodeShift = 12582912.0f;  // 1.5 * 2^23
+
+/// A code in the lowest byte, of a quotient that rounds to 0 .. 255.
 __device__ inline uint32_t code_byte(float quotient) {
-  return __float_as_uint(__fadd_rn(quotient, 12582912.0f));
+  return __float_as_uint(__fadd_rn(quotient, kCodeShift));
 }
 /// The lowest bytes of four words.
 __device__ inline uint32_t four_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {

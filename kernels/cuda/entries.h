@@ -5,9 +5,15 @@
   X(rillkv_ingest_bf16)             \
   X(rillkv_ingest_fp16)             \
   X(rillkv_ingest_fp32)             \
+  X(rillkv_ingest_feedback_bf16)    \
+  X(rillkv_ingest_feedback_fp16)    \
+  X(rillkv_ingest_feedback_fp32)    \
   X(rillkv_pack_bf16)               \
   X(rillkv_pack_fp16)               \
   X(rillkv_pack_fp32)               \
+  X(rillkv_pack_feedback_bf16)      \
+  X(rillkv_pack_feedback_fp16)      \
+  X(rillkv_pack_feedback_fp32)      \
   X(rillkv_pack_channels_symmetric) \
   X(rillkv_pack_sinks)              \
   X(rillkv_rope)                    \

@@ -12,5 +12,8 @@ void ingest(Queue& queue, IngestParams params, int sequences);
 
 /// One launch; params.blocks <= kMaxBlocksPerPack.
 void pack(Queue& queue, PackParams params);
+/// Floats of params.scratch; 0 without error feedback, and for the shapes that are packed from
+/// shared memory alone.
+size_t pack_scratch_floats(const PackParams& params);
 
 }  // namespace rillkv::kernels::cuda

@@ -42,6 +42,12 @@ struct IngestParams {
   float* energies = nullptr;     // [completed blocks, kv_heads, D], out
   float* preview = nullptr;  // [kv_heads, D] or null, out: the open block's energy as it would be
                              //   if it were sealed now (not written where it has no token)
+  /// With error feedback instead (kernels/feedback.h, step 1): rillkv_ingest_feedback_*, in which
+  /// the moment of each kv head takes the squares' place. Where a block is full, a copy is what it is
+  /// packed with, and the moment is multiplied by `keep`.
+  int32_t error_feedback = 0;
+  float* moments = nullptr;        // [kv_heads, moment_floats], in and out; 16-byte aligned
+  float* block_moments = nullptr;  // [completed blocks, kv_heads, moment_floats], out
   /// Policy "ema"; null otherwise: largest magnitudes of the tokens after the sinks, NaN if one is;
   /// zeroed before.
   float* key_absmax = nullptr;    // [kv_heads, D]
@@ -52,7 +58,8 @@ struct IngestParams {
   void* tail_values = nullptr;  // [block_size, kv_heads, D], values as stored
   /// Device memory, [sequences], or null. If given, activations hold one row a sequence, and tail,
   /// counts, energies and error are those of steps[i] and steps[i].layers[layer]: sink_tokens = 0,
-  /// seen = block_count > 0, preview and absmax null. grid.z is the sequence.
+  /// seen = block_count > 0, preview and absmax null. With error feedback, the launch that packs a
+  /// block takes layers[layer].moments, of which there is no copy. grid.z is the sequence.
   const SequenceStep* steps = nullptr;
 };
 
@@ -91,6 +98,13 @@ struct PackParams {
   int32_t value_groups = 1;
   int32_t value_bits = 4;
   unsigned long long* clipped = nullptr;  // [blocks] or null: += value codes clipped
+  /// Error feedback (kernels/feedback.h): rillkv_pack_feedback_*, in which moments take the
+  /// energies' place.
+  int32_t error_feedback = 0;
+  float* moments = nullptr;          // [blocks, kv_heads, moment_floats]
+  float decay = 1;                   // what the moments are multiplied by when they were used
+  const float* distances = nullptr;  // [D/2, D/2, 4]; 16-byte aligned
+  float* scratch = nullptr;          // pack_scratch_floats(params); 16-byte aligned
 };
 static_assert(sizeof(PackParams) <= 4096, "the limit of a kernel's parameters");
 

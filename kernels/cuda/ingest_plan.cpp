@@ -16,7 +16,24 @@ const char* entry_of(Dtype dtype, const char* bf16, const char* fp16, const char
   return dtype == Dtype::kBFloat16 ? bf16 : dtype == Dtype::kFloat16 ? fp16 : fp32;
 }
 
+/// Shared memory of a key CTA of rillkv_pack_*.
+size_t key_bytes(const PackParams& p) {
+  const int element_bytes = p.dtype == Dtype::kFloat32 ? 4 : 2;
+  return KeyPackShared(nullptr, p.head_dim, p.block_size, element_bytes).bytes;
+}
+/// The same of rillkv_pack_feedback_*.
+size_t feedback_bytes(const PackParams& p) {
+  if (!feedback_takes_tile(p)) return FeedbackShared(nullptr, p.head_dim, p.block_size).bytes;
+  return p.head_dim == 64 ? FeedbackTileShared<64>::kBytes : FeedbackTileShared<128>::kBytes;
+}
+
 }  // namespace
+
+size_t pack_scratch_floats(const PackParams& p) {
+  if (p.error_feedback == 0 || p.blocks <= 0) return 0;
+  return static_cast<size_t>(p.blocks) * static_cast<size_t>(p.kv_heads) *
+         feedback_scratch_floats(p);
+}
 
 void ingest(Queue& queue, IngestParams params, int sequences) {
   if (params.rotate_values != 0) {
@@ -31,7 +48,8 @@ void ingest(Queue& queue, IngestParams params, int sequences) {
   }
   if (params.steps == nullptr) sequences = 1;
   if (params.tokens <= 0 || sequences <= 0) return;
-  const IngestGrid grid(params);
+  const bool feedback = params.error_feedback != 0;
+  const IngestGrid grid(params, feedback);
   const auto what = [&] {
     std::ostringstream out;
     out << "queries [" << params.tokens << ", " << params.heads << ", " << params.head_dim << "], "
@@ -39,12 +57,14 @@ void ingest(Queue& queue, IngestParams params, int sequences) {
     return out.str();
   };
   Launch launch;
-  launch.entry =
-      entry_of(params.dtype, "rillkv_ingest_bf16", "rillkv_ingest_fp16", "rillkv_ingest_fp32");
+  launch.entry = feedback ? entry_of(params.dtype, "rillkv_ingest_feedback_bf16",
+                                     "rillkv_ingest_feedback_fp16", "rillkv_ingest_feedback_fp32")
+                          : entry_of(params.dtype, "rillkv_ingest_bf16", "rillkv_ingest_fp16",
+                                     "rillkv_ingest_fp32");
   launch.grid[0] = static_cast<uint32_t>(grid.ctas());
   launch.grid[2] = static_cast<uint32_t>(sequences);
   launch.threads = kIngestThreads;
-  launch.shared_bytes = IngestGrid::shared_bytes(params);
+  launch.shared_bytes = IngestGrid::shared_bytes(params, feedback);
   launch.params = &params;
   launch.params_bytes = sizeof params;
   launch.what = what;
@@ -70,17 +90,19 @@ void pack(Queue& queue, PackParams params) {
         << params.head_dim << "]";
     return out.str();
   };
-  const KeyPackShared keys(nullptr, params.head_dim, params.block_size,
-                           params.dtype == Dtype::kFloat32 ? 4 : 2);
+  const bool feedback = params.error_feedback != 0;
   Launch launch;
-  launch.entry = entry_of(params.dtype, "rillkv_pack_bf16", "rillkv_pack_fp16", "rillkv_pack_fp32");
+  launch.entry =
+      feedback ? entry_of(params.dtype, "rillkv_pack_feedback_bf16", "rillkv_pack_feedback_fp16",
+                          "rillkv_pack_feedback_fp32")
+               : entry_of(params.dtype, "rillkv_pack_bf16", "rillkv_pack_fp16", "rillkv_pack_fp32");
   launch.grid[0] = static_cast<uint32_t>(params.kv_heads);
   launch.grid[1] = static_cast<uint32_t>(params.blocks);
   launch.grid[2] =
       static_cast<uint32_t>(1 + (params.block_size + kPackBlockRows - 1) / kPackBlockRows);
   launch.threads = kPackBlockThreads;
-  launch.shared_bytes =
-      std::max(keys.bytes, TokenPackShared(params.head_dim).bytes(kPackBlockRows));
+  launch.shared_bytes = std::max(feedback ? feedback_bytes(params) : key_bytes(params),
+                                 TokenPackShared(params.head_dim).bytes(kPackBlockRows));
   launch.params = &params;
   launch.params_bytes = sizeof params;
   launch.what = what;

@@ -153,16 +153,14 @@ __device__ inline Search search_gains(const float* gains, int count, int wanted)
 /// Greedy reverse water-filling, as kernels/cpu/allocate_widths.cpp defines it. A pair's gains
 /// shrink from class to class, so "greedy" is "the `increments` largest of all gains", ties to the
 /// lower class, then the lower pair. Gains are not negative, so they compare as integers.
-__device__ inline void fill_widths(const PackParams& p, const float* energy,
-                                   const ChannelPackShared& s) {
+/// score_of(pair): what a pair's error is multiplied by.
+template <typename Score>
+__device__ inline void fill_widths(const PackParams& p, const ChannelPackShared& s,
+                                   const Score& score_of) {
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   const int pairs = p.head_dim / 2, count = pairs * (p.class_count - 1);
   for (int i = thread; i < count; i += threads) {
-    const int pair = i % pairs, other = pair + pairs;
-    const float a = __fsub_rn(s.hi[pair], s.lo[pair]), b = __fsub_rn(s.hi[other], s.lo[other]);
-    const float score = __fmul_rn(__fadd_rn(__fmul_rn(a, a), __fmul_rn(b, b)),
-                                  __fadd_rn(energy[pair], energy[other]));
-    s.gains[i] = __fmul_rn(score, p.drops[i / pairs]);
+    s.gains[i] = __fmul_rn(score_of(i % pairs), p.drops[i / pairs]);
   }
   for (int pair = thread; pair < pairs; pair += threads) s.levels[pair] = 0;
   __syncthreads();
@@ -199,7 +197,12 @@ __device__ void pack_elements(const PackParams& p, const Elements& x, int tokens
   const int head_dim = p.head_dim, block_size = p.block_size;
   const int threads = static_cast<int>(blockDim.x);
   tile_ranges(x, tokens, head_dim, s);
-  fill_widths(p, energy, s);
+  fill_widths(p, s, [&](int pair) {
+    const int other = pair + head_dim / 2;
+    const float a = __fsub_rn(s.hi[pair], s.lo[pair]), b = __fsub_rn(s.hi[other], s.lo[other]);
+    return __fmul_rn(__fadd_rn(__fmul_rn(a, a), __fmul_rn(b, b)),
+                     __fadd_rn(energy[pair], energy[other]));
+  });
   scan_plane_counts(s.widths, head_dim, s.offsets);
   auto* lo_out = reinterpret_cast<uint16_t*>(out);
   auto* step_out = reinterpret_cast<uint16_t*>(out + format::channel_step_offset(head_dim, false));

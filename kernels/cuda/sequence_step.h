@@ -19,6 +19,7 @@ struct LayerState {
   float* energy_sums = nullptr;  // [heads, D]: squared queries of the open block
   float* energy_ema = nullptr;   // [kv_heads, D]: of the sealed blocks
   float* energies = nullptr;     // [kv_heads, D]: of the block that this pass completes
+  float* moments = nullptr;      // [kv_heads, moment_floats]: error feedback; null without it
 };
 
 /// One sequence of a pass of one token each. Its row in the batch's activations is its index.

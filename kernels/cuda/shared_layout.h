@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/entry_params.h"
+#include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv::kernels::cuda {
@@ -17,23 +18,57 @@ inline constexpr int kIngestThreads = 128;
 /// as it has threads for, but no less than a sector of 16-bit elements and no more than a warp.
 RILLKV_HOST_DEVICE constexpr int ingest_slice(int group) { return group <= 4 ? 32 : 16; }
 
+/// Query CTAs of rillkv_ingest_feedback_*: each has up to kTiles tiles of 16 x 16 (moment_layout.h),
+/// a warp each, of a row of tiles of one kv head.
+struct MomentGrid {
+  static constexpr int kTiles = kIngestThreads / 32;
+  static constexpr size_t kSharedBytes = 19200;  // 60 steps of 16 + 16 kTiles channels, fp32
+
+  struct Part {
+    int kv_head, row, first_column;  // in tiles
+
+    RILLKV_HOST_DEVICE Part(int cta, int head_dim)
+        : kv_head(cta / ctas_a_head(head_dim)), row(0), first_column(0) {
+      for (int rest = cta % ctas_a_head(head_dim);;) {
+        const int parts = (row + kTiles) / kTiles;
+        if (rest < parts) {
+          first_column = rest * kTiles;
+          break;
+        }
+        rest -= parts;
+        ++row;
+      }
+    }
+  };
+  RILLKV_HOST_DEVICE static constexpr int ctas_a_head(int head_dim) {
+    const int rows = (head_dim + kMomentTile - 1) / kMomentTile;
+    int ctas = 0;
+    for (int row = 0; row < rows; ++row) ctas += (row + kTiles) / kTiles;
+    return ctas;
+  }
+};
+
 /// Grid of rillkv_ingest_*: query CTAs come first, since theirs is the longest chain, then those of
 /// keys, then as many of values.
 struct IngestGrid {
   int query_ctas;
   int row_ctas;
-  RILLKV_HOST_DEVICE explicit IngestGrid(const IngestParams& p)
+  /// feedback: of rillkv_ingest_feedback_*.
+  RILLKV_HOST_DEVICE explicit IngestGrid(const IngestParams& p, bool feedback = false)
       : query_ctas(0), row_ctas(p.kv_heads) {
     const int group = p.heads / p.kv_heads, slice = ingest_slice(group);
-    if (p.steps != nullptr || p.energy_sums != nullptr) {
+    if (feedback) {
+      query_ctas = p.kv_heads * MomentGrid::ctas_a_head(p.head_dim);
+    } else if (p.steps != nullptr || p.energy_sums != nullptr) {
       query_ctas = p.kv_heads * ((p.head_dim + slice - 1) / slice);
     }
     if (p.steps == nullptr) row_ctas *= (p.tokens + kIngestRows - 1) / kIngestRows;
   }
   RILLKV_HOST_DEVICE int ctas() const { return query_ctas + 2 * row_ctas; }
   /// Dynamic shared memory of a CTA: sums of a group's slice, or maxima of a head's channels.
-  RILLKV_HOST_DEVICE static size_t shared_bytes(const IngestParams& p) {
+  RILLKV_HOST_DEVICE static size_t shared_bytes(const IngestParams& p, bool feedback = false) {
     const int group = p.heads / p.kv_heads, sums = group * ingest_slice(group);
+    if (feedback) return MomentGrid::kSharedBytes;
     return 4 * static_cast<size_t>(sums > p.head_dim ? sums : p.head_dim);
   }
 };
@@ -120,6 +155,95 @@ struct KeyTileShared {
         widths(base + 6 * head_dim),
         tile(base + 7 * head_dim) {}
 };
+
+/// Shared memory of a key CTA of rillkv_pack_feedback_* that takes a tile (feedback_tile.cuh): 128
+/// tokens of D 2-byte elements. Offsets in bytes, known when compiling.
+template <int D>
+struct FeedbackTileShared {
+  static constexpr int kHalf = D / 2, kTokens = 128;
+  static constexpr int kPanel = 8;   // positions of a warp, and of a step of the factorisation
+  static constexpr int kErrors = 4;  // positions between two barriers
+
+  static constexpr int kEnergies = 0;                                 // float[half], by pair
+  static constexpr int kDamping = kEnergies + 4 * kHalf;              // float[half], by pair
+  static constexpr int kLeast = kDamping + 4 * kHalf;                 // float[D], by position
+  static constexpr int kSensitivities = kLeast + 4 * D;               // float[D], by position
+  static constexpr int kVariances = kSensitivities + 4 * D;           // float[D], by channel
+  static constexpr int kKeys = kVariances + 4 * D;                    // uint32[half] of PairGains
+  static constexpr int kTops = kKeys + 4 * kHalf;                     // float2[half], by pair
+  static constexpr int kPlanes = kTops + 8 * kHalf;                   // uint32[half + 1]
+  static constexpr int kUsable = kPlanes + 4 * kHalf + 4;             // int
+  static constexpr int kPairs = kUsable + 4;                          // uint16[half], by rank
+  static constexpr int kRanks = kPairs + 2 * kHalf;                   // uint16[half], by pair
+  static constexpr int kWidths = kRanks + 2 * kHalf;                  // uint8[half], by pair
+  static constexpr int kErrorsAt = (kWidths + kHalf + 15) / 16 * 16;  // float[2][kErrors][128]
+  static constexpr int kWeights = kErrorsAt + 4 * 2 * kErrors * kTokens;
+
+  /// Weights: row j holds B_ij of the positions i from its panel on. An odd number of 16-byte chunks
+  /// a row: eight rows meet all banks.
+  RILLKV_HOST_DEVICE static constexpr int weight_at(int j, int i) {
+    const int panel = j / kPanel;
+    return panel * kPanel * (D + 4) - kPanel * kPanel / 2 * panel * (panel - 1) +
+           j % kPanel * (D + 4 - kPanel * panel) + i - kPanel * panel;
+  }
+  /// The matrix: the rows of moment_layout.h, 16 bytes apart.
+  RILLKV_HOST_DEVICE static constexpr int matrix_row(int i) {
+    return static_cast<int>(moment_row(i)) + 4 * i;
+  }
+  static constexpr int kMatrix =
+      kWeights + 4 * weight_at(D, D);     // float[..], once the tile is read
+  static constexpr int kTile = kMatrix;   // T[D][kTokenStride], before
+  static constexpr int kCodes = kMatrix;  // uint32[D][32], once it is factorised
+  static constexpr int kTokenStride = kTokens + 8;
+  static constexpr int kMatrixBytes = 4 * matrix_row(D), kTileBytes = 2 * D * kTokenStride;
+  static constexpr int kBytes = kMatrix + (kMatrixBytes > kTileBytes ? kMatrixBytes : kTileBytes);
+  static_assert(kMatrixBytes >= 128 * D);
+  static_assert(kWeights % 16 == 0 && kMatrix % 16 == 0 && kTops % 8 == 0 && kLeast % 16 == 0);
+  static_assert(D == kPanel * (D / kPanel) && D % kMomentTile == 0);
+};
+/// Whether a block's keys are such a tile; any other shape takes feedback_any.cuh.
+RILLKV_HOST_DEVICE constexpr bool feedback_takes_tile(const PackParams& p) {
+  return p.dtype != Dtype::kFloat32 && (p.head_dim == 64 || p.head_dim == 128) &&
+         p.block_size == 128;
+}
+
+/// The same for any shape: ChannelPackShared's, and of the plan what is as long as a row.
+struct FeedbackShared {
+  ChannelPackShared codes;
+  float* energies;       // [head_dim / 2]
+  float* damping;        // [head_dim / 2]
+  float* sensitivities;  // [head_dim], by position
+  float* spread;         // [head_dim], by channel
+  float* row;            // [head_dim], M_kj
+  float* weights;        // [head_dim], B_kj
+  float* extremes;       // [2][2][32]: minima and maxima of the warps
+  int* usable;
+  uint16_t* pairs;  // [head_dim / 2]
+  uint16_t* ranks;  // [head_dim / 2]
+  size_t bytes;
+
+  RILLKV_HOST_DEVICE FeedbackShared(uint8_t* base, int head_dim, int block_size)
+      : codes(base, head_dim, block_size, kPackBlockThreads) {
+    const size_t dim = static_cast<size_t>(head_dim), at = format::align_up(codes.bytes, 16);
+    energies = reinterpret_cast<float*>(base + at);
+    damping = energies + dim / 2;
+    sensitivities = damping + dim / 2;
+    spread = sensitivities + dim;
+    row = spread + dim;
+    weights = row + dim;
+    extremes = weights + dim;
+    usable = reinterpret_cast<int*>(extremes + 128);
+    pairs = reinterpret_cast<uint16_t*>(usable + 1);
+    ranks = pairs + dim / 2;
+    bytes = at + 4 * (5 * dim + 129) + 2 * dim;
+  }
+};
+/// Global memory of a key CTA of any shape: M, in whose place come the weights, [D, D]; errors, [D,
+/// block_size]. None for tiles.
+RILLKV_HOST_DEVICE constexpr size_t feedback_scratch_floats(const PackParams& p) {
+  const auto dim = static_cast<size_t>(p.head_dim);
+  return feedback_takes_tile(p) ? 0 : dim * (dim + static_cast<size_t>(p.block_size));
+}
 
 /// Shared memory of the token packers: a row of values and a row of codes for each half warp. Rows
 /// are 16 banks past a multiple of 32: two half warps meet no bank twice.

@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "core/assert.h"
+#include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 #include "rillkv/error.h"
 
@@ -16,7 +17,8 @@ constexpr int64_t kFirstCapacity = 8;  // blocks; then it doubles
 
 }  // namespace
 
-CudaCacheState::CudaCacheState(const CacheGeometry& geometry, CudaBackend& backend)
+CudaCacheState::CudaCacheState(const CacheGeometry& geometry, const AdaptiveLayout& layout,
+                               CudaBackend& backend)
     : backend_(backend),
       layers_(geometry.layers),
       kv_heads_(geometry.kv_heads),
@@ -24,7 +26,15 @@ CudaCacheState::CudaCacheState(const CacheGeometry& geometry, CudaBackend& backe
       ema_(geometry.kv_heads * geometry.head_dim),
       places_(geometry.layers) {
   const auto options = at::TensorOptions().device(backend.device());
-  energies_ = at::zeros({layers_, sums_ + 3 * ema_}, options.dtype(at::kFloat));
+  if (layout.distances != nullptr) {
+    const auto floats = static_cast<int64_t>(kernels::moment_floats(layout.head_dim));
+    moments_ = at::zeros({layers_, kv_heads_ * floats}, options.dtype(at::kFloat));
+    const auto count = static_cast<int64_t>(layout.distances->size());
+    distances_ = at::empty({count}, options.dtype(at::kFloat));
+    backend.upload(layout.distances->data(), distances_);
+  } else {
+    energies_ = at::zeros({layers_, sums_ + 3 * ema_}, options.dtype(at::kFloat));
+  }
   error_ = at::zeros({1}, options.dtype(at::kLong));
   const auto bytes = static_cast<int64_t>(sizeof(kernels::cuda::LayerState)) * layers_;
   states_ = at::empty({bytes}, options.dtype(at::kByte));
@@ -65,7 +75,17 @@ std::vector<int64_t> CudaCacheState::read_clipped(int64_t layer, int64_t first, 
 }
 
 float* CudaCacheState::energy(int64_t layer, int64_t offset) const {
+  if (!energies_.defined()) return nullptr;
   return energies_.mutable_data_ptr<float>() + layer * energies_.size(1) + offset;
+}
+
+float* CudaCacheState::moments(int64_t layer) const {
+  if (!moments_.defined()) return nullptr;
+  return moments_.mutable_data_ptr<float>() + layer * moments_.size(1);
+}
+
+const float* CudaCacheState::distances() const {
+  return distances_.defined() ? distances_.const_data_ptr<float>() : nullptr;
 }
 
 void CudaCacheState::set_places(int64_t layer, Places places) {
@@ -91,6 +111,7 @@ const kernels::cuda::LayerState* CudaCacheState::layer_states() {
       state.energy_sums = energy_sums(i);
       state.energy_ema = energy_ema(i);
       state.energies = energies(i);
+      state.moments = moments(i);
     }
     backend_.upload(states.data(), states_);
     states_are_old_ = false;
@@ -111,13 +132,21 @@ std::string CudaCacheState::describe_error(uint64_t word) {
 }
 
 void CudaCacheState::reset() {
-  energies_.zero_();
+  for (at::Tensor* statistics : {&energies_, &moments_}) {
+    if (statistics->defined()) statistics->zero_();
+  }
   clipped_.zero_();
   error_.zero_();
 }
 
 std::vector<at::Tensor> CudaCacheState::tensors() const {
-  return {tables_, clipped_, energies_, error_, states_};
+  std::vector<at::Tensor> all = {tables_, clipped_, error_, states_};
+  if (error_feedback()) {
+    all.insert(all.end(), {moments_, distances_});
+  } else {
+    all.push_back(energies_);
+  }
+  return all;
 }
 
 }  // namespace rillkv

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/adaptive_layout.h"
 #include "core/cuda_backend.h"
 #include "kernels/cuda/sequence_step.h"
 #include "rillkv/cache_geometry.h"
@@ -18,7 +19,7 @@ namespace rillkv {
 /// it while tokens are appended. Used by one thread at a time.
 class CudaCacheState {
  public:
-  CudaCacheState(const CacheGeometry& geometry, CudaBackend& backend);
+  CudaCacheState(const CacheGeometry& geometry, const AdaptiveLayout& layout, CudaBackend& backend);
 
   /// Room for so many blocks in every layer's tables. A larger table is a copy of the old one.
   void ensure_blocks(int64_t count);
@@ -29,10 +30,16 @@ class CudaCacheState {
   /// The same of blocks [first, end), on the CPU: waits for the device.
   std::vector<int64_t> read_clipped(int64_t layer, int64_t first, int64_t end) const;
 
+  /// Without error feedback; null with it.
   float* energy_sums(int64_t layer) const { return energy(layer, 0); }     // [heads, head_dim]
   float* energy_ema(int64_t layer) const { return energy(layer, sums_); }  // [kv_heads, head_dim]
   float* energies(int64_t layer) const { return energy(layer, sums_ + ema_); }     // the same
   float* preview(int64_t layer) const { return energy(layer, sums_ + 2 * ema_); }  // the same
+
+  /// With error feedback; null without it.
+  bool error_feedback() const { return moments_.defined(); }
+  float* moments(int64_t layer) const;  // [kv_heads, moment_floats(head_dim)]
+  const float* distances() const;       // as AdaptiveLayout has them
 
   /// What a layer adds to its LayerState: sinks (null: none) and the tail.
   struct Places {
@@ -64,7 +71,9 @@ class CudaCacheState {
   int64_t capacity_ = 0;        // blocks
   at::Tensor tables_;           // [layers, 2, capacity, kv_heads] i64: pointers to keys, values
   at::Tensor clipped_;          // [layers, capacity] i64
-  at::Tensor energies_;         // [layers, sums + 3 * ema] f32
+  at::Tensor energies_;         // [layers, sums + 3 * ema] f32; undefined with error feedback
+  at::Tensor moments_;          // [layers, kv_heads * moment_floats] f32; undefined without it
+  at::Tensor distances_;        // the same
   at::Tensor error_;            // [1] i64
   std::vector<Places> places_;  // [layers]
   at::Tensor states_;           // [layers] LayerState, as bytes

@@ -9,6 +9,7 @@
 #include "core/cuda_runner.h"
 #include "core/kernel_views.h"
 #include "kernels/cuda/ingest.h"
+#include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 
 namespace rillkv {
@@ -25,6 +26,9 @@ CudaLayerCache::CudaLayerCache(const CacheGeometry& geometry, Quantizer quantize
       device_rotations_(rotations),
       state_(state),
       backend_(backend),
+      statistics_(state.error_feedback()
+                      ? static_cast<int64_t>(kernels::moment_floats(layout_.head_dim))
+                      : geometry.head_dim),
       sinks_(allocate_sinks(quantizer_->options(), backend.device())) {
   check_head_dim_for_cuda(geometry.head_dim);
   if (sinks_.keys.defined()) sink_pointers_ = upload_sink_pointers(backend, sinks_);
@@ -34,24 +38,24 @@ CudaLayerCache::CudaLayerCache(const CacheGeometry& geometry, Quantizer quantize
 at::Tensor CudaLayerCache::attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const Chunk chunk = divide(q, k, v);
   const int64_t completed = (tail_count_ + q.size(0) - chunk.sinks.end) / config_.block_size;
-  const at::Tensor energies =
-      at::empty({completed, geometry_.kv_heads, geometry_.head_dim}, q.options().dtype(at::kFloat));
-  const at::Tensor values = ingest(chunk, energies);
+  const at::Tensor statistics =
+      at::empty({completed, geometry_.kv_heads, statistics_}, q.options().dtype(at::kFloat));
+  const at::Tensor values = ingest(chunk, statistics);
   at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
   if (protocol_ == CacheProtocol::kStress) {
     const int64_t first = length_;
-    append(chunk, values, energies);
+    append(chunk, values, statistics);
     std::shared_ptr<SealedBlock> provisional;  // lives until the kernels that read it are queued
     if (tail_count_ > 0) provisional = pack_provisional();
     attend_on_device(stress_params(q, first, out));
     return out;
   }
   attend_on_device(chunk_params(chunk, values, out));
-  append(chunk, values, energies);
+  append(chunk, values, statistics);
   return out;
 }
 
-at::Tensor CudaLayerCache::ingest(const Chunk& chunk, const at::Tensor& energies) {
+at::Tensor CudaLayerCache::ingest(const Chunk& chunk, const at::Tensor& statistics) {
   const bool rotates = quantizer_->rotates_values();
   at::Tensor values = chunk.v;
   if (rotates)
@@ -65,11 +69,17 @@ at::Tensor CudaLayerCache::ingest(const Chunk& chunk, const at::Tensor& energies
   p.seen = blocks_.empty() ? 0 : 1;
   p.keep = static_cast<float>(config_.query_energy_decay);
   p.take = static_cast<float>(1 - config_.query_energy_decay);
-  p.energy_sums = state_.energy_sums(layer_);
-  p.energy_ema = state_.energy_ema(layer_);
-  p.energies = energies.mutable_data_ptr<float>();
-  if (protocol_ == CacheProtocol::kStress) p.preview = state_.preview(layer_);
-  if (energies.size(0) == 0) {
+  if (state_.error_feedback()) {
+    p.error_feedback = 1;
+    p.moments = state_.moments(layer_);
+    p.block_moments = statistics.mutable_data_ptr<float>();
+  } else {
+    p.energy_sums = state_.energy_sums(layer_);
+    p.energy_ema = state_.energy_ema(layer_);
+    p.energies = statistics.mutable_data_ptr<float>();
+    if (protocol_ == CacheProtocol::kStress) p.preview = state_.preview(layer_);
+  }
+  if (statistics.size(0) == 0) {
     p.tail_keys = tail_keys_.mutable_data_ptr();
     p.tail_values = tail_values_.mutable_data_ptr();
   }
@@ -78,15 +88,15 @@ at::Tensor CudaLayerCache::ingest(const Chunk& chunk, const at::Tensor& energies
 }
 
 void CudaLayerCache::append(const Chunk& chunk, const at::Tensor& values,
-                            const at::Tensor& energies) {
+                            const at::Tensor& statistics) {
   const int64_t tokens = chunk.q.size(0), sinks = chunk.sinks.end;
   if (sinks > 0) {
     pack_sinks_on_device(backend_, config_, sink_pointers_, chunk.k.slice(0, 0, sinks),
                          values.slice(0, 0, sinks), length_);
   }
-  if (energies.size(0) > 0) {
+  if (statistics.size(0) > 0) {
     pack(tail_count_, chunk.k.slice(0, sinks), values.slice(0, sinks),
-         energies.const_data_ptr<float>());
+         {.numbers = statistics.mutable_data_ptr<float>()});
   } else {
     tail_count_ += tokens - sinks;  // they are there already
   }
@@ -124,7 +134,7 @@ cuda::PackParams CudaLayerCache::pack_params() const {
 }
 
 void CudaLayerCache::pack(int64_t tail_count, const at::Tensor& keys, const at::Tensor& values,
-                          const float* energies) {
+                          QueryStatistics statistics) {
   int64_t tokens = tail_count + keys.size(0), read = 0;  // rows of keys and values
   const int64_t all = tokens / config_.block_size;
   state_.ensure_blocks(block_count() + all);
@@ -138,18 +148,17 @@ void CudaLayerCache::pack(int64_t tail_count, const at::Tensor& keys, const at::
     p.tail_count = static_cast<int32_t>(tail_count);
     p.tokens = static_cast<int32_t>(taken);
     p.blocks = static_cast<int32_t>(count);
-    p.energies = energies;
     p.clipped = state_.clipped(layer_, block_count());
     std::vector<std::shared_ptr<SealedBlock>> packed;
     for (int64_t i = 0; i < count; ++i) {
       packed.push_back(allocate(config_.block_size));
       p.storage[i] = packed.back()->storage.mutable_data_ptr<uint8_t>();
     }
-    cuda::pack(backend_.queue(), p);
+    launch_pack(p, statistics);
     for (auto& block : packed) add_block(std::move(block));
     read += taken - tail_count;
     tokens -= taken;
-    energies += count * geometry_.kv_heads * geometry_.head_dim;
+    statistics.numbers += count * geometry_.kv_heads * statistics_;
     tail_count_ = taken - count * config_.block_size;
     tail_count = 0;
   }
@@ -163,9 +172,27 @@ std::shared_ptr<SealedBlock> CudaLayerCache::pack_provisional() {
   p.blocks = 1;
   p.keep_rest = 0;
   p.storage[0] = block->storage.mutable_data_ptr<uint8_t>();
-  p.energies = state_.preview(layer_);
-  cuda::pack(backend_.queue(), p);
+  launch_pack(
+      p, {.numbers = state_.error_feedback() ? state_.moments(layer_) : state_.preview(layer_)});
   return block;
+}
+
+void CudaLayerCache::launch_pack(cuda::PackParams& p, const QueryStatistics& statistics) {
+  at::Tensor scratch;
+  if (state_.error_feedback()) {
+    p.error_feedback = 1;
+    p.moments = statistics.numbers;
+    p.decay = statistics.decay;
+    p.distances = state_.distances();
+    const auto floats = static_cast<int64_t>(cuda::pack_scratch_floats(p));
+    if (floats > 0) {
+      scratch = at::empty({floats}, tail_keys_.options().dtype(at::kFloat));
+      p.scratch = scratch.mutable_data_ptr<float>();
+    }
+  } else {
+    p.energies = statistics.numbers;
+  }
+  cuda::pack(backend_.queue(), p);
 }
 
 void CudaLayerCache::attend_on_device(const kernels::AttentionParams& params) {
@@ -193,7 +220,11 @@ void CudaLayerCache::count_token() {
   ++length_;
   if (tail_count_ == config_.block_size) {
     const at::Tensor none = tail_keys_.slice(0, 0, 0);
-    pack(tail_count_, none, none, state_.energies(layer_));
+    const QueryStatistics statistics =
+        state_.error_feedback() ? QueryStatistics{state_.moments(layer_),
+                                                  static_cast<float>(config_.query_energy_decay)}
+                                : QueryStatistics{state_.energies(layer_)};
+    pack(tail_count_, none, none, statistics);
   }
   RILLKV_ASSERT(counts_agree());
 }

@@ -49,17 +49,23 @@ class CudaLayerCache final : public PackedLayer {
   const PackedSinks& sinks() const override { return sinks_; }
   void settle() const override;
 
-  /// Values as stored. energies: room for those of the blocks that the chunk completes.
-  at::Tensor ingest(const Chunk& chunk, const at::Tensor& energies);
-  void append(const Chunk& chunk, const at::Tensor& values, const at::Tensor& energies);
+  /// What the widths of blocks, and with error feedback their roundings, are chosen by.
+  struct QueryStatistics {
+    float* numbers = nullptr;  // [blocks, kv_heads, statistics_]
+    float decay = 1;           // of moments that are the open block's: see PackParams
+  };
+  /// Values as stored. statistics: room for those of the blocks that the chunk completes.
+  at::Tensor ingest(const Chunk& chunk, const at::Tensor& statistics);
+  void append(const Chunk& chunk, const at::Tensor& values, const at::Tensor& statistics);
   /// Packs blocks of the tail's first tail_count rows and of `keys`, `values`, [tokens, kv_heads,
-  /// head_dim]; energies: [blocks, kv_heads, head_dim]. The rest becomes the tail.
+  /// head_dim]. The rest becomes the tail.
   void pack(int64_t tail_count, const at::Tensor& keys, const at::Tensor& values,
-            const float* energies);
+            QueryStatistics statistics);
   /// The tail as a short block after the last one.
   std::shared_ptr<SealedBlock> pack_provisional();
   std::shared_ptr<SealedBlock> allocate(int64_t tokens) const;
   kernels::cuda::PackParams pack_params() const;
+  void launch_pack(kernels::cuda::PackParams& params, const QueryStatistics& statistics);
   void attend_on_device(const kernels::AttentionParams& params);
 
   const int64_t layer_;
@@ -67,6 +73,7 @@ class CudaLayerCache final : public PackedLayer {
   DeviceRotationTable& device_rotations_;
   CudaCacheState& state_;
   CudaBackend& backend_;
+  const int64_t statistics_;  // floats of a kv head and block: energies, or a moment
   const SliceOptions slices_ = {.path = prefill_path()};
   PackedSinks sinks_;
   at::Tensor sink_pointers_;     // [2, kv_heads] i64: keys, values

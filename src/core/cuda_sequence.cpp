@@ -25,7 +25,7 @@ CudaSequence::CudaSequence(const CacheGeometry& geometry, const Quantizer& quant
       id_(next_id()),
       rotations_(geometry.inverse_frequencies, quantizer->options().config.attention_sink_size,
                  quantizer->options().config.block_size, backend),
-      state_(geometry, backend) {
+      state_(geometry, AdaptiveLayout(quantizer->options()), backend) {
   for (int64_t i = 0; i < geometry.layers; ++i) {
     auto layer = std::make_unique<CudaLayerCache>(geometry, quantizer, dtype, protocol, i,
                                                   rotations_, state_, backend);

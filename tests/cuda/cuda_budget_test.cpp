@@ -94,6 +94,9 @@ std::map<std::string, Use> launched() {
     pack.kv_heads = pack.blocks = 1;
     pack.head_dim = pack.tokens = 128;
     cuda::pack(queue, pack);
+    ingest.error_feedback = pack.error_feedback = 1;
+    cuda::ingest(queue, ingest, 1);
+    cuda::pack(queue, pack);
   }
 
   cuda::BlockPackParams block;

@@ -133,13 +133,13 @@ class CudaCache : public EveryBackend {
  protected:
   void check(const char* preset, CacheProtocol protocol, const CacheGeometry& g,
              at::ScalarType dtype, const std::vector<int64_t>& chunks, uint64_t seed,
-             const char* setting = "block_size=128") {
+             const std::vector<std::string>& settings = {"block_size=128"}) {
     const bool stress = protocol == CacheProtocol::kStress;
     SCOPED_TRACE(str_cat(preset, stress ? " stress" : "", ", ", g.heads, "/", g.kv_heads,
                          " heads of ", g.head_dim, ", ", dtype, ", chunks of ",
                          at::IntArrayRef(chunks)));
     CompressionConfig config = CompressionConfig::preset(preset);
-    config.set(setting);
+    for (const std::string& setting : settings) config.set(setting);
     // Sinks, two blocks, and a tail.
     const int64_t tokens = config.attention_sink_size + 2 * config.block_size + 16;
     const Input in = random_input(g, tokens, dtype, seed);
@@ -201,11 +201,40 @@ TEST_P(CudaCache, TheGenericPathIsTheSameAsTheCpu) {
         const int64_t kv_heads = 1 + static_cast<int64_t>(i / 2 % 2);
         const int64_t group = 1 + static_cast<int64_t>(i % 3);
         check(preset, protocol, geometry(kv_heads * group, kv_heads, head_dim),
-              dtypes[(i + i / 10) % 3], chunks[(i + i / 3) % 3], i, "block_size=32");
+              dtypes[(i + i / 10) % 3], chunks[(i + i / 3) % 3], i, {"block_size=32"});
         if (HasFatalFailure()) return;
         ++i;
       }
     }
+  }
+}
+
+// Error feedback: tiles and any other shape, chunks that complete several blocks or part of one,
+// and under the stress protocol short blocks.
+TEST_P(CudaCache, ErrorFeedbackIsTheSameAsTheCpus) {
+  struct Case {
+    int64_t heads, kv_heads, head_dim;
+    at::ScalarType dtype;
+    CacheProtocol protocol;
+    std::vector<int64_t> chunks;
+    int64_t block_size;
+  };
+  constexpr CacheProtocol kPrefill = CacheProtocol::kPrefill, kStress = CacheProtocol::kStress;
+  const Case cases[] = {
+      {4, 1, 128, at::kBFloat16, kPrefill, {280}, 128},
+      {4, 2, 64, at::kHalf, kPrefill, {100}, 128},
+      {3, 1, 64, at::kBFloat16, kStress, {1, 7, 150}, 128},
+      {2, 2, 128, at::kHalf, kStress, {100}, 128},
+      {4, 2, 80, at::kBFloat16, kPrefill, {1, 7, 50}, 32},
+      {2, 1, 64, at::kFloat, kStress, {30}, 32},
+      // Token by token over the end of a block.
+      {4, 2, 64, at::kBFloat16, kPrefill, {130, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, 128},
+  };
+  uint64_t i = 0;
+  for (const Case& c : cases) {
+    check("balanced", c.protocol, geometry(c.heads, c.kv_heads, c.head_dim), c.dtype, c.chunks, ++i,
+          {str_cat("block_size=", c.block_size), "error_feedback=true"});
+    if (HasFatalFailure()) return;
   }
 }
 
