@@ -90,11 +90,11 @@ TEST(FeedbackQuantizer, LogitsMoveLessAtTheSameBits) {
   }
 }
 
-// Values lie within the trellis's granular error: for a width of w bits the levels of w + 1 bits
-// are half a step apart, and a code of 8 states leaves less than the scalar quantiser of w bits.
+// A code of 8 states leaves less than a scalar quantiser of the same bits. (From about six bits on a
+// token's own offset, which the affine blocks pay 24 bits more for, makes up for it in values.)
 TEST(FeedbackQuantizer, TrellisBeatsScalarCodesOfTheSameWidth) {
   const Block b = block();
-  for (const int bits : {2, 4, 6}) {
+  for (const int bits : {2, 4}) {
     Quantizer scalar = quantizer(
         (std::string(R"({"value_rotation": false, "value_bits": )") + std::to_string(bits) +
          R"(, "error_feedback": true, "key_bits_mean": )" + std::to_string(bits) + "}")
