@@ -4,9 +4,9 @@
 //   1. Every thread of a column left of the panel factorises the panel's 8 x 8 block, all the same,
 //      in registers, and with it solves its column: nothing is exchanged in the chain of pivots, of
 //      which each waits for a division.
-//   2. What the panel takes from the rows above it: eight multiply-adds an element, in the order of
-//      positions, 2 x 4 elements a thread. The next panel's rows come first; the others are the work
-//      of the threads that have no column, while that panel is solved.
+//   2. What the panel takes from the rows above it: eight multiply-adds an element, in the order
+//      of positions, 2 x 4 elements a thread. The next panel's rows come first; the others are the
+//      work of the threads that have no column, while that panel is solved.
 //
 // Every element sees the same operations in the same order as without panels.
 #pragma once
@@ -17,8 +17,8 @@
 
 namespace rillkv::kernels::cuda {
 
-/// A quotient by `divisor`, correctly rounded where nothing underflows or overflows on the way: what
-/// a division compiles to, without the branch that looks for operands that do.
+/// A quotient by `divisor`, correctly rounded where nothing underflows or overflows on the way:
+/// what a division compiles to, without the branch that looks for operands that do.
 class Divisor {
  public:
   __device__ explicit Divisor(float divisor) : divisor_(divisor) {
