@@ -4,8 +4,9 @@
 //   1. Every thread of a column left of the panel factorises the panel's 8 x 8 block, all the same,
 //      in registers, and with it solves its column: nothing is exchanged in the chain of pivots, of
 //      which each waits for a division.
-//   2. What the panel takes from the rows above it: eight multiply-adds an element, in the order of
-//      positions, 2 x 4 elements a thread.
+//   2. What the panel takes from the rows above it: eight multiply-adds an element, in the order
+//      of positions, 2 x 4 elements a thread. The next panel's rows come first; the others are the
+//      work of the threads that have no column, while that panel is solved.
 //
 // Every element sees the same operations in the same order as without panels.
 #pragma once
@@ -16,8 +17,8 @@
 
 namespace rillkv::kernels::cuda {
 
-/// A quotient by `divisor`, correctly rounded where nothing underflows or overflows on the way: what
-/// a division compiles to, without the branch that looks for operands that do.
+/// A quotient by `divisor`, correctly rounded where nothing underflows or overflows on the way:
+/// what a division compiles to, without the branch that looks for operands that do.
 class Divisor {
  public:
   __device__ explicit Divisor(float divisor) : divisor_(divisor) {
@@ -58,9 +59,13 @@ class FeedbackFactor {
 #pragma unroll 1
     for (int first = D - kPanel; first >= 0; first -= kPanel) {
       __syncthreads();
-      if (thread() < max(first, 1)) factor.panel(first);
+      if (thread() >= D) {
+        if (first + kPanel < D) factor.rest(first + kPanel);
+      } else if (thread() < max(first, 1)) {
+        factor.panel(first);
+      }
       __syncthreads();
-      factor.rest(first);
+      if (thread() < first) factor.next_panel(first);
     }
   }
 
@@ -150,16 +155,22 @@ class FeedbackFactor {
     }
   }
 
-  /// The rows above the panel. Rows 2 r and 2 r + 1 have r / 2 + 1 fours of columns: with those of
-  /// the last but r they fill a line of the same length for every r.
+  /// What a panel takes from the next one.
+  __device__ void next_panel(int first) const {
+    const int row = first - kPanel + 2 * (thread() % 4), column = thread() / 4 * 4;
+    if (column <= row) update(first, row, column);
+  }
+  /// And from the rows above that, by the threads that solve nothing. Rows 2 r and 2 r + 1 have
+  /// r / 2 + 1 fours of columns: with those of the last but r they fill a line of the same length
+  /// for every r.
   __device__ void rest(int first) const {
-    const int lines = first / 4, length = lines + 1;
+    const int rows = first - kPanel, lines = rows / 4, length = lines + 1;
     const uint32_t inverse = 65536u / static_cast<uint32_t>(length) + 1;
-    for (int unit = thread(); unit < lines * length; unit += kPackBlockThreads) {
+    for (int unit = thread() - D; unit < lines * length; unit += kPackBlockThreads - D) {
       const int line = static_cast<int>(static_cast<uint32_t>(unit) * inverse >> 16);
       const int place = unit - line * length, own = line / 2 + 1;
       const bool folded = place >= own;
-      const int row = 2 * (folded ? first / 2 - 1 - line : line);
+      const int row = 2 * (folded ? rows / 2 - 1 - line : line);
       const int column = 4 * (folded ? place - own : place);
       update(first, row, column);
     }

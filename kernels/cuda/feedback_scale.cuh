@@ -49,13 +49,13 @@ struct ChainScale {
   __device__ ChainScale(float least, float most, TopCode of) {
     lo = half_below(__fadd_rn(least, 0.0f));
     // The quotient by a top code: its first approximation is off by less than 2 ulp, and one
-    // residual, which is exact, corrects that (QuotientTest.OfEveryTopCode).
+    // residual, which is exact, corrects that (FeedbackScaleTest).
     const float range = __fsub_rn(most, lo), q = __fmul_rn(range, of.inverse);
     step = half_above(__fmaf_rn(__fmaf_rn(-of.top, q, range), of.inverse, q));
     reciprocal = near_reciprocal(step);
   }
-  /// quantise.cuh says why the quotient is a division's; a reciprocal that is off by 2^-23 makes its
-  /// first approximation off by less than 4 ulp, and the sum's error 2^-20 ulp.
+  /// quantise.cuh says why the quotient is a division's; a reciprocal that is off by 2^-23 makes
+  /// its first approximation off by less than 4 ulp, and the sum's error 2^-20 ulp.
   __device__ float quotient(float x) const {
     const float distance = __fsub_rn(x, lo), q = __fmul_rn(distance, reciprocal);
     return __fmaf_rn(__fmaf_rn(q, -step, distance), reciprocal, q);

@@ -1,5 +1,5 @@
-// A key block of rillkv_pack_feedback_* that is a tile: up to 128 tokens of 64 or 128 elements of 16
-// bits (kernels/feedback.h). One CTA: positions wait for one another.
+// A key block of rillkv_pack_feedback_* that is a tile: up to 128 tokens of 64 or 128 elements of
+// 16 bits (kernels/feedback.h). One CTA: positions wait for one another.
 //
 //   1. The keys, transposed, to shared memory; then a thread a channel sums its variance, while one
 //      warp weighs the pairs and puts them in order.
@@ -146,8 +146,8 @@ class FeedbackTile {
                                                  channel * Shared::kTokenStride + 4 * lane_id());
     }
   }
-  /// Position i of this warp's, as they are. Unpacked where they are used: there are no registers to
-  /// keep them in from what is coded first to its error.
+  /// Position i of this warp's, as they are. Unpacked where they are used: there are no registers
+  /// to keep them in from what is coded first to its error.
   __device__ void keys(int i, float (&x)[4]) const {
     const float2 low = Pair<T>::unpack(opaque(keys_[i].x));
     const float2 high = Pair<T>::unpack(opaque(keys_[i].y));

@@ -43,8 +43,8 @@ struct IngestParams {
   float* preview = nullptr;  // [kv_heads, D] or null, out: the open block's energy as it would be
                              //   if it were sealed now (not written where it has no token)
   /// With error feedback instead (kernels/feedback.h, step 1): rillkv_ingest_feedback_*, in which
-  /// the moment of each kv head takes the squares' place. Where a block is full, a copy is what it is
-  /// packed with, and the moment is multiplied by `keep`.
+  /// the moment of each kv head takes the squares' place. Where a block is full, a copy is what it
+  /// is packed with, and the moment is multiplied by `keep`.
   int32_t error_feedback = 0;
   float* moments = nullptr;        // [kv_heads, moment_floats], in and out; 16-byte aligned
   float* block_moments = nullptr;  // [completed blocks, kv_heads, moment_floats], out

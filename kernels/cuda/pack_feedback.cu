@@ -1,5 +1,5 @@
-// (a2) with error feedback: as rillkv_pack_*, but the key blocks' channels are rounded one after the
-// other, each making good what those before it cost the logits (kernels/feedback.h).
+// (a2) with error feedback: as rillkv_pack_*, but the key blocks' channels are rounded one after
+// the other, each making good what those before it cost the logits (kernels/feedback.h).
 #include "kernels/cuda/feedback_any.cuh"
 #include "kernels/cuda/feedback_tile.cuh"
 #include "kernels/cuda/pack_values.cuh"

@@ -18,8 +18,8 @@ inline constexpr int kIngestThreads = 128;
 /// as it has threads for, but no less than a sector of 16-bit elements and no more than a warp.
 RILLKV_HOST_DEVICE constexpr int ingest_slice(int group) { return group <= 4 ? 32 : 16; }
 
-/// Query CTAs of rillkv_ingest_feedback_*: each has up to kTiles tiles of 16 x 16 (moment_layout.h),
-/// a warp each, of a row of tiles of one kv head.
+/// Query CTAs of rillkv_ingest_feedback_*: each has up to kTiles tiles of 16 x 16
+/// (moment_layout.h), a warp each, of a row of tiles of one kv head.
 struct MomentGrid {
   static constexpr int kTiles = kIngestThreads / 32;
   static constexpr size_t kSharedBytes = 19200;  // 60 steps of 16 + 16 kTiles channels, fp32
@@ -179,8 +179,8 @@ struct FeedbackTileShared {
   static constexpr int kErrorsAt = (kWidths + kHalf + 15) / 16 * 16;  // float[2][kErrors][128]
   static constexpr int kWeights = kErrorsAt + 4 * 2 * kErrors * kTokens;
 
-  /// Weights: row j holds B_ij of the positions i from its panel on. An odd number of 16-byte chunks
-  /// a row: eight rows meet all banks.
+  /// Weights: row j holds B_ij of the positions i from its panel on. An odd number of 16-byte
+  /// chunks a row: eight rows meet all banks.
   RILLKV_HOST_DEVICE static constexpr int weight_at(int j, int i) {
     const int panel = j / kPanel;
     return panel * kPanel * (D + 4) - kPanel * kPanel / 2 * panel * (panel - 1) +

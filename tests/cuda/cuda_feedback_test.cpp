@@ -22,6 +22,22 @@ std::vector<float> random_floats(size_t count, uint32_t seed) {
   return out;
 }
 
+// The chain divides a range by a width's top code with its reciprocal and one residual: that is a
+// division's quotient for every significand, and where nothing underflows for every exponent. What
+// underflows becomes the least step or, both ways, none.
+TEST(FeedbackScaleTest, QuotientsByTopCodesAreDivisions) {
+  for (int width = 1; width <= 8; ++width) {
+    const auto top = static_cast<float>((1 << width) - 1);
+    const float inverse = div32(1.0f, top);
+    for (uint32_t bits = 0; bits < 1u << 23; ++bits) {
+      const auto range = std::bit_cast<float>(0x3f800000u | bits);
+      float q = mul32(range, inverse);
+      q = std::fma(std::fma(-top, q, range), inverse, q);
+      ASSERT_EQ(q, div32(range, top)) << range << " / " << top;
+    }
+  }
+}
+
 // ---- moments ----
 
 struct MomentCase {
