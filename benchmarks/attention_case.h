@@ -21,6 +21,8 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/plan.h"
 #include "kernels/packed_format.h"
+#include "kernels/planes.h"
+#include "kernels/steps8.h"
 #include "rillkv/compression_config.h"
 #include "rillkv/error.h"
 
@@ -38,7 +40,13 @@ struct Mix {
   double key_bits;           // mean; ema: the normal width
   std::vector<int> classes;  // adaptive
   int value_bits;
-  int sink_bits;  // of keys; the presets' values have as many
+  int sink_bits;         // of keys; the presets' values have as many
+  bool trellis = false;  // trellis blocks of noise, values of value_bits and value_wide_share
+  double value_wide_share = 0;  // of the channel pairs, a bit wider
+
+  int value_wide_pairs(int head_dim) const {
+    return static_cast<int>(value_wide_share * head_dim / 2 + 1e-6);
+  }
 };
 
 inline Mix mix_of(const std::string& name, const CompressionConfig& config) {
@@ -74,6 +82,13 @@ inline const std::vector<Mix>& mixes() {
     return mixes;
   }();
   return all;
+}
+
+/// Keys of 4.1875 bits and values of 4.5. Any bits are a trellis block: theirs are noise.
+inline const Mix& trellis_mix() {
+  static const Mix mix = {
+      "trellis", false, 4.1875, {1, 2, 3, 4, 5, 6, 7}, 4, mixes().front().sink_bits, true, 0.5};
+  return mix;
 }
 
 inline const Mix& mix_named(const std::string& name) {
@@ -351,6 +366,7 @@ class Case {
         static_cast<int>((mix.key_bits - mix.classes[0]) * D / 2 / spacing + 1e-6);
     cpu::allocate_widths(spread.data(), energy.data(), D, mix.classes.data(),
                          static_cast<int>(mix.classes.size()), increments, widths.data());
+    if (mix.trellis) return make_trellis_block(i, widths, range, dense_k, dense_v, random);
     uint8_t* key_block = take_block(channel_bytes(false));
     key_blocks_[i] = key_block;
     table.pack_channels_affine(keys, lo.data(), hi.data(), widths.data(), key_block);
@@ -362,6 +378,39 @@ class Case {
     table.pack_tokens_affine(values, groups, mix.value_bits, value_block);
     cpu::unpack_tokens(value_block, kBlock, kBlock, D, groups, false, mix.value_bits, dense_v);
     return channel_bytes(false) + value_bytes;
+  }
+
+  /// Noise in blocks whose channels have about these ranges.
+  size_t make_trellis_block(size_t i, const std::vector<uint8_t>& widths,
+                            const std::vector<float>& range, float* dense_k, float* dense_v,
+                            std::mt19937& random) {
+    const int D = problem_.shape.head_dim, width = problem_.mix.value_bits;
+    const int wide = problem_.mix.value_wide_pairs(D);
+    const auto noise = [&](size_t bytes) {
+      uint8_t* block = take_block(bytes);
+      for (size_t b = 0; b < bytes; ++b) block[b] = static_cast<uint8_t>(random());
+      return block;
+    };
+    const size_t key_bytes =
+        format::trellis_key_bytes(D, kBlock, format::width_sum(widths.data(), D));
+    const size_t value_bytes = format::trellis_value_bytes(D, kBlock, width, wide);
+    uint8_t *keys = noise(key_bytes), *values = noise(value_bytes);
+    for (int c = 0; c < D; ++c) {
+      const int levels = 2 << format::channel_width(widths.data(), c, D);
+      reinterpret_cast<int16_t*>(keys)[c] = static_cast<int16_t>(-levels / 2);
+      // Noise fills the range evenly, as a normal channel does not: half of it has its spread.
+      keys[format::trellis_step_offset(D) + static_cast<size_t>(c)] = static_cast<uint8_t>(
+          format::nearest8(0.5f * range[static_cast<size_t>(c)] / static_cast<float>(levels)));
+    }
+    std::copy(widths.begin(), widths.end(), keys + format::trellis_widths_offset(D));
+    for (int t = 0; t < kBlock; ++t) {
+      values[t] = static_cast<uint8_t>(format::nearest8(1.7f / static_cast<float>(2 << width)));
+    }
+    key_blocks_[i] = keys;
+    value_blocks_[i] = values;
+    cpu::unpack_trellis_keys(keys, kBlock, kBlock, D, dense_k);
+    cpu::unpack_trellis_values(values, kBlock, kBlock, D, width, wide, dense_v);
+    return key_bytes + value_bytes;
   }
 
   /// Blocks lie as the library has them.
@@ -419,6 +468,9 @@ class Case {
     prefix.keys_symmetric = prefix.values_channel_major = problem_.mix.ema;
     prefix.value_bits = problem_.mix.value_bits;
     prefix.value_groups = problem_.mix.ema ? 1 : format::value_groups(D, 64);
+    prefix.trellis = problem_.mix.trellis;
+    prefix.value_width = problem_.mix.value_bits;
+    prefix.value_wide_pairs = problem_.mix.value_wide_pairs(D);
 
     const auto segment = [&](kernels::DenseSegment& to, int begin, int count) {
       const int64_t first = sinks_ + static_cast<int64_t>(blocks_) * kBlock + begin;

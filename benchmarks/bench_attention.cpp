@@ -5,6 +5,8 @@
 //   bench_attention --growth             the same at depths from 1k to 32k, sinks, tail and causal
 //                                        chunk included, and by how much the time grows
 //   bench_attention --mixes              the same for every preset and choice of widths
+//   bench_attention --trellis            trellis blocks beside "balanced", interleaved, with the
+//                                        median of their ratios
 //   bench_attention --all [--benchmark_...]   Google Benchmark: shapes x depths x mixes x ISAs x
 //                                        dtypes, about 1500 cases: choose by --benchmark_filter
 //   bench_attention --device cuda [--depths N,...]   on a GPU, with the share of what the model
@@ -324,6 +326,50 @@ void all_mixes() {
   }
 }
 
+/// Trellis blocks and "balanced" in turn: what a block of one costs beside one of the other.
+void trellis() {
+  for (const int queries : {256, 1}) {
+    for (const Shape& shape : {kShapes[1], kShapes[0], kShapes[2]}) {
+      const cpu::KernelTable& table = cpu::kernels();
+      const Problem balanced = {shape,        queries, 4096, rillkv::bench::mix_named("balanced"),
+                                best_dtype(), false};
+      Problem problem = balanced;
+      problem.mix = rillkv::bench::trellis_mix();
+      Case ours(problem), other(balanced);
+      ours.run(table);
+      const double error = ours.relative_error();
+      RILLKV_CHECK(error <= allowed_error(best_dtype()), "trellis ", name_of(shape),
+                   ": wrong result, relative error ", error);
+      static CacheFlush flush;
+      std::vector<double> ratios, times[2];
+      for (int round = 0; round < (queries == 1 ? 61 : 9); ++round) {
+        double took[2];
+        for (const int side : {round % 2, 1 - round % 2}) {
+          if (queries == 1) flush();
+          const double begin = seconds();
+          (side == 0 ? ours : other).run(table);
+          took[side] = seconds() - begin;
+          times[side].push_back(took[side]);
+        }
+        ratios.push_back(took[0] / took[1]);
+      }
+      const double ratio = median(ratios), mine = median(times[0]), theirs = median(times[1]);
+      std::printf(
+          "%-7s %-9s 4096 %-6s trellis %8.3f ms, balanced %8.3f ms, median ratio %.3f, %.3f and "
+          "%.3f bits, error %.1e\n",
+          queries == 1 ? "decode" : "prefill", name_of(shape).c_str(), table.name, mine * 1e3,
+          theirs * 1e3, ratio, ours.bits_an_element(), other.bits_an_element(), error);
+      std::fflush(stdout);
+      results.push_back({{"kind", queries == 1 ? "decode" : "prefill"},
+                         {"shape", name_of(shape)},
+                         {"trellis_seconds", mine},
+                         {"balanced_seconds", theirs},
+                         {"median_ratio", ratio},
+                         {"relative_error", error}});
+    }
+  }
+}
+
 /// A tiny case on every instruction set: do the programs and their checks work at all?
 void smoke() {
   for (const char* isa : {"avx512", "avx2", "scalar"}) {
@@ -345,17 +391,18 @@ int main(int argc, char** argv) try {
     if (argument == "--json" && i + 1 < argc) {
       json = argv[++i];
     } else if (argument == "--growth" || argument == "--mixes" || argument == "--smoke" ||
-               argument == "--all") {
+               argument == "--trellis" || argument == "--all") {
       mode = argument;
     } else {
       others.push_back(argv[i]);
     }
   }
   if (mode != "--all" && others.size() > 1) {
-    std::fprintf(stderr,
-                 "bench_attention: unknown argument %s (expected --growth, --mixes, --all, --json "
-                 "FILE)\n",
-                 others[1]);
+    std::fprintf(
+        stderr,
+        "bench_attention: unknown argument %s (expected --growth, --mixes, --trellis, --all, "
+        "--json FILE)\n",
+        others[1]);
     return 2;
   }
   peak = rillkv::bench::measure_machine();
@@ -381,6 +428,8 @@ int main(int argc, char** argv) try {
     smoke();
   } else if (mode == "--growth") {
     growth();
+  } else if (mode == "--trellis") {
+    trellis();
   } else if (mode == "--mixes") {
     all_mixes();
   } else {

@@ -119,6 +119,18 @@ RILLKV_INLINE void add_turned_pairs(const Keys& keys, Ahead& ahead, const OneRow
       });
 }
 
+template <int kD, int kWidth, class Keys>
+__attribute__((noinline)) void add_turned_pairs_apart(const Keys& keys, Ahead& ahead,
+                                                      const OneRowTables<kD>& s,
+                                                      const int16_t* turns, I (&sums)[8]) {
+  I here[8];
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; ++k) here[k] = sums[k];
+  add_turned_pairs<kD, kWidth>(keys, ahead, s, turns, here);
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; ++k) sums[k] = here[k];
+}
+
 /// Scores of a row to p, in log2 units. `turns` is AttentionParams::in_block_fixed.
 template <int kD, class Keys>
 void score_one_row(const Keys& keys, const float* rotation, const int16_t* turns, Ahead& ahead,
@@ -128,7 +140,13 @@ void score_one_row(const Keys& keys, const float* rotation, const int16_t* turns
 #pragma GCC unroll 8
   for (int k = 0; k < 8; ++k) sums[k] = _mm512_setzero_si512();
   for_each_width([&](auto width) __attribute__((always_inline)) {
-    add_turned_pairs<kD, width>(keys, ahead, s, turns, sums);
+    if constexpr (Keys::kApart) {
+      if (keys.pairs_of(width) != 0) {
+        add_turned_pairs_apart<kD, width>(keys, ahead, s, turns, sums);
+      }
+    } else {
+      add_turned_pairs<kD, width>(keys, ahead, s, turns, sums);
+    }
   });
   const F factor = _mm512_set1_ps(unit / kFixedOne);
 #pragma GCC unroll 8

@@ -137,6 +137,7 @@ template <int kD>
 class ChannelKeys {
  public:
   static constexpr float kTimeShare = 0.78f;
+  static constexpr bool kApart = false;
   struct Scratch {};
 
   /// False for a block that is not taken: some pair mixes widths.
@@ -199,6 +200,9 @@ template <int kD>
 class TrellisKeys {
  public:
   static constexpr float kTimeShare = 0.6f;
+  /// Code of single widths wants functions of its own: what all of them keep in registers is more
+  /// than there are.
+  static constexpr bool kApart = true;
   struct Scratch {
     alignas(64) uint8_t subsets[kD * kTokens / 4 + 64];
   };
