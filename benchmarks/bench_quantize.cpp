@@ -1,4 +1,4 @@
-// Statistics, widths, error feedback, quantisation and packing: what sealing one block costs, by
+// Statistics, widths, error feedback, quantisation, trellis and packing: what sealing one block costs, by
 // preset and instruction set, and its parts alone.
 //
 // An iteration seals one 128-token block of every kv head of one layer, from bf16 activations. The
@@ -102,6 +102,7 @@ struct Layer {
 
 struct Packed {
   std::vector<uint8_t> keys, values, fed;  // fed: keys with error feedback
+  std::vector<uint8_t> trellis_keys, trellis_values;
 };
 
 /// E[exp(i n (f_a - f_b))] and E[exp(i n (f_a + f_b))] of FeedbackKernels::plan_feedback, over
@@ -160,10 +161,13 @@ class Workload {
       packed.keys.resize(key_stride() * static_cast<size_t>(model.kv_heads) + 64);
       packed.values.resize(value_stride() * static_cast<size_t>(model.kv_heads) + 64);
       packed.fed.resize(packed.keys.size());
+      packed.trellis_keys.resize(trellis_key_stride() * static_cast<size_t>(model.kv_heads) + 64);
+      packed.trellis_values.resize(trellis_value_stride() * static_cast<size_t>(model.kv_heads) +
+                                   64);
     }
     const auto D = static_cast<size_t>(model.head_dim);
     lo_.resize(D), hi_.resize(D), spread_.resize(D), sums_.resize(D), absmax_.resize(D);
-    widths_.resize(D / 2);
+    widths_.resize(D / 2), trellis_widths_.resize(D / 2);
     if (preset.ema) return;
     distances_ = distance_table(model.head_dim);
     moment_.resize(rillkv::kernels::moment_floats(model.head_dim));
@@ -236,6 +240,34 @@ class Workload {
       pack_keys_fed(isa, l, h);
     }
   }
+  // Policy "trellis" at the bits of "balanced".
+  void trellis_widths() {
+    for (size_t k = 0; k < order_.size(); ++k) sums_[order_[k]] = sensitivities_[k];
+    rillkv::kernels::cpu::allocate_trellis_widths(spread_.data(), sums_.data(), model_.head_dim,
+                                                  trellis_increments(), trellis_widths_.data());
+  }
+  void pack_keys_trellis(const KernelTable& isa, size_t l, int kv_head) {
+    isa.pack_trellis_keys(params(layers_[l].keys, model_.kv_heads, kv_head), plan_view(),
+                          trellis_widths_.data(), workspace(),
+                          block_of(packed_[l].trellis_keys, kv_head, trellis_key_stride()));
+  }
+  void pack_values_trellis(const KernelTable& isa, size_t l, int kv_head) {
+    isa.pack_trellis_values(params(layers_[l].rotated, model_.kv_heads, kv_head), kTrellisWidth,
+                            trellis_wide_pairs(),
+                            block_of(packed_[l].trellis_values, kv_head, trellis_value_stride()));
+  }
+  void seal_trellis(const KernelTable& isa, size_t l) {
+    for (int h = 0; h < model_.kv_heads && !preset_.ema; ++h) {
+      std::fill(moment_.begin(), moment_.end(), 0.0f);
+      add_moment(isa, l, h);
+      plan(isa);
+      variance(isa, l, h);
+      trellis_widths();
+      pack_keys_trellis(isa, l, h);
+      rotate(isa, l, h);
+      pack_values_trellis(isa, l, h);
+    }
+  }
   void pack_ema(const KernelTable& isa, size_t l, int kv_head) {
     for (bool keys : {true, false}) {
       const auto& x = keys ? layers_[l].keys : layers_[l].values;
@@ -268,7 +300,10 @@ class Workload {
     for (size_t l = 0; l < 2; ++l) {
       all.insert(all.end(), packed_[l].keys.begin(), packed_[l].keys.end());
       all.insert(all.end(), packed_[l].values.begin(), packed_[l].values.end());
-      all.insert(all.end(), packed_[l].fed.begin(), packed_[l].fed.end());
+      for (const auto* x :
+           {&packed_[l].fed, &packed_[l].trellis_keys, &packed_[l].trellis_values}) {
+        all.insert(all.end(), x->begin(), x->end());
+      }
     }
     return all;
   }
@@ -276,7 +311,9 @@ class Workload {
     for (Packed& packed : packed_) {
       std::fill(packed.keys.begin(), packed.keys.end(), uint8_t{0});
       std::fill(packed.values.begin(), packed.values.end(), uint8_t{0});
-      std::fill(packed.fed.begin(), packed.fed.end(), uint8_t{0});
+      for (auto* x : {&packed.fed, &packed.trellis_keys, &packed.trellis_values}) {
+        std::fill(x->begin(), x->end(), uint8_t{0});
+      }
     }
   }
 
@@ -290,6 +327,8 @@ class Workload {
   }
   double key_bytes() const { return static_cast<double>(key_stride()); }
   double value_bytes() const { return static_cast<double>(value_stride()); }
+  double trellis_key_bytes() const { return static_cast<double>(trellis_key_stride()); }
+  double trellis_value_bytes() const { return static_cast<double>(trellis_value_stride()); }
   const Model& model() const { return model_; }
 
  private:
@@ -319,10 +358,24 @@ class Workload {
     if (preset_.ema) return key_stride();
     return format::token_block_bytes(kBlock, model_.head_dim, groups_, false, preset_.value_bits);
   }
-  uint8_t* block(std::vector<uint8_t>& storage, int kv_head, bool keys) const {
+  // 4.0625 bits a key and 4.625 a value.
+  static constexpr int kTrellisWidth = 4;
+  int trellis_increments() const { return model_.head_dim / 2 * 49 / 16; }
+  int trellis_wide_pairs() const { return model_.head_dim / 2 * 5 / 8; }
+  size_t trellis_key_stride() const {
+    return format::trellis_key_bytes(model_.head_dim, kBlock,
+                                     model_.head_dim + 2 * trellis_increments());
+  }
+  size_t trellis_value_stride() const {
+    return format::trellis_value_bytes(model_.head_dim, kBlock, kTrellisWidth,
+                                       trellis_wide_pairs());
+  }
+  static uint8_t* block_of(std::vector<uint8_t>& storage, int kv_head, size_t stride) {
     const auto address = reinterpret_cast<uintptr_t>(storage.data());
-    return storage.data() + (64 - address % 64) % 64 +
-           static_cast<size_t>(kv_head) * (keys ? key_stride() : value_stride());
+    return storage.data() + (64 - address % 64) % 64 + static_cast<size_t>(kv_head) * stride;
+  }
+  uint8_t* block(std::vector<uint8_t>& storage, int kv_head, bool keys) const {
+    return block_of(storage, kv_head, keys ? key_stride() : value_stride());
   }
 
   Model model_;
@@ -333,7 +386,7 @@ class Workload {
   std::vector<Layer> layers_;
   std::vector<Packed> packed_;
   std::vector<float> lo_, hi_, spread_, sums_, absmax_;
-  std::vector<uint8_t> widths_;
+  std::vector<uint8_t> widths_, trellis_widths_;
   std::vector<float> distances_, moment_, sensitivities_, weights_, workspace_;
   std::vector<uint16_t> order_;
 };
@@ -346,6 +399,7 @@ bool verified(benchmark::State& state, const KernelTable& isa, Workload& work) {
     for (size_t l : {0, 1}) {
       work.seal(*table, l);
       work.seal_fed_keys(*table, l);
+      work.seal_trellis(*table, l);
     }
     bytes[table == &isa ? 1 : 0] = work.bytes();
   }
@@ -428,6 +482,25 @@ void add_all(const KernelTable& isa) {
           return w.input_bytes(w.model().heads) + keys(w) + heads * w.key_bytes();
         },
         [](Workload& w, const KernelTable& k, size_t l) { w.seal_fed_keys(k, l); });
+    add(
+        "pack_keys_trellis", isa, model, balanced,
+        [=](const Workload& w) { return keys(w) + heads * w.trellis_key_bytes(); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) {
+          w.pack_keys_trellis(k, l, h);
+        }));
+    add(
+        "pack_values_trellis", isa, model, balanced,
+        [=](const Workload& w) { return keys(w) + heads * w.trellis_value_bytes(); },
+        each([](Workload& w, const KernelTable& k, size_t l, int h) {
+          w.pack_values_trellis(k, l, h);
+        }));
+    add(
+        "seal_trellis", isa, model, balanced,
+        [=](const Workload& w) {
+          return w.input_bytes(w.model().heads) + 4 * keys(w) +
+                 heads * (w.trellis_key_bytes() + w.trellis_value_bytes());
+        },
+        [](Workload& w, const KernelTable& k, size_t l) { w.seal_trellis(k, l); });
     add(
         "hadamard", isa, model, balanced, [=](const Workload& w) { return 2 * keys(w); },
         each([](Workload& w, const KernelTable& k, size_t l, int h) { w.rotate(k, l, h); }));
