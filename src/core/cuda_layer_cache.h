@@ -47,6 +47,10 @@ class CudaLayerCache final : public PackedLayer {
 
  private:
   const PackedSinks& sinks() const override { return sinks_; }
+  int64_t statistics_bytes() const override {
+    const auto bytes = static_cast<int64_t>(sizeof(float));
+    return state_.error_feedback() ? geometry_.kv_heads * statistics_ * bytes : 0;
+  }
   void settle() const override;
 
   /// What the widths of blocks, and with error feedback their roundings, are chosen by.
