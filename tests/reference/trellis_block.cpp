@@ -122,7 +122,8 @@ std::vector<std::vector<double>> trellis_value_values(const uint8_t* bytes, int 
     for (int c = 0; c < head_dim; ++c) {
       const int own = widths[static_cast<size_t>(c % (head_dim / 2))];
       const double centred = 2 * levels[static_cast<size_t>(c)][t] + 1 - std::ldexp(1.0, own + 1);
-      values[t].push_back(trellis_step(bytes[t]) * centred * (own > width ? std::pow(2.0, -7.0 / 8.0) : 1.0));
+      values[t].push_back(trellis_step(bytes[t]) * centred *
+                          (own > width ? std::pow(2.0, -7.0 / 8.0) : 1.0));
     }
   }
   return values;
