@@ -366,7 +366,7 @@ class Case {
         static_cast<int>((mix.key_bits - mix.classes[0]) * D / 2 / spacing + 1e-6);
     cpu::allocate_widths(spread.data(), energy.data(), D, mix.classes.data(),
                          static_cast<int>(mix.classes.size()), increments, widths.data());
-    if (mix.trellis) return make_trellis_block(i, widths, range, dense_k, dense_v, random);
+    if (mix.trellis) return make_trellis_block(i, widths, lo, hi, dense_k, dense_v);
     uint8_t* key_block = take_block(channel_bytes(false));
     key_blocks_[i] = key_block;
     table.pack_channels_affine(keys, lo.data(), hi.data(), widths.data(), key_block);
@@ -382,8 +382,9 @@ class Case {
 
   /// Noise in blocks whose channels have about these ranges.
   size_t make_trellis_block(size_t i, const std::vector<uint8_t>& widths,
-                            const std::vector<float>& range, float* dense_k, float* dense_v,
-                            std::mt19937& random) {
+                            const std::vector<float>& lo, const std::vector<float>& hi,
+                            float* dense_k, float* dense_v) {
+    std::mt19937 random(static_cast<uint32_t>(i) + 1);
     const int D = problem_.shape.head_dim, width = problem_.mix.value_bits;
     const int wide = problem_.mix.value_wide_pairs(D);
     const auto noise = [&](size_t bytes) {
@@ -396,11 +397,12 @@ class Case {
     const size_t value_bytes = format::trellis_value_bytes(D, kBlock, width, wide);
     uint8_t *keys = noise(key_bytes), *values = noise(value_bytes);
     for (int c = 0; c < D; ++c) {
+      const auto at = static_cast<size_t>(c);
       const int levels = 2 << format::channel_width(widths.data(), c, D);
       reinterpret_cast<int16_t*>(keys)[c] = static_cast<int16_t>(-levels / 2);
       // Noise fills the range evenly, as a normal channel does not: half of it has its spread.
-      keys[format::trellis_step_offset(D) + static_cast<size_t>(c)] = static_cast<uint8_t>(
-          format::nearest8(0.5f * range[static_cast<size_t>(c)] / static_cast<float>(levels)));
+      keys[format::trellis_step_offset(D) + at] = static_cast<uint8_t>(
+          format::nearest8(0.5f * (hi[at] - lo[at]) / static_cast<float>(levels)));
     }
     std::copy(widths.begin(), widths.end(), keys + format::trellis_widths_offset(D));
     for (int t = 0; t < kBlock; ++t) {

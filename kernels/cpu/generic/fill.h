@@ -8,6 +8,7 @@
 #include "kernels/cpu/generic/rows.h"
 #include "kernels/cpu/generic/tiles.h"
 #include "kernels/cpu/generic/token_rows.h"
+#include "kernels/cpu/generic/trellis_tiles.h"
 #include "kernels/cpu/generic/with_dtype.h"
 #include "kernels/cpu/generic/workspace.h"
 

@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/generic/online_softmax.h"
 #include "kernels/cpu/generic/tiles.h"
+#include "kernels/cpu/generic/trellis_levels.h"
 #include "kernels/cpu/params.h"
 #include "kernels/packed_format.h"
 
