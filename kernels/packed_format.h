@@ -61,8 +61,8 @@
 // fit in 11 (below they are off by up to 2^-25); an fp32 model's are off by up to 2^-11 of
 // themselves. bf16 has steps of 2 at a bias of 350, where keys spread by 1.
 //
-// TRELLIS KEY BLOCK (keys of policy "trellis"): a code of w bits (1..7) is read as a level of w + 1.
-// Its bits are one of the channel's path, u, and a part b of w - 1 bits; with u = 0 before token 0
+// TRELLIS KEY BLOCK (keys of policy "trellis"): a code of w bits (1..7) is read as a level of w +
+// 1. Its bits are one of the channel's path, u, and a part b of w - 1 bits; with u = 0 before token 0
 // the level of token t is
 //
 //   L_t = 4 b_t + 2 (u_t ^ u_(t-1) ^ u_(t-3)) + u_(t-2)        0 <= L_t < 2^(w+1)
@@ -93,7 +93,8 @@
 //   value = step8(scale) * (kWideGain * (2 L + 1 - 2^(width+2)))     the wide ones
 //
 // Unused elements and padding are zero. Tokens past the last of a short block have code, lo and
-// step 0, and in a trellis block u, b and scale 0: what that is read as is never visible. All offsets are bytes from the start of the block, which is kAlignment-aligned.
+// step 0, and in a trellis block u, b and scale 0: what that is read as is never visible.
+// All offsets are bytes from the start of the block, which is kAlignment-aligned.
 #pragma once
 
 #include <cassert>
@@ -118,7 +119,7 @@ inline constexpr int kAlignment = 64;
 inline constexpr int kMinWidth = 1;
 inline constexpr int kMaxWidth = 8;
 inline constexpr int kMaxTrellisWidth = 7;
-/// fp32(2^(-7/8)): the levels of a wide value channel lie that much closer than those of the others.
+/// fp32(2^(-7/8)): the levels of a wide value channel lie that much closer than the others'.
 inline constexpr float kWideGain = 0x1.172b84p-1f;
 /// "Width" of sinks that are fp16 rows rather than codes.
 inline constexpr int kRowBits = 16;

@@ -6,8 +6,8 @@
 // goes to number i % 16, ascending; then number l takes l + 8, l + 4, l + 2, l + 1.
 //
 // KEYS. A channel of width w, x its T keys with feedback, top = 2^w - 1:
-// 1. lo, hi = minimum, maximum (+0.0); avg = (sum of x) / T; mid = (lo + hi) * 0.5, half = (hi - lo)
-//    * 0.5; least = nearest8(max(|lo|, |hi|) * 2^-15) + 1, below which the zero has no 16 bits.
+// 1. lo, hi = minimum, maximum (+0.0); avg = (sum of x) / T; mid = (lo + hi) * 0.5, half =
+//    (hi - lo) * 0.5; least = nearest8(max(|lo|, |hi|) * 2^-15) + 1, below which the zero has no 16 bits.
 // 2. Range of the scalar quantiser: i0 = nearest8(2 half / top); for k = 0 .. key_candidates(w) - 1
 //      i = max(i0 - k, least)   f = fp32(2^(-k/8))   inverse = inverse8(i)
 //      centre = k <= 1 ? mid : fma(mid, f, avg * (1 - f))
@@ -31,7 +31,8 @@
 //    with token t weighing step8(scale_t)^2; half_inverse_gain is 0.5, or fp32(2^(-1/8)) for a wide
 //    channel.
 //
-// TRELLIS SEARCH of v_0 .. v_(T-1) for the levels 0 .. 2^(w+1) - 1 of least squared error (Viterbi).
+// TRELLIS SEARCH of v_0 .. v_(T-1) for the levels 0 .. 2^(w+1) - 1 of least squared error
+// (Viterbi).
 // State before a token: s = 4 u_(t-3) + 2 u_(t-2) + u_(t-1). Of subset j = 0 .. 3, the levels that
 // are j modulo 4, the nearest: z_j = min(max(rint((v - j) * 0.25), 0), 2^(w-1) - 1); e_j = v - (4
 // z_j + j); d_j = e_j * e_j, times the token's weight if there are weights. Metrics m_0 = 0 and

@@ -234,7 +234,7 @@ TEST_P(TrellisTest, KeysAreWhatTheDefinitionAllows) {
       const int width = widths[c], step = block.steps[c];
       const double size = reference::step8(step);
       const double most_off = *std::max_element(off.begin(), off.end());
-      // Where feedback from outliers leaves the keys known to less than a sixteenth of a level, only
+      // Where feedback from outliers leaves the keys known to less than a 16th of a level, only
       // their path is checked: seldom enough.
       ++channels;
       if (most_off < size / 16) {
