@@ -58,7 +58,7 @@ RILLKV_HOST_DEVICE constexpr int key_candidates(int width) {
 inline constexpr int kMostKeyCandidates = 15;
 /// From the best scalar step to the trellis's, in eighths of an octave.
 RILLKV_HOST_DEVICE constexpr int key_shift(int width) {
-  return width == 1 ? -12 : width == 2 ? -9 : width <= 5 ? -8 : -7;
+  return width <= 2 ? -10 : width <= 5 ? -8 : -7;
 }
 /// Squared error that a trellis of so many bits leaves of a unit Gaussian, for the gains of
 /// widths; width: 0 .. 7.

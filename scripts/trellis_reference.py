@@ -13,7 +13,7 @@ LEFT = [1, 0.3255, 0.094, 0.0267, 0.00713, 0.00185, 4.7e-4, 1.2e-4]
 # By width: how many ranges of a key channel are tried, each 2^(-1/8) of the one before, and how
 # many eighths of an octave from the best scalar step to the trellis's of twice the levels.
 RANGES = np.array([0, 15, 5, 5, 2, 2, 2, 2])
-SHIFT = np.array([0, -12, -9, -8, -8, -8, -7, -7])
+SHIFT = np.array([0, -10, -10, -8, -8, -8, -7, -7])
 WIDE_GAIN = np.float32(2 ** (-7 / 8))  # of value channels a bit wider, against a token's scale
 # Transitions from state s = 4 a + b by the path bit u to state 2 b + u, as [a, b, u]: which quarter
 # of the levels they take (every fourth, from that one on).

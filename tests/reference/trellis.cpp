@@ -287,7 +287,7 @@ std::vector<KeyChoice> key_choices(const std::vector<double>& x, double off, int
   }
   double bar = std::numeric_limits<double>::infinity();
   for (const Candidate& each : candidates) bar = std::min(bar, each.worst);
-  constexpr int kShifts[] = {0, -12, -9, -8, -8, -8, -7, -7};
+  constexpr int kShifts[] = {0, -10, -10, -8, -8, -8, -7, -7};
   std::vector<KeyChoice> choices;
   for (const Candidate& each : candidates) {
     // v = x / step - zero is off by what x is, two roundings of x / step < 2^15 and one of v: 2^-8
