@@ -61,9 +61,9 @@
 // fit in 11 (below they are off by up to 2^-25); an fp32 model's are off by up to 2^-11 of
 // themselves. bf16 has steps of 2 at a bias of 350, where keys spread by 1.
 //
-// TRELLIS KEY BLOCK (keys of policy "trellis"): a code of w bits (1..7) is read as a level of w +
-// 1. Its bits are one of the channel's path, u, and a part b of w - 1 bits; with u = 0 before token 0
-// the level of token t is
+// TRELLIS KEY BLOCK (keys of policy "trellis"): a code of w bits (1..7) is read as a level of one
+// bit more. Its bits are one of the channel's path, u, and a part b of w - 1 bits; with u = 0
+// before token 0 the level of token t is
 //
 //   L_t = 4 b_t + 2 (u_t ^ u_(t-1) ^ u_(t-3)) + u_(t-2)        0 <= L_t < 2^(w+1)
 //

@@ -7,7 +7,8 @@
 //
 // KEYS. A channel of width w, x its T keys with feedback, top = 2^w - 1:
 // 1. lo, hi = minimum, maximum (+0.0); avg = (sum of x) / T; mid = (lo + hi) * 0.5, half =
-//    (hi - lo) * 0.5; least = nearest8(max(|lo|, |hi|) * 2^-15) + 1, below which the zero has no 16 bits.
+//    (hi - lo) * 0.5; least = nearest8(max(|lo|, |hi|) * 2^-15) + 1, below which the zero has no 16
+//    bits.
 // 2. Range of the scalar quantiser: i0 = nearest8(2 half / top); for k = 0 .. key_candidates(w) - 1
 //      i = max(i0 - k, least)   f = fp32(2^(-k/8))   inverse = inverse8(i)
 //      centre = k <= 1 ? mid : fma(mid, f, avg * (1 - f))

@@ -76,7 +76,7 @@ LAYERS = {
     # Oracles are independent; the kernels' tests and the PTX executor know no Torch.
     "tests/reference": STD,
     "tests/kernels": STD | {"posix", "gtest", "tests/reference", "kernels/cpu/generic",
-                            "kernels/cpu/amx"} | KERNEL_INTERFACES,
+                            "kernels/cpu/scalar", "kernels/cpu/amx"} | KERNEL_INTERFACES,
     "tests/support/ptx": STD | {"posix"},
     "tests": None,  # anything
 }

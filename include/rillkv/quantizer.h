@@ -37,11 +37,11 @@ class QuantizerImpl : public torch::nn::Module {
   /// Throws Error for an unusable shape, UsageError for a configuration that does not fit it.
   explicit QuantizerImpl(const QuantizerOptions& options);
 
-  /// Policies "adaptive" and "trellis". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16 on the CPU, 1
-  /// to block_size tokens, keys before RoPE, values already rotated where `rotates_values`;
-  /// statistics: QueryEnergy's energies, [kv_heads, head_dim] f32, none negative, or with error
-  /// feedback QueryMoment's moments. Throws Error for anything else, and for keys and values that
-  /// `check_representable` refuses.
+  /// Policies "adaptive" and "trellis". keys, values: [tokens, kv_heads, head_dim] f32, bf16 or f16
+  /// on the CPU, 1 to block_size tokens, keys before RoPE, values already rotated where
+  /// `rotates_values`; statistics: QueryEnergy's energies, [kv_heads, head_dim] f32, none negative,
+  /// or with error feedback QueryMoment's moments. Throws Error for anything else, and for keys and
+  /// values that `check_representable` refuses.
   std::shared_ptr<SealedBlock> seal_adaptive(const at::Tensor& keys, const at::Tensor& values,
                                              const at::Tensor& statistics) const;
   /// Policy "ema". keys, values: as above. absmax: [kv_heads, head_dim] f32 in 0..32752, of which
@@ -75,8 +75,8 @@ class QuantizerImpl : public torch::nn::Module {
   bool channel_major_values() const { return options_.config.policy == Policy::kEma; }
   /// Policy "adaptive": groups of channels that share a value scale, a head.
   int64_t value_groups() const;
-  /// Policies "adaptive" and "trellis": the mean width that every key block has, `key_bits_mean` rounded down to
-  /// whole increments a head.
+  /// Policies "adaptive" and "trellis": the mean width that every key block has, `key_bits_mean`
+  /// rounded down to whole increments a head.
   double key_bits_mean() const;
   /// How its blocks are laid out under those policies.
   const AdaptiveLayout& layout() const { return *layout_; }

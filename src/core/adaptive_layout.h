@@ -1,4 +1,5 @@
-// Policies "adaptive" and "trellis": how many bits a head may spend on its keys, and how large its blocks are.
+// Policies "adaptive" and "trellis": how many bits a head may spend on its keys, and how large its
+// blocks are.
 #pragma once
 
 #include <cstddef>

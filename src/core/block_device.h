@@ -42,9 +42,9 @@ struct Measured {
   at::Tensor values;  // [tokens, kv_heads, head_dim]
   /// Policy "ema": the largest magnitudes after the sinks; undefined where no token is.
   at::Tensor key_absmax, value_absmax;  // [kv_heads, head_dim] f32, on the CPU
-  /// Policy "adaptive": QueryEnergy's sums, or with error feedback QueryMoment's moments, at the end
-  /// of each of the chunk's block spans. Empty for one token on the CPU, where they read the query
-  /// itself.
+  /// Policies "adaptive" and "trellis": QueryEnergy's sums, or with error feedback QueryMoment's
+  /// moments, at the end of each of the chunk's block spans. Empty for one token on the CPU, where
+  /// they read the query itself.
   std::vector<at::Tensor> query_sums;  // f32, on the CPU
 };
 

@@ -44,7 +44,8 @@ struct ChannelWidths {
 ChannelWidths ema_widths(const at::Tensor& outliers, int64_t bits, int64_t outlier_bits,
                          int64_t block_size);
 
-/// The tally of a block of policies "adaptive" and "trellis", or "ema"; `stored`: [kv_heads, head_dim / 2] widths.
+/// The tally of a block of policies "adaptive" and "trellis", or "ema"; `stored`: [kv_heads,
+/// head_dim / 2] widths.
 BlockTally adaptive_tally(const uint8_t* stored, const QuantizerOptions& options,
                           const AdaptiveLayout& layout, int64_t value_clipped);
 BlockTally ema_tally(const ChannelWidths& keys, const ChannelWidths& values,

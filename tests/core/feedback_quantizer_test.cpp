@@ -6,7 +6,6 @@
 
 #include <cmath>
 
-#include "rillkv/error.h"
 #include "rillkv/quantizer.h"
 #include "rillkv/query_energy.h"
 #include "rillkv/query_moment.h"
@@ -90,8 +89,8 @@ TEST(FeedbackQuantizer, LogitsMoveLessAtTheSameBits) {
   }
 }
 
-// A code of 8 states leaves less than a scalar quantiser of the same bits. (From about six bits on a
-// token's own offset, which the affine blocks pay 24 bits more for, makes up for it in values.)
+// A code of 8 states leaves less than a scalar quantiser of the same bits. (From about six bits on
+// a token's own offset, which affine blocks pay 24 bits more for, makes up for it in values.)
 TEST(FeedbackQuantizer, TrellisBeatsScalarCodesOfTheSameWidth) {
   const Block b = block();
   for (const int bits : {2, 4}) {

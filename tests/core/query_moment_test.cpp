@@ -57,8 +57,9 @@ TEST(QueryMoment, IsTheDoubleSumUpToRoundings) {
     moment->accumulate(q);
     const at::Tensor rows = q.to(at::kDouble).view({tokens, kv_heads, heads / kv_heads, dim});
     const at::Tensor expected = at::einsum("tkgi,tkgj->kij", {rows, rows});
-    const at::Tensor bound = at::einsum("tkgi,tkgj->kij", {rows.abs(), rows.abs()}) *
-                             (2.0 * tokens * (heads / kv_heads) * std::ldexp(1.0, -24));
+    const at::Tensor bound =
+        at::einsum("tkgi,tkgj->kij", {rows.abs(), rows.abs()}) *
+        (2.0 * static_cast<double>(tokens * heads) / kv_heads * std::ldexp(1.0, -24));
     EXPECT_TRUE(((moment->matrices().to(at::kDouble) - expected).abs() <= bound).all().item<bool>())
         << dtype;
   }

@@ -1,8 +1,8 @@
 // Decode attention of a few query rows that share a kv head (the heads of its group) over sealed
 // blocks of 128 tokens, D = 64 or 128, in integers, straight from the packed codes.
 //
-// Keys: one_row.h, several_rows.h. Values: values.h, trellis_values.h. Both halves are held to the error of bf16 code
-// (decode_test.cpp).
+// Keys: one_row.h, several_rows.h. Values: values.h, trellis_values.h. Both halves are held to the
+// error of bf16 code (decode_test.cpp).
 //
 // Memory. Blocks are visited in the order of the tables and the next is fetched beside the work on
 // one (Ahead); without it cold decode takes twice as long.
