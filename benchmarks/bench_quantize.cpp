@@ -18,7 +18,6 @@
 #include <complex>
 #include <cstring>
 #include <functional>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -133,10 +132,10 @@ std::vector<float> distance_table(int head_dim) {
 class Workload {
  public:
   Workload(const Model& model, const Preset& preset) : model_(model), preset_(preset) {
-    std::mt19937 random(1);
+    std::mt19937 random(1);  // NOLINT(bugprone-random-generator-seed): the same work every time
     std::normal_distribution<float> normal;
     const auto fill = [&](std::vector<uint16_t>& x, int heads) {
-      x.resize(static_cast<size_t>(kBlock * heads * model.head_dim));
+      x.resize(static_cast<size_t>(kBlock) * static_cast<size_t>(heads * model.head_dim));
       for (uint16_t& element : x) {
         const float value = normal(random);
         uint32_t bits;
@@ -335,7 +334,8 @@ class Workload {
  private:
   float* workspace() {
     const auto address = reinterpret_cast<uintptr_t>(workspace_.data());
-    return workspace_.data() + (64 - address % 64) % 64 / sizeof(float);
+    constexpr uintptr_t kFloats = 64 / sizeof(float);  // of a line
+    return workspace_.data() + (kFloats - address / sizeof(float) % kFloats) % kFloats;
   }
   rillkv::kernels::FeedbackPlan plan_view() {
     return {order_.data(), sensitivities_.data(), weights_.data()};

@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "rillkv/compression_config.h"
-#include "rillkv/error.h"
 #include "tests/support/error_of.h"
 
 namespace rillkv {

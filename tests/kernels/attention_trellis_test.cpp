@@ -1,6 +1,5 @@
 // Attention of every instruction set over trellis blocks against naive attention in double. Any
 // bits are a trellis block, so the blocks are noise with sensible scales.
-#include "kernels/cpu/kernels.h"
 #include "tests/kernels/attention_scenario.h"
 
 namespace rillkv::test {
