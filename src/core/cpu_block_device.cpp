@@ -1,7 +1,6 @@
 // A compressed layer's bytes on the CPU.
 #include <ATen/ATen.h>
 
-#include "core/adaptive_layout.h"
 #include "core/assert.h"
 #include "core/attention_runner.h"
 #include "core/block_device.h"

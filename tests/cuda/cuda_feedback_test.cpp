@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "kernels/cuda/ingest.h"
-#include "kernels/cuda/shared_layout.h"
 #include "kernels/moment_layout.h"
 #include "tests/cuda/pack_blocks_fixture.h"
 
