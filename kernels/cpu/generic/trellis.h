@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/generic/feedback.h"
 #include "kernels/cpu/generic/trellis_path.h"
+#include "kernels/cpu/generic/trellis_steps.h"
 #include "kernels/cpu/generic/trellis_values.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/planes.h"
@@ -47,12 +48,6 @@ struct SubsetBits {
   }
 };
 
-/// The range of least scalar error: its step, and where its middle is.
-struct KeyRange {
-  int step, least;
-  float centre;
-};
-
 /// The channels of a trellis key block, in any order: a coder of feed_back.
 template <class S, int kBlock>
 class TrellisCoder {
@@ -79,31 +74,23 @@ class TrellisCoder {
 
   void operator()(int c, const float* x, float* y) const {
     const int width = format::channel_width(widths_, c, head_dim_);
-    const KeyRange range =
-        tokens_ == kBlock ? search_range<true>(x, width) : search_range<false>(x, width);
-    int step = range.step + key_shift(width);
-    step = step > range.least ? step : range.least;
-    step = step < 255 ? step : 255;
-    const float inverse = format::inverse8(step);
-    float zero =
-        round_to_integer(__builtin_fmaf(range.centre, inverse, -0.5f * max_code(width + 1)));
-    zero = zero > -kMaxZero ? zero : -kMaxZero;
-    zero = zero < kMaxZero ? zero : kMaxZero;
-    const int16_t zero_bits = static_cast<int16_t>(static_cast<int32_t>(zero));
+    const KeyLattice lattice =
+        tokens_ == kBlock ? find_lattice<true>(x, width) : find_lattice<false>(x, width);
+    const int16_t zero_bits = static_cast<int16_t>(static_cast<int32_t>(lattice.zero));
     std::memcpy(out_ + 2 * c, &zero_bits, 2);
     out_[format::trellis_step_offset(head_dim_) + static_cast<size_t>(c)] =
-        static_cast<uint8_t>(step);
+        static_cast<uint8_t>(lattice.step);
 
     // v = fma(x, inverse, -zero)
     alignas(64) float v[kBlock + L];
-    const F inverses = S::set1(inverse), offset = S::set1(-zero);
+    const F inverses = S::set1(lattice.inverse), offset = S::set1(-lattice.zero);
 #pragma GCC unroll 32
     for (int r = 0; r < kRegisters; ++r) {
       S::store(v + r * L, S::fma(S::load(x + r * L), inverses, offset));
     }
     uint64_t path[kWords] = {};
     search(v, width, path);
-    reconstruct(c, v, path, width, format::step8(step), zero, y);
+    reconstruct(c, v, path, width, format::step8(lattice.step), lattice.zero, y);
   }
 
  private:
@@ -119,9 +106,9 @@ class TrellisCoder {
     return S::as_float(S::bit_and(S::as_int(x), S::load_int(counted_ + r * L)));
   }
 
-  /// search_range of scalar/trellis.cpp. kWhole: the block has all its tokens.
+  /// steps_of and search_range of scalar/trellis.cpp. kWhole: the block has all its tokens.
   template <bool kWhole>
-  KeyRange search_range(const float* x, int width) const {
+  KeyLattice find_lattice(const float* x, int width) const {
     F least = S::load(x), most = least, sums[kSums];
     for (F& sum : sums) sum = S::zero();
 #pragma GCC unroll 32
@@ -131,25 +118,17 @@ class TrellisCoder {
       most = S::max(keys, most);
       sums[r % kSums] = S::add(sums[r % kSums], counted<kWhole>(keys, r));
     }
-    const float lo = S::reduce_min(least) + 0.0f, hi = S::reduce_max(most) + 0.0f;
-    const float top = max_code(width);
-    const float average = S::fold16(sums) / static_cast<float>(tokens_);
-    const float middle = (lo + hi) * 0.5f, half = (hi - lo) * 0.5f;
-    const float low = lo < 0.0f ? -lo : lo, high = hi < 0.0f ? -hi : hi;
-    const int lowest = format::nearest8((low > high ? low : high) * 0x1p-15f) + 1;
-    const int widest = format::nearest8(2.0f * half / top);
+    const KeySteps steps(S::reduce_min(least) + 0.0f, S::reduce_max(most) + 0.0f,
+                         S::fold16(sums) / static_cast<float>(tokens_), width);
     // All errors before any is compared: what one candidate waits for, the next ones fill.
     const int candidates = key_candidates(width);
-    float errors[kMostKeyCandidates], centres[kMostKeyCandidates];
-    int steps[kMostKeyCandidates];
-    const F tops = S::set1(top), none = S::zero();
+    float errors[kMostKeyCandidates];
+    KeyRange ranges[kMostKeyCandidates];
+    const F tops = S::set1(max_code(width)), none = S::zero();
     for (int k = 0; k < candidates; ++k) {
-      const int step = widest - k > lowest ? widest - k : lowest;
-      const float factor = format::inverse8(136 + k), inverse = format::inverse8(step);
-      const float centre =
-          k <= 1 ? middle : __builtin_fmaf(middle, factor, average * (1.0f - factor));
-      const float zero = round_to_integer(__builtin_fmaf(centre, inverse, -0.5f * top));
-      const F inverses = S::set1(inverse), offset = S::set1(-zero);
+      ranges[k] = steps.candidate(k);
+      const KeyLattice lattice = steps.scalar(ranges[k]);
+      const F inverses = S::set1(lattice.inverse), offset = S::set1(-lattice.zero);
       for (F& sum : sums) sum = none;
 #pragma GCC unroll 32
       for (int r = 0; r < kRegisters; ++r) {
@@ -158,14 +137,12 @@ class TrellisCoder {
         const F error = counted<kWhole>(S::sub(v, S::min(S::max(S::round(v), none), tops)), r);
         sums[r % kSums] = S::add(sums[r % kSums], S::mul(error, error));
       }
-      const float size = format::step8(step);
+      const float size = format::step8(lattice.step);
       errors[k] = S::fold16(sums) * (size * size);
-      steps[k] = step;
-      centres[k] = centre;
     }
     int best = 0;
     for (int k = 1; k < candidates; ++k) best = errors[k] < errors[best] ? k : best;
-    return {steps[best], lowest, centres[best]};
+    return steps.trellis(ranges[best]);
   }
 
   void search(const float* v, int width, uint64_t* path) const {

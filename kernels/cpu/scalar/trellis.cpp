@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/cpu/generic/trellis_steps.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/scalar/feedback_loop.h"
 #include "kernels/cpu/scalar/trellis_search.h"
@@ -25,44 +26,35 @@ void pack_path(const uint8_t* path, const uint8_t* b, int count, int width,
 
 float magnitude(float x) { return x < 0.0f ? -x : x; }
 
-/// The range of least scalar error: its step, and where its middle is.
-struct KeyRange {
-  int step, least;
-  float centre;
-};
-
-KeyRange search_range(const float* x, int count, int width) {
-  const Range range = range_of(x, count);
-  const float lo = range.lo + 0.0f, hi = range.hi + 0.0f, top = max_code(width);
-  Sum16 sum;
-  for (int t = 0; t < count; ++t) sum.add(t, x[t]);
-  const float average = sum.fold() / static_cast<float>(count);
-  const float middle = (lo + hi) * 0.5f, half = (hi - lo) * 0.5f;
-  const float most = magnitude(lo) > magnitude(hi) ? magnitude(lo) : magnitude(hi);
-  KeyRange best = {0, format::nearest8(most * 0x1p-15f) + 1, middle};
-  const int widest = format::nearest8(2.0f * half / top);
+/// The range of least scalar error.
+KeyRange search_range(const KeySteps& steps, const float* x, int count, int width) {
+  const float top = max_code(width);
+  KeyRange best = {};
   float least_error = 0.0f;
   for (int k = 0; k < key_candidates(width); ++k) {
-    const int step = widest - k > best.least ? widest - k : best.least;
-    const float factor = format::inverse8(136 + k), inverse = format::inverse8(step);
-    const float centre =
-        k <= 1 ? middle : __builtin_fmaf(middle, factor, average * (1.0f - factor));
-    const float zero = round_to_integer(__builtin_fmaf(centre, inverse, -0.5f * top));
+    const KeyRange range = steps.candidate(k);
+    const KeyLattice lattice = steps.scalar(range);
     Sum16 squares;
     for (int t = 0; t < count; ++t) {
-      const float v = __builtin_fmaf(x[t], inverse, -zero);
+      const float v = __builtin_fmaf(x[t], lattice.inverse, -lattice.zero);
       const float error = v - clamped(round_to_integer(v), 0.0f, top);
       squares.add(t, error * error);
     }
-    const float size = format::step8(step);
+    const float size = format::step8(range.step);
     const float error = squares.fold() * (size * size);
     if (k == 0 || error < least_error) {
       least_error = error;
-      best.step = step;
-      best.centre = centre;
+      best = range;
     }
   }
   return best;
+}
+
+KeySteps steps_of(const float* x, int count, int width) {
+  const Range range = range_of(x, count);
+  Sum16 sum;
+  for (int t = 0; t < count; ++t) sum.add(t, x[t]);
+  return {range.lo + 0.0f, range.hi + 0.0f, sum.fold() / static_cast<float>(count), width};
 }
 
 /// The channels of a trellis key block, in any order.
@@ -83,26 +75,19 @@ class TrellisChannels {
   }
   void operator()(int c, const float* x, float* y) const {
     const int width = format::channel_width(widths_, c, p_.head_dim), T = p_.tokens;
-    const KeyRange range = search_range(x, T, width);
-    int step = range.step + key_shift(width);
-    step = step > range.least ? step : range.least;
-    step = step < 255 ? step : 255;
-    const float inverse = format::inverse8(step);
-    const float middle_level = 0.5f * max_code(width + 1);
-    const float zero =
-        clamped(round_to_integer(__builtin_fmaf(range.centre, inverse, -middle_level)), -kMaxZero,
-                kMaxZero);
+    const KeySteps steps = steps_of(x, T, width);
+    const KeyLattice lattice = steps.trellis(search_range(steps, x, T, width));
     float v[kMaxBlockSize];
-    for (int t = 0; t < T; ++t) v[t] = __builtin_fmaf(x[t], inverse, -zero);
+    for (int t = 0; t < T; ++t) v[t] = __builtin_fmaf(x[t], lattice.inverse, -lattice.zero);
     uint8_t path[kMaxBlockSize] = {}, b[kMaxBlockSize] = {};
     search_trellis(v, nullptr, T, width, path, b);
 
-    const int32_t stored_zero = static_cast<int32_t>(zero);
+    const int32_t stored_zero = static_cast<int32_t>(lattice.zero);
     const int16_t zero_bits = static_cast<int16_t>(stored_zero);
     std::memcpy(out_ + 2 * static_cast<size_t>(c), &zero_bits, 2);
     out_[format::trellis_step_offset(p_.head_dim) + static_cast<size_t>(c)] =
-        static_cast<uint8_t>(step);
-    const float size = format::step8(step);
+        static_cast<uint8_t>(lattice.step);
+    const float size = format::step8(lattice.step);
     uint32_t bits = 0;
     for (int t = 0; t < T; ++t) {
       bits = bits << 1 | path[t];

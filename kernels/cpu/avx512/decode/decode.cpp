@@ -47,16 +47,25 @@ float weigh(float* p, OnlineSoftmax& row) {
   return shrink;
 }
 
-/// Scores of all rows to s.p.
+/// Scores of all rows to s.p; value_bytes: of a block. Returns false, with nothing done, for keys
+/// that these kernels do not take.
 template <int kD, class Keys>
-void score(const AttentionParams& params, const Keys& keys, int n, Ahead& next,
-           const StreamedRows& rows, Scratch<kD>& s) {
-  const float* rotation = params.prefix.rotations[n];
+bool score(const AttentionParams& params, int n, int64_t entry, int64_t ahead, size_t value_bytes,
+           const StreamedRows& rows, typename Keys::Scratch& scratch, Scratch<kD>& s, Ahead& next) {
+  const PackedPrefix& prefix = params.prefix;
+  Keys keys;
+  if (!keys.open(prefix.keys[entry], scratch)) return false;
+  if (ahead >= 0) {
+    next = {prefix.keys[ahead], keys.bytes(), prefix.values[ahead], value_bytes, kD / 2,
+            keys.kTimeShare};
+  }
+  const float* rotation = prefix.rotations[n];
   if (rows.count == 1) {
     score_one_row<kD>(keys, rotation, params.in_block_fixed, next, rows.queries, s.one, s.p[0]);
   } else {
     score_block<kD>(keys, rotation, next, rows, s.shared, s.p);
   }
+  return true;
 }
 
 template <int kD>
@@ -65,19 +74,13 @@ bool add_block_of(const AttentionParams& params, int n, int64_t entry, int64_t a
   const PackedPrefix& prefix = params.prefix;
   const uint8_t* values = prefix.values[entry];
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
-  ChannelKeys<kD> keys;
   typename ChannelKeys<kD>::Scratch none;
-  if (!keys.open(prefix.keys[entry], none)) return false;
   Ahead next;
-  if (ahead >= 0) {
-    next = {prefix.keys[ahead],
-            keys.bytes(),
-            prefix.values[ahead],
-            format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits),
-            kD / 2,
-            keys.kTimeShare};
+  const size_t value_bytes =
+      format::token_block_bytes(kTokens, kD, prefix.value_groups, false, prefix.value_bits);
+  if (!score<kD, ChannelKeys<kD>>(params, n, entry, ahead, value_bytes, rows, none, s, next)) {
+    return false;
   }
-  score<kD>(params, keys, n, next, rows, s);
   float shrink[kMaxRows];
   for (int r = 0; r < rows.count; ++r) {
     shrink[r] = weigh(s.p[r], rows.rows[r]);
@@ -110,18 +113,13 @@ bool add_trellis_block_of(const AttentionParams& params, int n, int64_t entry, i
   const PackedPrefix& prefix = params.prefix;
   const uint8_t* values = prefix.values[entry];
   Scratch<kD>& s = *static_cast<Scratch<kD>*>(rows.scratch);
-  TrellisKeys<kD> keys;
-  if (!keys.open(prefix.keys[entry], s.trellis)) return false;
   Ahead next;
-  if (ahead >= 0) {
-    next = {prefix.keys[ahead],
-            keys.bytes(),
-            prefix.values[ahead],
-            format::trellis_value_bytes(kD, kTokens, prefix.value_width, prefix.value_wide_pairs),
-            kD / 2,
-            keys.kTimeShare};
+  const size_t value_bytes =
+      format::trellis_value_bytes(kD, kTokens, prefix.value_width, prefix.value_wide_pairs);
+  if (!score<kD, TrellisKeys<kD>>(params, n, entry, ahead, value_bytes, rows, s.trellis, s,
+                                  next)) {
+    return false;
   }
-  score<kD>(params, keys, n, next, rows, s);
   float shrink[kMaxRows];
   for (int r = 0; r < rows.count; ++r) {
     shrink[r] = weigh(s.p[r], rows.rows[r]);
