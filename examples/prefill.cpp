@@ -190,7 +190,7 @@ void print_report(const Options& o, const LlamaModel& model, const CompressionCo
       return number("%.2f %%", 100 * t.key) + " / " + number("%.2f %%", 100 * t.value);
     };
     std::printf("  %-28s %14s\n", "  of sealed blocks", pair(run.cache.kv_bits_sealed).c_str());
-    if (config.policy == Policy::kAdaptive || config.policy == Policy::kTrellis) {
+    if (config.follows_queries()) {
       std::printf("  %-28s %14s\n", "  key width, mean (asked for)",
                   str_cat(number("%.3f", run.cache.estimated_bits.key), " (",
                           number("%g", config.key_bits_mean), ")")

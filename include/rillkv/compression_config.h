@@ -76,6 +76,8 @@ struct CompressionConfig {
   void set(std::string_view assignment);
   /// The uncompressed baseline of this configuration: policy "dense"; no key counts as given.
   CompressionConfig baseline() const;
+  /// Whether key widths follow the queries: policies "adaptive" and "trellis".
+  bool follows_queries() const;
   /// Whether sealing feeds errors back: policy "trellis", or asked for under "adaptive".
   bool feeds_back() const;
   /// All keys, as `from_json` reads them.

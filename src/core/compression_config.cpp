@@ -305,6 +305,8 @@ CompressionConfig CompressionConfig::baseline() const {
   return dense;
 }
 
+bool CompressionConfig::follows_queries() const { return (bit(policy) & kByQueries) != 0; }
+
 bool CompressionConfig::feeds_back() const {
   return policy == Policy::kTrellis || (policy == Policy::kAdaptive && error_feedback);
 }

@@ -75,7 +75,7 @@ Measured measure_adaptive_on_cpu(const Quantizer& quantizer, const Chunk& chunk,
   const bool rotates = quantizer->rotates_values();
   Measured measured;
   measured.values = rotates ? at::empty({tokens, kv_heads, dim}, chunk.v.options()) : chunk.v;
-  const at::Tensor sums = at::zeros({spans, sum_heads, floats}, at::kFloat);
+  const at::Tensor sums = at::empty({spans, sum_heads, floats}, at::kFloat);
   for (int64_t i = 0; i < spans; ++i) measured.query_sums.push_back(sums[i]);
 
   const Heads queries(chunk.q), keys(chunk.k), plain(chunk.v), values(measured.values);
@@ -111,6 +111,8 @@ Measured measure_adaptive_on_cpu(const Quantizer& quantizer, const Chunk& chunk,
         const auto decay = static_cast<float>(options.config.query_energy_decay);
         const float* before = of_head - sum_heads * floats;
         for (int64_t k = 0; k < floats; ++k) of_head[k] = before[k] * decay;
+      } else {
+        std::fill_n(of_head, floats, 0.0f);
       }
       const kernels::cpu::PackParams rows = queries.rows(head, span.begin, span.end);
       if (feedback) {

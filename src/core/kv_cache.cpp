@@ -126,7 +126,7 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
     rotations = std::move(table);
   }
   log_ineffective_keys(config);
-  if (config.policy == Policy::kAdaptive || config.policy == Policy::kTrellis) {
+  if (config.follows_queries()) {
     log(LogLevel::kDebug, str_cat("cache: key widths ", quantizer->key_bits_mean(),
                                   " bits in the mean (", config.key_bits_mean, " asked for), ",
                                   quantizer->rotates_values() ? "values rotated" : "values as is"));

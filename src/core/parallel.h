@@ -55,6 +55,13 @@ void parallel_tasks(int64_t count, const Task& task) {
   }
 }
 
+/// task(head) for every head of so many tokens: those of one token are not worth waking a thread.
+template <typename Task>
+void for_each_head(int64_t tokens, int64_t heads, const Task& task) {
+  if (tokens > 1) return parallel_tasks(heads, task);
+  for (int64_t head = 0; head < heads; ++head) task(head);
+}
+
 /// Calls body(begin, end) for runs that together are [0, rows), of `grain` rows or more each but
 /// for the last: about four a thread, which even out what the machine's other work takes away.
 template <typename Body>

@@ -59,8 +59,7 @@ QuantizerImpl::QuantizerImpl(const QuantizerOptions& options) : options_(options
                "Quantizer: expected ", options.head_dim / 2,
                " inverse frequencies for error feedback, got ", options.inverse_frequencies.size());
   const CompressionConfig& c = options_.config;
-  rotates_values_ = (c.policy == Policy::kAdaptive || c.policy == Policy::kTrellis) &&
-                    c.value_rotation && is_power_of_two(options.head_dim);
+  rotates_values_ = c.follows_queries() && c.value_rotation && is_power_of_two(options.head_dim);
   layout_ = std::make_shared<const AdaptiveLayout>(options_);
 }
 
@@ -219,11 +218,7 @@ at::Tensor QuantizerImpl::rotate_values(const at::Tensor& x) const {
   const auto rotate = [&](int64_t head) {
     cpu_kernels().hadamard(pack_params(x, head, x.size(0)), target);
   };
-  if (x.size(0) == 1) {
-    for (int64_t head = 0; head < x.size(1); ++head) rotate(head);
-  } else {
-    parallel_tasks(x.size(1), rotate);
-  }
+  for_each_head(x.size(0), x.size(1), rotate);
   return out;
 }
 

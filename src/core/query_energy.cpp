@@ -39,11 +39,7 @@ void QueryEnergyImpl::accumulate(const at::Tensor& queries) {
     one.kv_head = static_cast<int32_t>(head);
     cpu_kernels().add_squares(one, sums + head * options_.head_dim);
   };
-  if (queries.size(0) == 1) {  // decode: not worth waking a thread
-    for (int64_t head = 0; head < options_.heads; ++head) add(head);
-  } else {
-    parallel_tasks(options_.heads, add);
-  }
+  for_each_head(queries.size(0), options_.heads, add);
   *tokens_.mutable_data_ptr<int64_t>() += queries.size(0);
 }
 

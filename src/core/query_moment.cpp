@@ -38,11 +38,7 @@ void QueryMomentImpl::accumulate(const at::Tensor& queries) {
     cpu_kernels().add_moment(pack_params(queries, kv_head, queries.size(0)), group,
                              moments + kv_head * moments_.size(1));
   };
-  if (queries.size(0) == 1) {  // decode: not worth waking a thread
-    for (int64_t kv_head = 0; kv_head < options_.kv_heads; ++kv_head) add(kv_head);
-  } else {
-    parallel_tasks(options_.kv_heads, add);
-  }
+  for_each_head(queries.size(0), options_.kv_heads, add);
   *tokens_.mutable_data_ptr<int64_t>() += queries.size(0);
 }
 

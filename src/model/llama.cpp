@@ -41,8 +41,7 @@ bool on_own_threads(const LinearImpl& head, const Layers& layers,
          std::all_of(layers.begin(), layers.end(),
                      [](const auto& layer) { return layer->packed(); }) &&
          std::all_of(batch.begin(), batch.end(), [](const SequenceChunk& chunk) {
-           const Policy policy = chunk.cache->config().policy;
-           return policy == Policy::kAdaptive || policy == Policy::kTrellis;
+           return chunk.cache->config().follows_queries();
          });
 }
 

@@ -56,8 +56,8 @@ bool score(const AttentionParams& params, int n, int64_t entry, int64_t ahead, s
   Keys keys;
   if (!keys.open(prefix.keys[entry], scratch)) return false;
   if (ahead >= 0) {
-    next = {prefix.keys[ahead], keys.bytes(), prefix.values[ahead], value_bytes, kD / 2,
-            keys.kTimeShare};
+    next = {prefix.keys[ahead], keys.bytes(), prefix.values[ahead],
+            value_bytes,        kD / 2,       keys.kTimeShare};
   }
   const float* rotation = prefix.rotations[n];
   if (rows.count == 1) {
@@ -116,8 +116,7 @@ bool add_trellis_block_of(const AttentionParams& params, int n, int64_t entry, i
   Ahead next;
   const size_t value_bytes =
       format::trellis_value_bytes(kD, kTokens, prefix.value_width, prefix.value_wide_pairs);
-  if (!score<kD, TrellisKeys<kD>>(params, n, entry, ahead, value_bytes, rows, s.trellis, s,
-                                  next)) {
+  if (!score<kD, TrellisKeys<kD>>(params, n, entry, ahead, value_bytes, rows, s.trellis, s, next)) {
     return false;
   }
   float shrink[kMaxRows];
