@@ -128,15 +128,6 @@ class CudaMomentTest : public EveryDevice {
     p.keep = kDecay;
     return p;
   }
-  static void expect_same(const MomentCase& c, const std::vector<float>& got,
-                          const std::vector<float>& expected, const char* what) {
-    ASSERT_LE(expected.size(), got.size());
-    for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(expected[i]))
-          << c << ": " << what << " " << i << ": " << got[i] << ", not " << expected[i];
-    }
-  }
-
   const kernels::cpu::KernelTable* scalar_ = nullptr;
 };
 

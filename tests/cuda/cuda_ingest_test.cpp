@@ -1,6 +1,5 @@
 // rillkv_ingest_*: rotation, tail, maxima, squares and energies, and the word of what cannot be
 // quantised, against tests/cuda/ingest_oracle.h.
-#include <bit>
 
 #include "tests/cuda/ingest_oracle.h"
 
@@ -107,14 +106,6 @@ class CudaIngestTest : public EveryDevice {
               << c << ": " << what << " " << t << " " << h << " " << d;
         }
       }
-    }
-  }
-  static void expect_same(const Case& c, const std::vector<float>& got,
-                          const std::vector<float>& expected, const char* what) {
-    ASSERT_LE(expected.size(), got.size());
-    for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(expected[i]))
-          << c << ": " << what << " " << i << ": " << got[i] << ", not " << expected[i];
     }
   }
   /// Energies of a history that is not this chunk's.

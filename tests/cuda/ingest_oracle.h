@@ -2,6 +2,7 @@
 // once more in plain C++.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <random>
 
@@ -125,5 +126,16 @@ struct EnergyOracle {
     return ema;
   }
 };
+
+/// The first numbers of `got` are `expected`, bit for bit. c: what to say it was about.
+template <class Case>
+void expect_same(const Case& c, const std::vector<float>& got, const std::vector<float>& expected,
+                 const char* what) {
+  ASSERT_LE(expected.size(), got.size());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(expected[i]))
+        << c << ": " << what << " " << i << ": " << got[i] << ", not " << expected[i];
+  }
+}
 
 }  // namespace rillkv::test

@@ -139,4 +139,26 @@ bool attend_whole(const KernelTable& isa, Scenario& scenario);
 bool attend_in_parts(const KernelTable& isa, Scenario& scenario, const std::vector<int>& query_cuts,
                      const std::vector<int>& tile_cuts);
 
+/// Every table's attention against a scenario's oracle.
+class ScenarioTest : public EveryIsa {
+ protected:
+  void expect_close(Scenario& scenario, bool intact) {
+    EXPECT_TRUE(intact) << isa().name << " wrote outside its buffers: " << scenario.shape();
+    const double error = scenario.error(), tolerance = scenario.tolerance(isa().name);
+    EXPECT_TRUE(error <= tolerance)
+        << isa().name << ": error " << error << " > " << tolerance << ": " << scenario.shape();
+    worst_ratio_ = std::max(worst_ratio_, error / tolerance);
+  }
+  void check(const Shape& shape) {
+    Scenario scenario(shape);
+    expect_close(scenario, attend_whole(isa(), scenario));
+  }
+  void TearDown() override {
+    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
+  }
+
+ private:
+  double worst_ratio_ = 0;
+};
+
 }  // namespace rillkv::test

@@ -5,31 +5,14 @@
 namespace rillkv::test {
 namespace {
 
-class AttentionTest : public EveryIsa {
+class AttentionTest : public ScenarioTest {
  protected:
-  void expect_close(Scenario& scenario, bool intact) {
-    EXPECT_TRUE(intact) << isa().name << " wrote outside its buffers: " << scenario.shape();
-    const double error = scenario.error(), tolerance = scenario.tolerance(isa().name);
-    EXPECT_TRUE(error <= tolerance)
-        << isa().name << ": error " << error << " > " << tolerance << ": " << scenario.shape();
-    worst_ratio_ = std::max(worst_ratio_, error / tolerance);
-  }
-  void check(const Shape& shape) {
-    Scenario scenario(shape);
-    expect_close(scenario, attend_whole(isa(), scenario));
-  }
   void check_every_dtype(Shape shape) {
     for (Dtype dtype : kDtypes) {
       shape.dtype = dtype;
       check(shape);
     }
   }
-  void TearDown() override {
-    RecordProperty("worst_error_over_tolerance", std::to_string(worst_ratio_));
-  }
-
- private:
-  double worst_ratio_ = 0;
 };
 
 TEST_P(AttentionTest, HeadDims) {

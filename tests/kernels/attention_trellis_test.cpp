@@ -5,21 +5,14 @@
 namespace rillkv::test {
 namespace {
 
-class TrellisAttention : public EveryIsa {
+class TrellisAttention : public ScenarioTest {
  protected:
-  void expect_close(Scenario& scenario, bool intact) {
-    EXPECT_TRUE(intact) << isa().name << " wrote outside its buffers: " << scenario.shape();
-    const double error = scenario.error(), tolerance = scenario.tolerance(isa().name);
-    EXPECT_TRUE(error <= tolerance)
-        << isa().name << ": error " << error << " > " << tolerance << ": " << scenario.shape();
-  }
-  void check(Shape shape) {
+  void check_every_dtype(Shape shape) {
     shape.trellis = true;
     if (shape.key_widths.size() == 8) shape.key_widths.pop_back();
     for (Dtype dtype : kDtypes) {
       shape.dtype = dtype;
-      Scenario scenario(shape);
-      expect_close(scenario, attend_whole(isa(), scenario));
+      check(shape);
     }
   }
 };
@@ -27,12 +20,12 @@ class TrellisAttention : public EveryIsa {
 TEST_P(TrellisAttention, HeadDims) {
   for (int head_dim : {2, 6, 20, 64, 66, 80, 128, 130}) {
     for (int queries : {1, 9}) {
-      check({.heads = 1,
-             .head_dim = head_dim,
-             .value_wide_pairs = head_dim / 4,
-             .blocks = 1,
-             .queries = queries,
-             .seed = 400});
+      check_every_dtype({.heads = 1,
+                         .head_dim = head_dim,
+                         .value_wide_pairs = head_dim / 4,
+                         .blocks = 1,
+                         .queries = queries,
+                         .seed = 400});
     }
   }
 }
@@ -41,13 +34,13 @@ TEST_P(TrellisAttention, EveryWidthAlone) {
   for (int head_dim : {20, 64, 128}) {
     for (int width = 1; width <= 7; ++width) {
       for (int queries : {1, 9}) {
-        check({.heads = 1,
-               .head_dim = head_dim,
-               .key_widths = {width},
-               .value_width = width,
-               .blocks = 1,
-               .queries = queries,
-               .seed = 410});
+        check_every_dtype({.heads = 1,
+                           .head_dim = head_dim,
+                           .key_widths = {width},
+                           .value_width = width,
+                           .blocks = 1,
+                           .queries = queries,
+                           .seed = 410});
       }
     }
   }
@@ -57,13 +50,13 @@ TEST_P(TrellisAttention, EverySplitOfTheValuesWidths) {
   for (int head_dim : {64, 128}) {
     for (int width = 1; width <= 6; ++width) {
       for (int wide : {1, head_dim / 8 + 1, head_dim / 2 - 1}) {
-        check({.head_dim = head_dim,
-               .value_width = width,
-               .value_wide_pairs = wide,
-               .rotate_output = true,
-               .blocks = 1,
-               .queries = wide % 2 == 0 ? 1 : 11,
-               .seed = 420});
+        check_every_dtype({.head_dim = head_dim,
+                           .value_width = width,
+                           .value_wide_pairs = wide,
+                           .rotate_output = true,
+                           .blocks = 1,
+                           .queries = wide % 2 == 0 ? 1 : 11,
+                           .seed = 420});
       }
     }
   }
@@ -74,14 +67,14 @@ TEST_P(TrellisAttention, BlockSizes) {
     for (int head_dim : {20, 64, 80, 128}) {
       if (block_size == 256 && head_dim == 80) continue;
       for (int queries : {1, 11}) {
-        check({.heads = 1,
-               .head_dim = head_dim,
-               .block_size = block_size,
-               .value_wide_pairs = head_dim / 4,
-               .blocks = 2,
-               .tail = 9,
-               .queries = queries,
-               .seed = 430});
+        check_every_dtype({.heads = 1,
+                           .head_dim = head_dim,
+                           .block_size = block_size,
+                           .value_wide_pairs = head_dim / 4,
+                           .blocks = 2,
+                           .tail = 9,
+                           .queries = queries,
+                           .seed = 430});
       }
     }
   }
@@ -91,15 +84,15 @@ TEST_P(TrellisAttention, GroupsAndChunkLengths) {
   for (int head_dim : {64, 128}) {
     for (int group : {1, 2, 3, 4, 5, 7, 9, 25}) {
       for (int queries : {1, 2}) {
-        check({.heads = group,
-               .kv_heads = 1,
-               .head_dim = head_dim,
-               .value_wide_pairs = head_dim / 4,
-               .rotate_output = true,
-               .blocks = 2,
-               .tail = 3,
-               .queries = queries,
-               .seed = 440});
+        check_every_dtype({.heads = group,
+                           .kv_heads = 1,
+                           .head_dim = head_dim,
+                           .value_wide_pairs = head_dim / 4,
+                           .rotate_output = true,
+                           .blocks = 2,
+                           .tail = 3,
+                           .queries = queries,
+                           .seed = 440});
       }
     }
   }
@@ -107,14 +100,15 @@ TEST_P(TrellisAttention, GroupsAndChunkLengths) {
 
 // Queries whose own keys are in a provisional block, whose rest is noise that no query may see.
 TEST_P(TrellisAttention, ProvisionalBlocks) {
-  check({.blocks = 2, .queries = 10, .provisional = 77, .seed = 450});
-  check({.heads = 1, .blocks = 2, .queries = 150, .provisional = 100, .seed = 451});
-  check(
+  check_every_dtype({.blocks = 2, .queries = 10, .provisional = 77, .seed = 450});
+  check_every_dtype({.heads = 1, .blocks = 2, .queries = 150, .provisional = 100, .seed = 451});
+  check_every_dtype(
       {.heads = 1, .head_dim = 128, .blocks = 1, .queries = 128, .provisional = 128, .seed = 452});
   for (int held : {1, 63, 127, 128}) {
-    check({.head_dim = 128, .blocks = 3, .queries = 1, .provisional = held, .seed = 453});
+    check_every_dtype(
+        {.head_dim = 128, .blocks = 3, .queries = 1, .provisional = held, .seed = 453});
   }
-  check({.block_size = 64, .blocks = 3, .queries = 50, .provisional = 33, .seed = 454});
+  check_every_dtype({.block_size = 64, .blocks = 3, .queries = 50, .provisional = 33, .seed = 454});
 }
 
 TEST_P(TrellisAttention, TasksThatShareTheWork) {
@@ -148,21 +142,21 @@ TEST_P(TrellisAttention, TasksThatShareTheWork) {
 TEST_P(TrellisAttention, ManyBlocks) {
   for (int head_dim : {64, 128}) {
     for (int queries : {11, 23}) {
-      check({.heads = 3,
-             .kv_heads = 1,
-             .head_dim = head_dim,
-             .value_wide_pairs = head_dim / 4,
-             .blocks = 5,
-             .tail = 30,
-             .queries = queries,
-             .seed = 470});
+      check_every_dtype({.heads = 3,
+                         .kv_heads = 1,
+                         .head_dim = head_dim,
+                         .value_wide_pairs = head_dim / 4,
+                         .blocks = 5,
+                         .tail = 30,
+                         .queries = queries,
+                         .seed = 470});
     }
-    check({.head_dim = head_dim,
-           .blocks = 4,
-           .tail = 20,
-           .queries = 11,
-           .key_growth = 1.5,
-           .seed = 471});
+    check_every_dtype({.head_dim = head_dim,
+                       .blocks = 4,
+                       .tail = 20,
+                       .queries = 11,
+                       .key_growth = 1.5,
+                       .seed = 471});
   }
 }
 
@@ -171,29 +165,29 @@ TEST_P(TrellisAttention, Extremes) {
   for (int head_dim : {64, 128}) {
     for (int group : {1, 3}) {
       for (double offset : {30.0, 100.0}) {
-        check({.heads = group,
-               .head_dim = head_dim,
-               .key_widths = {1, 2, 3, 4, 5},
-               .sink_capacity = 0,
-               .sinks = 0,
-               .queries = 1,
-               .key_offset = offset,
-               .seed = 480});
+        check_every_dtype({.heads = group,
+                           .head_dim = head_dim,
+                           .key_widths = {1, 2, 3, 4, 5},
+                           .sink_capacity = 0,
+                           .sinks = 0,
+                           .queries = 1,
+                           .key_offset = offset,
+                           .seed = 480});
       }
       for (int width = 1; width <= 7; ++width) {
-        check({.heads = group,
-               .head_dim = head_dim,
-               .key_widths = {width},
-               .value_width = width,
-               .sink_capacity = 0,
-               .sinks = 0,
-               .tail = 0,
-               .queries = 1,
-               .query_deviation = 6,
-               .query_pair = width % 2 == 0 ? 0 : head_dim / 2 - 1,
-               .seed = 481});
+        check_every_dtype({.heads = group,
+                           .head_dim = head_dim,
+                           .key_widths = {width},
+                           .value_width = width,
+                           .sink_capacity = 0,
+                           .sinks = 0,
+                           .tail = 0,
+                           .queries = 1,
+                           .query_deviation = 6,
+                           .query_pair = width % 2 == 0 ? 0 : head_dim / 2 - 1,
+                           .seed = 481});
       }
-      check(
+      check_every_dtype(
           {.heads = group, .head_dim = head_dim, .queries = 1, .query_deviation = 0, .seed = 482});
     }
   }

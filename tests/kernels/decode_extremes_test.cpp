@@ -3,8 +3,6 @@
 // hold. decode_test.cpp has the shapes.
 #include <cmath>
 
-#include "kernels/cpu/kernels.h"
-#include "kernels/packed_format.h"
 #include "tests/kernels/attention_scenario.h"
 
 namespace rillkv::test {
@@ -27,19 +25,7 @@ Shape decode_shape(const Heads& h, uint32_t seed) {
           .seed = seed};
 }
 
-class DecodeExtremes : public EveryIsa {
- protected:
-  void expect_close(Scenario& scenario, bool intact) {
-    EXPECT_TRUE(intact) << isa().name << " wrote outside its buffers: " << scenario.shape();
-    const double error = scenario.error(), tolerance = scenario.tolerance(isa().name);
-    EXPECT_TRUE(error <= tolerance)
-        << isa().name << ": error " << error << " > " << tolerance << ": " << scenario.shape();
-  }
-  void check(const Shape& shape) {
-    Scenario scenario(shape);
-    expect_close(scenario, attend_whole(isa(), scenario));
-  }
-};
+class DecodeExtremes : public ScenarioTest {};
 
 TEST_P(DecodeExtremes, EveryValueWidthAndGroup) {
   for (const Heads& heads : kHeadShapes) {
