@@ -167,14 +167,17 @@ class Workload {
     }
     const auto D = static_cast<size_t>(model.head_dim);
     lo_.resize(D), hi_.resize(D), spread_.resize(D), sums_.resize(D), absmax_.resize(D);
-    widths_.resize(D / 2), trellis_widths_.resize(D / 2);
+    widths_.resize(D / 2);
     if (preset.ema) return;
     distances_ = distance_table(model.head_dim);
     moment_.resize(rillkv::kernels::moment_floats(model.head_dim));
-    order_.resize(D), sensitivities_.resize(D), weights_.resize(D * D);
-    workspace_.resize(rillkv::kernels::cpu::feedback_workspace_bytes(model.head_dim, kBlock) /
-                          sizeof(float) +
-                      16);
+    for (Fed& fed : fed_) {
+      fed.order.resize(D), fed.sensitivities.resize(D), fed.weights.resize(D * D);
+      fed.trellis_widths.resize(D / 2);
+      fed.workspace.resize(rillkv::kernels::cpu::feedback_workspace_bytes(model.head_dim, kBlock) /
+                               sizeof(float) +
+                           16);
+    }
   }
 
   size_t layers() const { return layers_.size(); }
@@ -216,19 +219,23 @@ class Workload {
     isa.add_moment(params(layers_[l].queries, model_.heads, kv_head),
                    model_.heads / model_.kv_heads, moment_.data());
   }
-  void plan(const KernelTable& isa) {
-    isa.plan_feedback(moment_.data(), distances_.data(), model_.head_dim, workspace(), plan_view());
+  void plan(const KernelTable& isa, int slot = 0) {
+    Fed& fed = fed_[slot];
+    isa.plan_feedback(moment_.data(), distances_.data(), model_.head_dim, workspace(fed),
+                      plan_view(fed));
   }
   void variance(const KernelTable& isa, size_t l, int kv_head) {
     isa.variance(params(layers_[l].keys, model_.kv_heads, kv_head), spread_.data());
   }
   void fed_widths() {
-    for (size_t k = 0; k < order_.size(); ++k) sums_[order_[k]] = sensitivities_[k];
+    const Fed& fed = fed_[0];
+    for (size_t k = 0; k < sums_.size(); ++k) sums_[fed.order[k]] = fed.sensitivities[k];
     widths();
   }
   void pack_keys_fed(const KernelTable& isa, size_t l, int kv_head) {
-    isa.pack_channels_feedback(params(layers_[l].keys, model_.kv_heads, kv_head), plan_view(),
-                               widths_.data(), workspace(), block(packed_[l].fed, kv_head, true));
+    isa.pack_channels_feedback(params(layers_[l].keys, model_.kv_heads, kv_head),
+                               plan_view(fed_[0]), widths_.data(), workspace(fed_[0]),
+                               block(packed_[l].fed, kv_head, true));
   }
   void seal_fed_keys(const KernelTable& isa, size_t l) {
     for (int h = 0; h < model_.kv_heads && !preset_.ema; ++h) {
@@ -241,15 +248,25 @@ class Workload {
     }
   }
   // Policy "trellis" at the bits of "balanced".
-  void trellis_widths() {
-    for (size_t k = 0; k < order_.size(); ++k) sums_[order_[k]] = sensitivities_[k];
+  void trellis_widths(int slot) {
+    Fed& fed = fed_[slot];
+    for (size_t k = 0; k < sums_.size(); ++k) sums_[fed.order[k]] = fed.sensitivities[k];
     rillkv::kernels::cpu::allocate_trellis_widths(spread_.data(), sums_.data(), model_.head_dim,
-                                                  trellis_increments(), trellis_widths_.data());
+                                                  trellis_increments(), fed.trellis_widths.data());
   }
-  void pack_keys_trellis(const KernelTable& isa, size_t l, int kv_head) {
-    isa.pack_trellis_keys(params(layers_[l].keys, model_.kv_heads, kv_head), plan_view(),
-                          trellis_widths_.data(), workspace(),
-                          block_of(packed_[l].trellis_keys, kv_head, trellis_key_stride()));
+  /// Heads from `first` on; returns how many.
+  int pack_keys_trellis(const KernelTable& isa, size_t l, int first) {
+    rillkv::kernels::cpu::TrellisKeys heads[rillkv::kernels::cpu::kHeadsTogether];
+    int count = 0;
+    for (Fed& fed : fed_) {
+      const int head = first + count;
+      if (head == model_.kv_heads) break;
+      heads[count++] = {params(layers_[l].keys, model_.kv_heads, head), plan_view(fed),
+                        fed.trellis_widths.data(), workspace(fed),
+                        block_of(packed_[l].trellis_keys, head, trellis_key_stride())};
+    }
+    isa.pack_trellis_keys(heads, count);
+    return count;
   }
   void pack_values_trellis(const KernelTable& isa, size_t l, int kv_head) {
     isa.pack_trellis_values(params(layers_[l].rotated, model_.kv_heads, kv_head), kTrellisWidth,
@@ -257,15 +274,18 @@ class Workload {
                             block_of(packed_[l].trellis_values, kv_head, trellis_value_stride()));
   }
   void seal_trellis(const KernelTable& isa, size_t l) {
-    for (int h = 0; h < model_.kv_heads && !preset_.ema; ++h) {
-      std::fill(moment_.begin(), moment_.end(), 0.0f);
-      add_moment(isa, l, h);
-      plan(isa);
-      variance(isa, l, h);
-      trellis_widths();
-      pack_keys_trellis(isa, l, h);
-      rotate(isa, l, h);
-      pack_values_trellis(isa, l, h);
+    for (int h = 0; h < model_.kv_heads && !preset_.ema;) {
+      for (int slot = 0; slot < rillkv::kernels::cpu::kHeadsTogether; ++slot) {
+        if (h + slot == model_.kv_heads) break;
+        std::fill(moment_.begin(), moment_.end(), 0.0f);
+        add_moment(isa, l, h + slot);
+        plan(isa, slot);
+        variance(isa, l, h + slot);
+        trellis_widths(slot);
+        rotate(isa, l, h + slot);
+        pack_values_trellis(isa, l, h + slot);
+      }
+      h += pack_keys_trellis(isa, l, h);
     }
   }
   void pack_ema(const KernelTable& isa, size_t l, int kv_head) {
@@ -332,13 +352,19 @@ class Workload {
   const Model& model() const { return model_; }
 
  private:
-  float* workspace() {
-    const auto address = reinterpret_cast<uintptr_t>(workspace_.data());
+  /// What error feedback keeps of a head.
+  struct Fed {
+    std::vector<uint16_t> order;
+    std::vector<float> sensitivities, weights, workspace;
+    std::vector<uint8_t> trellis_widths;
+  };
+  static float* workspace(Fed& fed) {
+    const auto address = reinterpret_cast<uintptr_t>(fed.workspace.data());
     constexpr uintptr_t kFloats = 64 / sizeof(float);  // of a line
-    return workspace_.data() + (kFloats - address / sizeof(float) % kFloats) % kFloats;
+    return fed.workspace.data() + (kFloats - address / sizeof(float) % kFloats) % kFloats;
   }
-  rillkv::kernels::FeedbackPlan plan_view() {
-    return {order_.data(), sensitivities_.data(), weights_.data()};
+  static rillkv::kernels::FeedbackPlan plan_view(Fed& fed) {
+    return {fed.order.data(), fed.sensitivities.data(), fed.weights.data()};
   }
   PackParams params(const std::vector<uint16_t>& x, int heads, int head) const {
     PackParams p;
@@ -387,9 +413,9 @@ class Workload {
   std::vector<Layer> layers_;
   std::vector<Packed> packed_;
   std::vector<float> lo_, hi_, spread_, sums_, absmax_;
-  std::vector<uint8_t> widths_, trellis_widths_;
-  std::vector<float> distances_, moment_, sensitivities_, weights_, workspace_;
-  std::vector<uint16_t> order_;
+  std::vector<uint8_t> widths_;
+  std::vector<float> distances_, moment_;
+  Fed fed_[rillkv::kernels::cpu::kHeadsTogether];
 };
 
 /// True if this table writes the scalar kernels' bytes. Says so in the benchmark's row otherwise.
@@ -486,9 +512,9 @@ void add_all(const KernelTable& isa) {
     add(
         "pack_keys_trellis", isa, model, balanced,
         [=](const Workload& w) { return keys(w) + heads * w.trellis_key_bytes(); },
-        each([](Workload& w, const KernelTable& k, size_t l, int h) {
-          w.pack_keys_trellis(k, l, h);
-        }));
+        [](Workload& w, const KernelTable& k, size_t l) {
+          for (int h = 0; h < w.model().kv_heads;) h += w.pack_keys_trellis(k, l, h);
+        });
     add(
         "pack_values_trellis", isa, model, balanced,
         [=](const Workload& w) { return keys(w) + heads * w.trellis_value_bytes(); },

@@ -13,7 +13,10 @@ LEFT = [1, 0.3255, 0.094, 0.0267, 0.00713, 0.00185, 4.7e-4, 1.2e-4]
 # By width: how many ranges of a key channel are tried, each 2^(-1/8) of the one before, and how
 # many eighths of an octave from the best scalar step to the trellis's of twice the levels.
 RANGES = np.array([0, 15, 5, 5, 2, 2, 2, 2])
-SHIFT = np.array([0, -10, -10, -8, -8, -8, -7, -7])
+SHIFT = np.array([0, -3, -9, -8, -8, -8, -7, -7])
+# Numbers are divided by what comes back of them on average: attention's sums average noise away, but
+# not a factor.
+SHRINKAGE = 1 - np.array(LEFT)
 WIDE_GAIN = np.float32(2 ** (-7 / 8))  # of value channels a bit wider, against a token's scale
 # Transitions from state s = 4 a + b by the path bit u to state 2 b + u, as [a, b, u]: which quarter
 # of the levels they take (every fourth, from that one on).
@@ -90,7 +93,8 @@ def key_rows(x, width):
     step = np.clip(np.maximum(step, least), 0, 255)
     zero = np.rint(np.take_along_axis(centre, best, 1) * inverse8(step) - (2 * top + 1) / 2)
     zero = np.clip(zero, 256 - 32767, 32767 - 256)
-    v = (x * inverse8(step) - zero).astype(np.float32)
+    v = (mean + (x - mean) / SHRINKAGE[width][:, None]) * inverse8(step) - zero
+    v = v.astype(np.float32)
     return step8(step) * (zero + search(v, width, np.ones_like(v))).astype(np.float32)
 
 
@@ -101,22 +105,21 @@ def value_blocks(x, width, wide_pairs):
     widths, gain = width + wide, np.where(wide, WIDE_GAIN, np.float32(1))
     top = np.exp2(widths + 1) - 1  # the outermost level, in (gained) steps
 
-    # The scale of a token: the best of a scalar quantiser of the same reach.
-    coarse, half = gain * top * np.exp2(1.0 - widths), np.exp2(widths - 1)
-    widest = nearest8(np.abs(x).max(-1) / (2.0 ** (width + 1) - 1))
-    least = None
+    # The scale of a token: what lies beyond the levels, squared, and 1/12 of the square of as many
+    # steps as codes have values, as long as their sum gets smaller.
+    reach = gain * SHRINKAGE[widths] * top
+    granular = ((reach / np.exp2(widths - 1)) ** 2).sum() / 12
+    widest = nearest8(np.abs(x).max(-1) / (SHRINKAGE[width] * (2.0 ** (width + 1) - 1)))
+    scale, falls, error = widest, np.ones(widest.shape, bool), None
     for smaller in range(9):
         index = np.maximum(widest - smaller, 0)
-        v = x * (inverse8(index)[..., None] / coarse)
-        rest = v - (np.clip(np.rint(v - 0.5), -half, half - 1) + 0.5)
-        error = (rest**2 * coarse**2).sum(-1) * step8(index) ** 2
-        if least is None:
-            least, scale = error, index
-        else:
-            scale = np.where(error < least, index, scale)
-            least = np.minimum(error, least)
+        beyond = np.maximum(np.abs(x) - step8(index)[..., None] * reach, 0)
+        before, error = error, (beyond**2).sum(-1) + granular * step8(index) ** 2
+        if smaller:
+            falls &= error < before
+            scale = np.where(falls, index, scale)
 
-    v = x * inverse8(scale)[..., None] / (2 * gain) + top / 2
+    v = x * inverse8(scale)[..., None] / (2 * gain * SHRINKAGE[widths]) + top / 2
     rows = v.astype(np.float32).transpose(0, 2, 1).reshape(blocks * dim, tokens)
     weight = np.repeat(step8(scale) ** 2, dim, axis=0)
     level = search(rows, np.tile(widths, blocks), weight).reshape(blocks, dim, tokens)

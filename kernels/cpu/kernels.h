@@ -85,11 +85,10 @@ struct FeedbackKernels {
 
 /// Policy "trellis"; trellis.h is the definition of every step.
 struct TrellisKernels {
-  /// A trellis key block with error feedback (step 7 of feedback.h, each channel coded by the
-  /// trellis). widths: [head_dim / 2] as the format stores them, 1 .. kMaxTrellisWidth, equal in
-  /// a pair. workspace: feedback_workspace_bytes, 64-byte aligned, of this thread's own.
-  void (*pack_trellis_keys)(const PackParams&, const FeedbackPlan&, const uint8_t* widths,
-                            void* workspace, uint8_t* out);
+  /// Trellis key blocks with error feedback (step 7 of feedback.h, each channel coded by the
+  /// trellis) of 1 .. kHeadsTogether kv heads of the same shape and dtype: together they are faster
+  /// than one after the other.
+  void (*pack_trellis_keys)(const TrellisKeys* heads, int32_t count);
   /// A trellis value block of values that have been rotated: `width` bits, and one more for the
   /// channel pairs below wide_pairs.
   void (*pack_trellis_values)(const PackParams&, int32_t width, int32_t wide_pairs, uint8_t* out);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/feedback.h"
 #include "kernels/params.h"
 
 namespace rillkv::kernels::cpu {
@@ -47,6 +48,19 @@ struct PackParams {
   int32_t block_size = 128;  // tokens the packed block has room for
   int32_t head_dim = 0;
 };
+
+/// Keys of one kv head to be packed into a trellis block with error feedback.
+struct TrellisKeys {
+  PackParams keys;
+  FeedbackPlan plan;
+  /// [head_dim / 2] as the format stores them, 1 .. kMaxTrellisWidth, equal in a pair.
+  const uint8_t* widths = nullptr;
+  /// feedback_workspace_bytes, 64-byte aligned, of this head's own.
+  void* workspace = nullptr;
+  uint8_t* out = nullptr;
+};
+/// Heads that one call may pack.
+inline constexpr int kHeadsTogether = 2;
 
 /// Scratch of the kernels of error feedback: the block's keys and their errors, [D, block_size]
 /// each, or the moment and the Hessian, [D, D] each with D rounded up to 16, and a register beyond.

@@ -1,7 +1,9 @@
 #include "core/cpu_sealing.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <type_traits>
@@ -18,9 +20,14 @@
 namespace rillkv {
 namespace {
 
-/// Keys of one kv head; writes their widths, [head_dim / 2], and the packed block.
-using PackKeys = std::function<void(int64_t head, const kernels::cpu::PackParams& keys,
-                                    uint8_t* widths, uint8_t* out)>;
+/// Keys of one kv head, and where their widths, [head_dim / 2], and the packed block go.
+struct KeyHead {
+  int64_t head;
+  kernels::cpu::PackParams keys;
+  uint8_t *widths, *out;
+};
+/// Packs 1 .. kHeadsTogether heads.
+using PackKeys = std::function<void(const KeyHead* heads, int count)>;
 
 void choose_widths(const AdaptiveLayout& layout, const float* spread, const float* energy,
                    uint8_t* widths) {
@@ -36,59 +43,76 @@ void choose_widths(const AdaptiveLayout& layout, const float* spread, const floa
 
 /// energies: [kv_heads, head_dim].
 PackKeys pack_to_nearest(const AdaptiveLayout& layout, const float* energies) {
-  return [&layout, energies](int64_t head, const kernels::cpu::PackParams& keys, uint8_t* widths,
-                             uint8_t* out) {
+  return [&layout, energies](const KeyHead* heads, int count) {
     const int64_t dim = layout.head_dim;
     std::vector<float> scratch(3 * dim);
     float *lo = scratch.data(), *hi = lo + dim, *spread = hi + dim;
-    cpu_kernels().min_max(keys, lo, hi);
-    for (int64_t c = 0; c < dim; ++c) spread[c] = (hi[c] - lo[c]) * (hi[c] - lo[c]);
-    choose_widths(layout, spread, energies + head * dim, widths);
-    cpu_kernels().pack_channels_affine(keys, lo, hi, widths, out);
+    for (int h = 0; h < count; ++h) {
+      const KeyHead& head = heads[h];
+      cpu_kernels().min_max(head.keys, lo, hi);
+      for (int64_t c = 0; c < dim; ++c) spread[c] = (hi[c] - lo[c]) * (hi[c] - lo[c]);
+      choose_widths(layout, spread, energies + head.head * dim, head.widths);
+      cpu_kernels().pack_channels_affine(head.keys, lo, hi, head.widths, head.out);
+    }
   };
 }
 
-/// What error feedback needs for a kv head, in memory that a thread keeps.
+/// What error feedback needs for each of kHeadsTogether kv heads, in memory that a thread keeps.
 struct FeedbackScratch {
   FeedbackScratch(int head_dim, int block_size) {
     const auto dim = static_cast<size_t>(head_dim);
     const size_t workspace_bytes =
         format::align_up(kernels::cpu::feedback_workspace_bytes(head_dim, block_size));
+    const size_t bytes = format::align_up(workspace_bytes + sizeof(float) * dim * (dim + 3) +
+                                          sizeof(uint16_t) * dim);
     static thread_local ThreadWorkspace memory;
-    auto* at = static_cast<uint8_t*>(
-        memory.get(workspace_bytes + sizeof(float) * dim * (dim + 3) + sizeof(uint16_t) * dim));
-    const auto take = [&at](auto*& pointer, size_t bytes) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
-      at += bytes;
-    };
-    take(workspace, workspace_bytes);
-    take(plan.weights, sizeof(float) * dim * dim);
-    take(plan.sensitivities, sizeof(float) * dim);
-    take(spread, sizeof(float) * dim);
-    take(energy, sizeof(float) * dim);
-    take(plan.order, sizeof(uint16_t) * dim);
+    auto* at = static_cast<uint8_t*>(memory.get(kernels::cpu::kHeadsTogether * bytes));
+    for (Head& head : heads) {
+      auto* next = at + bytes;
+      const auto take = [&at](auto*& pointer, size_t size) {
+        pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
+        at += size;
+      };
+      take(head.workspace, workspace_bytes);
+      take(head.plan.weights, sizeof(float) * dim * dim);
+      take(head.plan.sensitivities, sizeof(float) * dim);
+      take(head.spread, sizeof(float) * dim);
+      take(head.energy, sizeof(float) * dim);
+      take(head.plan.order, sizeof(uint16_t) * dim);
+      at = next;
+    }
   }
 
-  uint8_t* workspace = nullptr;
-  kernels::FeedbackPlan plan;
-  float *spread = nullptr, *energy = nullptr;  // [head_dim], by channel
+  struct Head {
+    uint8_t* workspace = nullptr;
+    kernels::FeedbackPlan plan;
+    float *spread = nullptr, *energy = nullptr;  // [head_dim], by channel
+  };
+  Head heads[kernels::cpu::kHeadsTogether];
 };
 
 /// moments: [kv_heads, moment_floats(head_dim)].
 PackKeys pack_with_feedback(const AdaptiveLayout& layout, const float* moments) {
-  return [&layout, moments](int64_t head, const kernels::cpu::PackParams& keys, uint8_t* widths,
-                            uint8_t* out) {
+  return [&layout, moments](const KeyHead* heads, int count) {
+    const auto& kernel = cpu_kernels();
     const FeedbackScratch scratch(layout.head_dim, layout.block_size);
-    const kernels::FeedbackPlan& plan = scratch.plan;
-    cpu_kernels().plan_feedback(
-        moments + static_cast<size_t>(head) * kernels::moment_floats(layout.head_dim),
-        layout.distances->data(), layout.head_dim, scratch.workspace, plan);
-    cpu_kernels().variance(keys, scratch.spread);
-    for (int k = 0; k < layout.head_dim; ++k) scratch.energy[plan.order[k]] = plan.sensitivities[k];
-    choose_widths(layout, scratch.spread, scratch.energy, widths);
-    const auto pack =
-        layout.trellis ? cpu_kernels().pack_trellis_keys : cpu_kernels().pack_channels_feedback;
-    pack(keys, plan, widths, scratch.workspace, out);
+    kernels::cpu::TrellisKeys trellis[kernels::cpu::kHeadsTogether];
+    for (int h = 0; h < count; ++h) {
+      const KeyHead& head = heads[h];
+      const auto& [workspace, plan, spread, energy] = scratch.heads[h];
+      kernel.plan_feedback(
+          moments + static_cast<size_t>(head.head) * kernels::moment_floats(layout.head_dim),
+          layout.distances->data(), layout.head_dim, workspace, plan);
+      kernel.variance(head.keys, spread);
+      for (int k = 0; k < layout.head_dim; ++k) energy[plan.order[k]] = plan.sensitivities[k];
+      choose_widths(layout, spread, energy, head.widths);
+      if (layout.trellis) {
+        trellis[h] = {head.keys, plan, head.widths, workspace, head.out};
+      } else {
+        kernel.pack_channels_feedback(head.keys, plan, head.widths, workspace, head.out);
+      }
+    }
+    if (layout.trellis) kernel.pack_trellis_keys(trellis, count);
   };
 }
 
@@ -113,18 +137,28 @@ std::shared_ptr<SealedBlock> seal_adaptive_on_cpu(const QuantizerOptions& option
                                                          : pack_to_nearest(layout, numbers);
   std::vector<uint8_t> widths(heads * dim / 2);
   std::vector<int64_t> clipped(heads);
-  parallel_tasks(2 * heads, [&](int64_t task) {
-    const int64_t head = task / 2;
-    if (task % 2 == 0) {
-      pack_keys(head, pack_params(keys, head, layout.block_size), widths.data() + head * dim / 2,
-                const_cast<uint8_t*>(block->keys[head]));
-    } else if (layout.trellis) {
-      kernel.pack_trellis_values(pack_params(values, head, layout.block_size), layout.value_bits,
-                                 layout.wide_pairs, const_cast<uint8_t*>(block->values[head]));
+  // Trellis searches of two heads are faster together, where that leaves no thread without work.
+  const int64_t together =
+      layout.trellis && heads > at::get_num_threads() ? kernels::cpu::kHeadsTogether : 1;
+  const int64_t key_tasks = (heads + together - 1) / together;
+  parallel_tasks(key_tasks + heads, [&](int64_t task) {
+    if (task < key_tasks) {
+      KeyHead team[kernels::cpu::kHeadsTogether];
+      int count = 0;
+      for (int64_t head = task * together; head < std::min(heads, (task + 1) * together); ++head) {
+        team[count++] = {head, pack_params(keys, head, layout.block_size),
+                         widths.data() + head * dim / 2, const_cast<uint8_t*>(block->keys[head])};
+      }
+      return pack_keys(team, count);
+    }
+    const int64_t head = task - key_tasks;
+    const kernels::cpu::PackParams params = pack_params(values, head, layout.block_size);
+    auto* out = const_cast<uint8_t*>(block->values[head]);
+    if (layout.trellis) {
+      kernel.pack_trellis_values(params, layout.value_bits, layout.wide_pairs, out);
     } else {
-      clipped[head] = kernel.pack_tokens_affine(pack_params(values, head, layout.block_size),
-                                                layout.value_groups, layout.value_bits,
-                                                const_cast<uint8_t*>(block->values[head]));
+      clipped[head] =
+          kernel.pack_tokens_affine(params, layout.value_groups, layout.value_bits, out);
     }
   });
 

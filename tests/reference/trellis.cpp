@@ -18,6 +18,12 @@ int last_bits(int state, int u) {
 
 int64_t round_up(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
+/// 1 - the squared error that is left of a unit Gaussian at so many bits.
+double shrinkage(int width) {
+  constexpr double kLeft[] = {1, .3255, .094, .0267, .00713, .00185, 4.7e-4, 1.2e-4};
+  return 1 - kLeft[width];
+}
+
 /// Sizes of the planes of a number of `width` bits, from its most significant bits down.
 std::vector<int> plane_sizes(int width) {
   switch (width) {
@@ -96,6 +102,8 @@ std::vector<double> roundings(double x, double off) {
 }
 
 }  // namespace
+
+double trellis_gain(int width) { return 1 / shrinkage(width); }
 
 double step8(int i) { return std::exp2((i - 136) / 8.0); }
 
@@ -287,7 +295,7 @@ std::vector<KeyChoice> key_choices(const std::vector<double>& x, double off, int
   }
   double bar = std::numeric_limits<double>::infinity();
   for (const Candidate& each : candidates) bar = std::min(bar, each.worst);
-  constexpr int kShifts[] = {0, -10, -10, -8, -8, -8, -7, -7};
+  constexpr int kShifts[] = {0, -3, -9, -8, -8, -8, -7, -7};
   std::vector<KeyChoice> choices;
   for (const Candidate& each : candidates) {
     // v = x / step - zero is off by what x is, two roundings of x / step < 2^15 and one of v: 2^-8
@@ -307,34 +315,40 @@ std::vector<KeyChoice> key_choices(const std::vector<double>& x, double off, int
 
 std::vector<int> scale_choices(const std::vector<double>& x, int width, int wide_pairs) {
   const auto head_dim = static_cast<int>(x.size());
-  double most = 0;
-  for (double each : x) most = std::max(most, std::fabs(each));
-  const int widest = nearest8(most / (std::exp2(width + 1) - 1));
   const std::vector<int> widths = trellis_value_widths(head_dim, width, wide_pairs);
-  std::vector<double> errors;
+  // How far the levels of a width reach, in numbers and steps of 1.
+  const auto reach = [&](int own) {
+    const double gain = own > width ? std::exp2(-7.0 / 8) : 1.0;
+    return gain * shrinkage(own) * (std::exp2(own + 1) - 1);
+  };
+  double most = 0, granular = 0;
+  for (double each : x) most = std::max(most, std::fabs(each));
+  for (int own : widths) granular += std::pow(reach(own) / std::exp2(own - 1), 2) / 12;
+  const int widest = nearest8(most / reach(width));
+  std::vector<int> scales;
+  std::vector<double> errors, slacks;
   for (int k = 0; k < 9; ++k) {
-    double error = 0;
+    const double size = step8(std::max(widest - k, 0));
+    double error = granular * size * size, off = 0;
     for (size_t c = 0; c < x.size(); ++c) {
-      // A step that makes 2^W levels reach as far as the trellis's 2^(W+1).
-      const double gain = widths[c] > width ? std::exp2(-7.0 / 8) : 1.0;
-      const double reach = step8(std::max(widest - k, 0)) * gain * (std::exp2(widths[c] + 1) - 1);
-      const double half = std::exp2(widths[c] - 1), step = reach / half;
-      const double code = std::clamp(std::floor(x[c] / step), -half, half - 1) + 0.5;
-      error += (x[c] - code * step) * (x[c] - code * step);
+      const double beyond = std::max(std::fabs(x[c]) - size * reach(widths[c]), 0.0);
+      error += beyond * beyond;
+      // The step's and the reach's rounding and the difference's.
+      off += 2 * beyond * std::ldexp(2 * std::fabs(x[c]), -24);
     }
+    scales.push_back(std::max(widest - k, 0));
     errors.push_back(error);
+    // A sum of head_dim / 16 squares and a fold of 4; the granular part has 4 roundings.
+    slacks.push_back(off + std::ldexp(error, -24) * (head_dim / 16 + 10));
   }
-  const double least = *std::min_element(errors.begin(), errors.end());
+  // The first error that is not above the next; more than one where rounding may decide.
   std::vector<int> choices;
-  for (int k = 0; k < 9; ++k) {
-    // v is off by three roundings of at most 2^7 (twice as far as the largest code): 2^-15 of a
-    // step, which is at most 4 scales. That moves the sum of D squares s by 2 sqrt(D s) 2^-15 steps
-    // and D 2^-30 steps squared.
-    const int scale = std::max(widest - k, 0);
-    const double error = errors[static_cast<size_t>(k)];
-    const double size = head_dim * 16 * step8(scale) * step8(scale);
-    const double slack = std::ldexp(2 * std::sqrt(size * error), -15) + std::ldexp(size, -30);
-    if (error <= least + 2 * slack) choices.push_back(scale);
+  for (size_t k = 0; k < scales.size(); ++k) {
+    choices.push_back(scales[k]);
+    if (k + 1 == scales.size() || scales[k + 1] == scales[k]) break;
+    const double gained = errors[k] - errors[k + 1], slack = slacks[k] + slacks[k + 1];
+    if (gained < -slack) break;
+    if (gained > slack) choices.pop_back();
   }
   return choices;
 }

@@ -12,6 +12,9 @@ double step8(int i);
 /// The i of 0 .. 255 whose step8 is nearest to x in ratio; 0 unless x > 0.
 int nearest8(double x);
 
+/// What numbers are multiplied by before they are coded.
+double trellis_gain(int width);
+
 /// One channel: u and b of every token.
 struct TrellisRow {
   std::vector<int> path, b;

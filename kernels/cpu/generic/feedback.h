@@ -88,47 +88,66 @@ void add_errors(const float* weights, int head_dim, int k, const float* errors, 
   }
 }
 
-/// Calls coder(c, x, y) for the channels in the plan's order, after what the roundings before it
-/// ask for has been added to its keys. c: the channel; x: [kBlock] what is to be coded, within
-/// kMaxMagnitude, and x[0] again after the last token; y: [kBlock] out, what a reader of the codes
-/// will see (after the last token anything finite).
-template <class S, int kBlock, class Coder>
-void feed_back(const PackParams& p, const FeedbackPlan& plan, void* workspace, const Coder& coder) {
-  using F = typename S::F;
-  constexpr int L = S::kLanes, kPanel = 4;
-  const int D = p.head_dim;
-  float* keys = static_cast<float*>(workspace);
-  float* errors = keys + D * kBlock;
-  with_dtype(p.dtype, [&](auto type) { transpose_keys<S, type>(p, plan.order, keys); });
-  alignas(64) float x[kPanel * kBlock], y[kBlock];
-  const F most = S::set1(format::kMaxMagnitude), least = S::set1(-format::kMaxMagnitude);
-  for (int begin = 0; begin < D; begin += kPanel) {
-    const float* weights = plan.weights + static_cast<size_t>(begin) * static_cast<size_t>(D);
-    const int rows = D - begin < kPanel ? D - begin : kPanel;
-    if (rows == kPanel) {
-      add_errors<S, kBlock, kPanel>(weights, D, begin, errors, keys + begin * kBlock, x);
-    } else {  // D is even
-      add_errors<S, kBlock, 2>(weights, D, begin, errors, keys + begin * kBlock, x);
+/// The channels of a kv head by position in the plan's order, each with what the roundings before
+/// it ask for.
+template <class S, int kBlock>
+class FedChannels {
+ public:
+  void open(const PackParams& p, const FeedbackPlan& plan, void* workspace) {
+    plan_ = plan;
+    head_dim_ = p.head_dim;
+    tokens_ = p.tokens;
+    keys_ = static_cast<float*>(workspace);
+    errors_ = keys_ + head_dim_ * kBlock;
+    with_dtype(p.dtype, [&](auto type) { transpose_keys<S, type>(p, plan.order, keys_); });
+  }
+  int channel(int k) const { return plan_.order[k]; }
+
+  /// [kBlock] what is to be coded of position k, within kMaxMagnitude, and its first number again
+  /// after the last token. Positions come in ascending order, each after `coded` for all before it.
+  const float* next(int k) {
+    const int begin = k / kPanel * kPanel;
+    const float* weights = plan_.weights + static_cast<size_t>(k) * static_cast<size_t>(head_dim_);
+    if (k == begin) {
+      if (head_dim_ - begin >= kPanel) {
+        add_errors<S, kBlock, kPanel>(weights, head_dim_, begin, errors_, keys_ + begin * kBlock,
+                                      panel_);
+      } else {  // D is even
+        add_errors<S, kBlock, 2>(weights, head_dim_, begin, errors_, keys_ + begin * kBlock,
+                                 panel_);
+      }
     }
-    for (int r = 0; r < rows; ++r, weights += D) {
-      const int k = begin + r;
-      float* mine = x + r * kBlock;
-      for (int t = 0; t < kBlock; t += L) {
-        F sum = S::load(mine + t);
-        for (int j = begin; j < k; ++j) {
-          sum = S::fma(S::set1(weights[j]), S::load(errors + j * kBlock + t), sum);
-        }
-        S::store(mine + t, S::min(S::max(sum, least), most));
+    const F most = S::set1(format::kMaxMagnitude), least = S::set1(-format::kMaxMagnitude);
+    float* x = panel_ + (k - begin) * kBlock;
+    for (int t = 0; t < kBlock; t += L) {
+      F sum = S::load(x + t);
+      for (int j = begin; j < k; ++j) {
+        sum = S::fma(S::set1(weights[j]), S::load(errors_ + j * kBlock + t), sum);
       }
-      for (int t = p.tokens; t < kBlock; ++t) mine[t] = mine[0];
-      coder(plan.order[k], mine, y);
-      // err = x - y
-      for (int t = 0; t < kBlock; t += L) {
-        S::store(errors + k * kBlock + t, S::sub(S::load(keys + k * kBlock + t), S::load(y + t)));
-      }
+      S::store(x + t, S::min(S::max(sum, least), most));
+    }
+    for (int t = tokens_; t < kBlock; ++t) x[t] = x[0];
+    return x;
+  }
+
+  /// y: [kBlock] what a reader of position k's codes will see; after the last token anything
+  /// finite.
+  void coded(int k, const float* y) {
+    // err = x - y
+    for (int t = 0; t < kBlock; t += L) {
+      S::store(errors_ + k * kBlock + t, S::sub(S::load(keys_ + k * kBlock + t), S::load(y + t)));
     }
   }
-}
+
+ private:
+  using F = typename S::F;
+  static constexpr int L = S::kLanes, kPanel = 4;
+
+  FeedbackPlan plan_;
+  int head_dim_ = 0, tokens_ = 0;
+  float *keys_ = nullptr, *errors_ = nullptr;  // [D, kBlock] by position
+  alignas(64) float panel_[kPanel * kBlock];
+};
 
 /// The affine channels of pack_channels_affine, in any order.
 template <class S, int kBlock>
@@ -216,7 +235,14 @@ void pack_channels_feedback_any(const PackParams& p, const FeedbackPlan& plan,
     return scalar::kFeedback.pack_channels_feedback(p, plan, widths, workspace, out);
   }
   with_block_size(p.block_size, [&](auto size) {
-    feed_back<S, size>(p, plan, workspace, AffineCoder<S, size>(p, widths, out));
+    FedChannels<S, size> channels;
+    channels.open(p, plan, workspace);
+    const AffineCoder<S, size> coder(p, widths, out);
+    alignas(64) float y[size];
+    for (int k = 0; k < p.head_dim; ++k) {
+      coder(channels.channel(k), channels.next(k), y);
+      channels.coded(k, y);
+    }
   });
 }
 

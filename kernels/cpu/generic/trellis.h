@@ -4,7 +4,7 @@
 //
 // Channels come one after the other, as error feedback has it, so only the search itself is a chain
 // (trellis_path.h): the distances of all tokens are computed before it, four lanes a token, and
-// levels, codes and planes after it.
+// levels, codes and planes after it. Two kv heads go side by side through it.
 #pragma once
 
 #include <cstdint>
@@ -48,49 +48,67 @@ struct SubsetBits {
   }
 };
 
-/// The channels of a trellis key block, in any order: a coder of feed_back.
+/// A kv head whose trellis key block is being written, a position of the plan after the other.
 template <class S, int kBlock>
-class TrellisCoder {
+class TrellisHead {
  public:
   /// Writes what does not depend on the keys.
-  TrellisCoder(const PackParams& p, const uint8_t* widths, uint8_t* out)
-      : head_dim_(p.head_dim), tokens_(p.tokens), widths_(widths), out_(out) {
+  void open(const TrellisKeys& head) {
+    const PackParams& p = head.keys;
+    head_dim_ = p.head_dim;
+    tokens_ = p.tokens;
+    widths_ = head.widths;
+    out_ = head.out;
+    channels_.open(p, head.plan, head.workspace);
     const int D = p.head_dim;
-    std::memset(out, 0, format::trellis_key_path_offset(D));
-    std::memcpy(out + format::trellis_widths_offset(D), widths, static_cast<size_t>(D) / 2);
-    format::TrellisPlanes<uint8_t> at = format::trellis_key_planes(out, kBlock, D);
+    std::memset(out_, 0, format::trellis_key_path_offset(D));
+    std::memcpy(out_ + format::trellis_widths_offset(D), widths_, static_cast<size_t>(D) / 2);
+    format::TrellisPlanes<uint8_t> at = format::trellis_key_planes(out_, kBlock, D);
     path_ = at.path;
     for (int pair = 0; pair < D / 2; ++pair) {
       pairs_[pair] = at.b;
       for (int i = 0; i < 2; ++i) {
-        format::advance(at, kBlock, format::first_width(widths[pair]));
+        format::advance(at, kBlock, format::first_width(widths_[pair]));
       }
     }
     // `bits` has come to the end of the last plane; what follows is padding.
-    const size_t end = static_cast<size_t>(at.b.bits - out);
+    const size_t end = static_cast<size_t>(at.b.bits - out_);
     std::memset(at.b.bits, 0, format::align_up(end) - end);
     for (int t = 0; t < kBlock; ++t) counted_[t] = t < p.tokens ? -1 : 0;
   }
 
-  void operator()(int c, const float* x, float* y) const {
+  /// Position k: its range, its levels v before rounding, and what the search takes.
+  RowSearch begin(int k) {
+    const float* x = channels_.next(k);
+    const int c = channels_.channel(k);
     const int width = format::channel_width(widths_, c, head_dim_);
-    const KeyLattice lattice =
-        tokens_ == kBlock ? find_lattice<true>(x, width) : find_lattice<false>(x, width);
-    const int16_t zero_bits = static_cast<int16_t>(static_cast<int32_t>(lattice.zero));
+    lattice_ = tokens_ == kBlock ? find_lattice<true>(x, width) : find_lattice<false>(x, width);
+    const int16_t zero_bits = static_cast<int16_t>(static_cast<int32_t>(lattice_.zero));
     std::memcpy(out_ + 2 * c, &zero_bits, 2);
     out_[format::trellis_step_offset(head_dim_) + static_cast<size_t>(c)] =
-        static_cast<uint8_t>(lattice.step);
+        static_cast<uint8_t>(lattice_.step);
 
-    // v = fma(x, inverse, -zero)
-    alignas(64) float v[kBlock + L];
-    const F inverses = S::set1(lattice.inverse), offset = S::set1(-lattice.zero);
+    // v = fma(x, scale, offset)
+    const F scale = S::set1(lattice_.scale), offset = S::set1(lattice_.offset);
 #pragma GCC unroll 32
     for (int r = 0; r < kRegisters; ++r) {
-      S::store(v + r * L, S::fma(S::load(x + r * L), inverses, offset));
+      S::store(v_ + r * L, S::fma(S::load(x + r * L), scale, offset));
     }
-    uint64_t path[kWords] = {};
-    search(v, width, path);
-    reconstruct(c, v, path, width, format::step8(lattice.step), lattice.zero, y);
+    const F subset = S::load(kLaneSubsets<L>.lanes), top = S::set1(max_code(width - 1));
+#pragma GCC unroll 4
+    for (int t = 0; t < kBlock; t += L / 4) {
+      S::store(distances_ + 4 * t, subset_distance<S>(S::repeat_each4(v_ + t), subset, top));
+    }
+    return {.distances = distances_, .second = second_, .label = 0};
+  }
+  /// Where the path is to be written before `end`.
+  uint64_t* path() { return bits_; }
+  void end(int k) {
+    alignas(64) float y[kBlock];
+    const int c = channels_.channel(k);
+    reconstruct(c, v_, bits_, format::channel_width(widths_, c, head_dim_),
+                format::step8(lattice_.step), lattice_.zero, y);
+    channels_.coded(k, y);
   }
 
  private:
@@ -128,12 +146,12 @@ class TrellisCoder {
     for (int k = 0; k < candidates; ++k) {
       ranges[k] = steps.candidate(k);
       const KeyLattice lattice = steps.scalar(ranges[k]);
-      const F inverses = S::set1(lattice.inverse), offset = S::set1(-lattice.zero);
+      const F scale = S::set1(lattice.scale), offset = S::set1(lattice.offset);
       for (F& sum : sums) sum = none;
 #pragma GCC unroll 32
       for (int r = 0; r < kRegisters; ++r) {
-        // v = fma(x, inverse, -zero); error = v - clamped(rint(v), 0, top)
-        const F v = S::fma(S::load(x + r * L), inverses, offset);
+        // v = fma(x, scale, offset); error = v - clamped(rint(v), 0, top)
+        const F v = S::fma(S::load(x + r * L), scale, offset);
         const F error = counted<kWhole>(S::sub(v, S::min(S::max(S::round(v), none), tops)), r);
         sums[r % kSums] = S::add(sums[r % kSums], S::mul(error, error));
       }
@@ -143,17 +161,6 @@ class TrellisCoder {
     int best = 0;
     for (int k = 1; k < candidates; ++k) best = errors[k] < errors[best] ? k : best;
     return steps.trellis(ranges[best]);
-  }
-
-  void search(const float* v, int width, uint64_t* path) const {
-    alignas(64) float distances[4 * kBlock];
-    alignas(16) __m128i second[kBlock];
-    const F subset = S::load(kLaneSubsets<L>.lanes), top = S::set1(max_code(width - 1));
-#pragma GCC unroll 4
-    for (int t = 0; t < kBlock; t += L / 4) {
-      S::store(distances + 4 * t, subset_distance<S>(S::repeat_each4(v + t), subset, top));
-    }
-    trace_back(second, tokens_, advance_states(distances, tokens_, second), path);
   }
 
   void reconstruct(int c, const float* v, const uint64_t* path, int width, float step, float zero,
@@ -197,22 +204,48 @@ class TrellisCoder {
     }
   }
 
-  int head_dim_, tokens_;
-  const uint8_t* widths_;
-  uint8_t* out_;
-  uint8_t* path_;  // of channel_at(0)
+  FedChannels<S, kBlock> channels_;
+  int head_dim_ = 0, tokens_ = 0;
+  const uint8_t* widths_ = nullptr;
+  uint8_t* out_ = nullptr;
+  uint8_t* path_ = nullptr;  // of channel_at(0)
   format::Planes<uint8_t> pairs_[kMaxSimdHeadDim / 2];
   alignas(64) int32_t counted_[kBlock];  // all bits of the tokens that there are
+  // Of the position that is being coded.
+  KeyLattice lattice_ = {};
+  alignas(64) float v_[kBlock + L], distances_[4 * kBlock];
+  alignas(16) __m128i second_[kBlock];
+  uint64_t bits_[kWords] = {};
 };
 
-template <class S>
-void pack_trellis_keys_any(const PackParams& p, const FeedbackPlan& plan, const uint8_t* widths,
-                           void* workspace, uint8_t* out) {
-  if (p.head_dim > kMaxSimdHeadDim) {
-    return scalar::kTrellis.pack_trellis_keys(p, plan, widths, workspace, out);
+template <class S, int kBlock, int kHeads>
+void pack_trellis_heads(const TrellisKeys* heads) {
+  TrellisHead<S, kBlock> team[kHeads];
+  uint64_t* paths[kHeads];
+  for (int h = 0; h < kHeads; ++h) {
+    team[h].open(heads[h]);
+    paths[h] = team[h].path();
   }
+  const PackParams& p = heads[0].keys;
+  for (int k = 0; k < p.head_dim; ++k) {
+    RowSearch rows[kHeads];
+    for (int h = 0; h < kHeads; ++h) rows[h] = team[h].begin(k);
+    advance_states(rows, p.tokens);
+    trace_back(rows, p.tokens, paths);
+    for (int h = 0; h < kHeads; ++h) team[h].end(k);
+  }
+}
+
+template <class S>
+void pack_trellis_keys_any(const TrellisKeys* heads, int32_t count) {
+  const PackParams& p = heads[0].keys;
+  if (p.head_dim > kMaxSimdHeadDim) return scalar::kTrellis.pack_trellis_keys(heads, count);
   with_block_size(p.block_size, [&](auto size) {
-    feed_back<S, size>(p, plan, workspace, TrellisCoder<S, size>(p, widths, out));
+    if (count == 1) {
+      pack_trellis_heads<S, size, 1>(heads);
+    } else {
+      pack_trellis_heads<S, size, kHeadsTogether>(heads);
+    }
   });
 }
 

@@ -16,10 +16,10 @@ struct KeyRange {
   float centre;
 };
 
-/// A step and zero: v = fma(x, inverse, -zero).
+/// A step and zero, and how keys become levels: v = fma(x, scale, offset).
 struct KeyLattice {
   int step;
-  float inverse, zero;
+  float zero, scale, offset;
 };
 
 /// KEYS, steps 1 to 3, of a channel of keys from lo to hi.
@@ -42,8 +42,9 @@ class KeySteps {
   /// Of the scalar quantiser.
   RILLKV_INLINE KeyLattice scalar(const KeyRange& range) const {
     const float inverse = format::inverse8(range.step);
-    return {range.step, inverse,
-            round_to_integer(__builtin_fmaf(range.centre, inverse, -0.5f * max_code(width_)))};
+    const float zero =
+        round_to_integer(__builtin_fmaf(range.centre, inverse, -0.5f * max_code(width_)));
+    return {range.step, zero, inverse, -zero};
   }
   RILLKV_INLINE KeyLattice trellis(const KeyRange& range) const {
     int step = range.step + key_shift(width_);
@@ -53,7 +54,9 @@ class KeySteps {
     float zero =
         round_to_integer(__builtin_fmaf(range.centre, inverse, -0.5f * max_code(width_ + 1)));
     zero = zero > -kMaxZero ? zero : -kMaxZero;
-    return {step, inverse, zero < kMaxZero ? zero : kMaxZero};
+    zero = zero < kMaxZero ? zero : kMaxZero;
+    const float gain = key_gain(width_);
+    return {step, zero, inverse * gain, __builtin_fmaf(average_ * (1.0f - gain), inverse, -zero)};
   }
 
  private:

@@ -43,52 +43,55 @@ RILLKV_INLINE typename S::F subset_of(uint32_t low, uint32_t high) {
 
 // ---- scales ----
 
-/// What the search of a token's scale needs of every channel, and zeros after the last.
-struct ValueChannels {
-  alignas(64) float factors[kMaxSimdHeadDim + 16];  // inverse_unit
-  alignas(64) float halves[kMaxSimdHeadDim + 16];   // 2^(W-1)
-  alignas(64) float weights[kMaxSimdHeadDim + 16];  // squared_unit
+/// What the search of a token's scale needs to know of a block.
+struct ValueReaches {
+  alignas(64) float lanes[kMaxSimdHeadDim + 16] = {};  // value_reach by channel, then zeros
+  float widest;
+  float granular;
+
+  ValueReaches(int head_dim, int width, int wide_pairs)
+      : widest(value_reach(width, width)), granular(value_granular(head_dim, width, wide_pairs)) {
+    const int pairs = head_dim / 2;
+    for (int c = 0; c < head_dim; ++c) {
+      lanes[c] = value_reach(format::trellis_value_width(c % pairs, width, wide_pairs), width);
+    }
+  }
 };
 
-/// search_scale of scalar/trellis.cpp; x: zeros after the last channel.
+/// search_scale of scalar/trellis.cpp; x: zeros after the last channel; its signs are lost.
 template <class S>
-int search_scale(const float* x, const ValueChannels& channels, int head_dim, int width) {
+int search_scale(float* x, const ValueReaches& reaches, int head_dim) {
   using F = typename S::F;
   constexpr int L = S::kLanes, kSums = 16 / L;
   F most = S::zero();
   for (int c = 0; c < head_dim; c += L) {
-    most =
-        S::max(S::as_float(S::bit_and(S::as_int(S::load(x + c)), S::set1_int(0x7fffffff))), most);
+    const F size = S::as_float(S::bit_and(S::as_int(S::load(x + c)), S::set1_int(0x7fffffff)));
+    S::store(x + c, size);
+    most = S::max(size, most);
   }
-  const int widest = format::nearest8(S::reduce_max(most) / max_code(width + 1));
+  const int widest = format::nearest8(S::reduce_max(most) / reaches.widest);
   int best = 0;
   float least_error = 0.0f;
-  const F half = S::set1(0.5f);
   for (int k = 0; k < kValueCandidates; ++k) {
     const int scale = widest - k > 0 ? widest - k : 0;
-    const F inverse = S::set1(format::inverse8(scale));
+    const float size = format::step8(scale);
+    const F below = S::set1(-size);
     F sums[kSums];
     for (F& sum : sums) sum = S::zero();
     for (int c = 0; c < head_dim; c += 16) {
 #pragma GCC unroll 2
       for (int a = 0; a < kSums; ++a) {
+        // beyond = max(fma(-s, reach, |x|), 0); sum = fma(beyond, beyond, sum)
         const int at = c + a * L;
-        // v = x * (inverse * factor); r = v - (clamped(rint(v - 0.5), -half, half - 1) + 0.5)
-        const F v = S::mul(S::load(x + at), S::mul(inverse, S::load(channels.factors + at)));
-        const F above = S::load(channels.halves + at), below = S::sub(S::zero(), above);
-        const F level =
-            S::min(S::max(S::round(S::sub(v, half)), below), S::sub(above, S::set1(1.0f)));
-        const F error = S::sub(v, S::add(level, half));
-        const F square = S::mul(S::mul(error, error), S::load(channels.weights + at));
-        sums[a] = S::add(sums[a], square);
+        const F beyond =
+            S::max(S::fma(below, S::load(reaches.lanes + at), S::load(x + at)), S::zero());
+        sums[a] = S::fma(beyond, beyond, sums[a]);
       }
     }
-    const float size = format::step8(scale);
-    const float error = S::fold16(sums) * (size * size);
-    if (k == 0 || error < least_error) {
-      least_error = error;
-      best = scale;
-    }
+    const float error = S::fold16(sums) + reaches.granular * (size * size);
+    if (k > 0 && !(error < least_error)) break;
+    least_error = error;
+    best = scale;
   }
   return best;
 }
@@ -107,7 +110,7 @@ struct ValueStrip {
   int64_t stride;        // bytes to the next
   int c, tokens;
   typename S::Part part;
-  typename S::F unit;    // half_inverse_gain
+  typename S::F unit;    // value_unit
   typename S::F middle;  // 2^W - 0.5
   typename S::F top;     // 2^(W-1) - 1
   const float* inverses;
@@ -204,18 +207,12 @@ void pack_trellis_values_in(const PackParams& p, int width, int wide_pairs, uint
   constexpr int L = S::kLanes;
   const int D = p.head_dim, T = p.block_size, pairs = D / 2;
   std::memset(out, 0, format::trellis_value_path_offset(T));
-  ValueChannels channels = {};
-  for (int c = 0; c < D; ++c) {
-    const int own = format::trellis_value_width(c % pairs, width, wide_pairs);
-    channels.factors[c] = inverse_unit(own, width);
-    channels.halves[c] = static_cast<float>(1 << (own - 1));
-    channels.weights[c] = squared_unit(own, width);
-  }
+  const ValueReaches reaches(D, width, wide_pairs);
   alignas(64) float row[kMaxSimdHeadDim + 2 * L] = {};
   float inverses[kMaxBlockSize], weights[kMaxBlockSize];
   for (int t = 0; t < p.tokens; ++t) {
     load_whole_row<S, kType>(first_row(p) + t * row_bytes(p), D, row);
-    const int scale = search_scale<S>(row, channels, D, width);
+    const int scale = search_scale<S>(row, reaches, D);
     out[t] = static_cast<uint8_t>(scale);
     inverses[t] = format::inverse8(scale);
     weights[t] = format::step8(scale) * format::step8(scale);
@@ -231,7 +228,7 @@ void pack_trellis_values_in(const PackParams& p, int width, int wide_pairs, uint
     for (int l = 0; l < L; ++l) {
       const int pair = (c + l) % pairs;
       const int own = format::trellis_value_width(pair, width, wide_pairs);
-      unit[l] = half_inverse_gain(own, width);
+      unit[l] = value_unit(own, width);
       middle[l] = 0.5f * max_code(own + 1);
       top[l] = max_code(own - 1);
       format::TrellisPlanes<uint8_t> at = begin;

@@ -36,7 +36,7 @@ KeyRange search_range(const KeySteps& steps, const float* x, int count, int widt
     const KeyLattice lattice = steps.scalar(range);
     Sum16 squares;
     for (int t = 0; t < count; ++t) {
-      const float v = __builtin_fmaf(x[t], lattice.inverse, -lattice.zero);
+      const float v = __builtin_fmaf(x[t], lattice.scale, lattice.offset);
       const float error = v - clamped(round_to_integer(v), 0.0f, top);
       squares.add(t, error * error);
     }
@@ -78,7 +78,7 @@ class TrellisChannels {
     const KeySteps steps = steps_of(x, T, width);
     const KeyLattice lattice = steps.trellis(search_range(steps, x, T, width));
     float v[kMaxBlockSize];
-    for (int t = 0; t < T; ++t) v[t] = __builtin_fmaf(x[t], lattice.inverse, -lattice.zero);
+    for (int t = 0; t < T; ++t) v[t] = __builtin_fmaf(x[t], lattice.scale, lattice.offset);
     uint8_t path[kMaxBlockSize] = {}, b[kMaxBlockSize] = {};
     search_trellis(v, nullptr, T, width, path, b);
 
@@ -104,9 +104,12 @@ class TrellisChannels {
   std::vector<format::TrellisPlanes<uint8_t>> planes_;  // by channel
 };
 
-void pack_trellis_keys(const PackParams& p, const FeedbackPlan& plan, const uint8_t* widths,
-                       void* workspace, uint8_t* out) {
-  feed_back(p, plan, workspace, TrellisChannels(p, widths, out));
+void pack_trellis_keys(const TrellisKeys* heads, int32_t count) {
+  for (int h = 0; h < count; ++h) {
+    const TrellisKeys& head = heads[h];
+    feed_back(head.keys, head.plan, head.workspace,
+              TrellisChannels(head.keys, head.widths, head.out));
+  }
 }
 
 // ---- values ----
@@ -115,25 +118,23 @@ int search_scale(const float* x, int head_dim, int width, int wide_pairs) {
   const int pairs = head_dim / 2;
   float most = 0.0f;
   for (int c = 0; c < head_dim; ++c) most = magnitude(x[c]) > most ? magnitude(x[c]) : most;
-  const int widest = format::nearest8(most / max_code(width + 1));
+  const int widest = format::nearest8(most / value_reach(width, width));
+  const float granular = value_granular(head_dim, width, wide_pairs);
   int best = 0;
   float least_error = 0.0f;
   for (int k = 0; k < kValueCandidates; ++k) {
     const int scale = widest - k > 0 ? widest - k : 0;
+    const float size = format::step8(scale);
     Sum16 squares;
     for (int c = 0; c < head_dim; ++c) {
       const int own = format::trellis_value_width(c % pairs, width, wide_pairs);
-      const float v = x[c] * (format::inverse8(scale) * inverse_unit(own, width));
-      const float half = static_cast<float>(1 << (own - 1));
-      const float error = v - (clamped(round_to_integer(v - 0.5f), -half, half - 1.0f) + 0.5f);
-      squares.add(c, error * error * squared_unit(own, width));
+      const float beyond = __builtin_fmaf(-size, value_reach(own, width), magnitude(x[c]));
+      squares.add_square(c, beyond > 0.0f ? beyond : 0.0f);
     }
-    const float size = format::step8(scale);
-    const float error = squares.fold() * (size * size);
-    if (k == 0 || error < least_error) {
-      least_error = error;
-      best = scale;
-    }
+    const float error = squares.fold() + granular * (size * size);
+    if (k > 0 && !(error < least_error)) break;
+    least_error = error;
+    best = scale;
   }
   return best;
 }
@@ -155,7 +156,7 @@ void pack_trellis_values(const PackParams& p, int32_t width, int32_t wide_pairs,
   uint8_t path[kMaxBlockSize] = {}, b[kMaxBlockSize] = {};
   for (int i = 0; i < D; ++i) {
     const int own = format::trellis_value_width(i / 2, width, wide_pairs);
-    const float unit = half_inverse_gain(own, width), middle_level = 0.5f * max_code(own + 1);
+    const float unit = value_unit(own, width), middle_level = 0.5f * max_code(own + 1);
     load_channel(p, format::channel_at(i, D), x);
     for (int t = 0; t < T; ++t) x[t] = __builtin_fmaf(x[t], inverses[t] * unit, middle_level);
     search_trellis(x, weights, T, own, path, b);

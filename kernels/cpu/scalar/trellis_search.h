@@ -14,6 +14,7 @@ namespace {
 class Sum16 {
  public:
   void add(int i, float x) { sums_[i % 16] += x; }
+  void add_square(int i, float x) { sums_[i % 16] = __builtin_fmaf(x, x, sums_[i % 16]); }
   float fold() {
     for (int span = 8; span > 0; span /= 2) {
       for (int l = 0; l < span; ++l) sums_[l] += sums_[l + span];
