@@ -77,6 +77,7 @@ struct Simd : VectorOps<Registers> {
   static H load_16_part(const uint16_t* p, Part part) { return _mm256_maskz_loadu_epi16(part, p); }
   static void store_16(uint16_t* p, H x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static void store_16_part(uint16_t* p, H x, Part part) { _mm256_mask_storeu_epi16(p, part, x); }
+  static I choose_bits(I mask, I a, I b) { return _mm512_ternarylogic_epi32(a, b, mask, 0xE4); }
   template <int kWords>
   static I repeat_words(const uint8_t* p) {
     [[maybe_unused]] const auto* words = reinterpret_cast<const __m128i*>(p);

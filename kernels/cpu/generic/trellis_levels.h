@@ -63,8 +63,8 @@ struct PathRegister {
     // Crumb k of word i of the plane is token 2 k kWords + i: for the first words the even bits of
     // the bit planes, for the others the odd ones.
     const I even = S::set1_int(0x55555555);
-    const I head = S::bit_or(S::bit_and(even, low), S::and_not(even, S::shift_left(high, 1)));
-    const I tail = S::bit_or(S::bit_and(even, S::shift_right(low, 1)), S::and_not(even, high));
+    const I head = S::choose_bits(even, low, S::shift_left(high, 1));
+    const I tail = S::choose_bits(even, S::shift_right(low, 1), high);
     first = shuffle(head, tail, [](int i) { return source(i); });
     second = shuffle(head, tail, [](int i) { return source(S::kLanes + i); });
   }

@@ -24,6 +24,8 @@ struct VectorOps {
   static I bit_or(I a, I b) { return a | b; }
   static I bit_and(I a, I b) { return a & b; }
   static I and_not(I a, I b) { return ~a & b; }
+  /// mask ? a : b by bits.
+  static I choose_bits(I mask, I a, I b) { return (a & mask) | (~mask & b); }
   static I add_int(I a, I b) { return as_register(dwords(a) + dwords(b)); }
 
  private:

@@ -31,11 +31,19 @@ template <int kPlace>
 RILLKV_INLINE __m512i load_crumbs(const uint8_t* plane) {
   return load_field<8, kPlace>(plane);
 }
+/// mask ? a : b by bits. Not with the mask first, where gcc would copy it to be overwritten.
+RILLKV_INLINE __m512i choose_by(__m512i mask, __m512i a, __m512i b) {
+  return _mm512_ternarylogic_epi32(a, b, mask, 0xE4);
+}
 /// The bits of `mask`, a field of 4, of a, the others of b.
 template <int kMask>
 RILLKV_INLINE __m512i choose(__m512i a, __m512i b) {
-  return _mm512_ternarylogic_epi32(_mm512_set1_epi32(static_cast<int>(kMask * 0x11111111u)), a, b,
-                                   0xCA);
+  return choose_by(_mm512_set1_epi32(static_cast<int>(kMask * 0x11111111u)), a, b);
+}
+/// The same of a field of 8.
+template <int kMask>
+RILLKV_INLINE __m512i choose_in_bytes(__m512i a, __m512i b) {
+  return choose_by(_mm512_set1_epi32(static_cast<int>(kMask * 0x01010101u)), a, b);
 }
 template <int kMask>
 RILLKV_INLINE __m512i keep(__m512i a) {
@@ -65,6 +73,19 @@ RILLKV_INLINE void load_level_fields(const Planes& b, const uint8_t* subsets, __
     low = keep<14>(choose<8>(load_bits<3>(b.bits), load_crumbs<1>(subsets)));
   }
   if constexpr (kWidth == 7) low = choose<12>(load_crumbs<2>(b.crumbs), load_crumbs<0>(subsets));
+}
+
+/// Levels of a channel of 4 bits, 5 bits each, at the bottom of bytes with anything above them: in
+/// byte b of lane i those of the tokens 32 b + i (`even`) and 32 b + 16 + i (`odd`).
+RILLKV_INLINE void load_level_indices(const Planes& b, const uint8_t* subsets, __m512i& even,
+                                      __m512i& odd) {
+  const auto gather = [&]<int kPlace>() __attribute__((always_inline)) {
+    return choose_in_bytes<3>(
+        load_crumbs<kPlace>(subsets),
+        choose_in_bytes<4>(load_bits<kPlace + 2>(b.bits), load_crumbs<kPlace + 3>(b.crumbs)));
+  };
+  even = gather.template operator()<0>();
+  odd = gather.template operator()<-4>();
 }
 
 }  // namespace

@@ -106,6 +106,22 @@ RILLKV_INLINE void add_turned_pairs(const Keys& keys, Ahead& ahead, const OneRow
                                               _mm512_permutexvar_epi32(field(pair.high2), y));
             add_products(sums[k], turned, turn + 32 * k);
           }
+        } else if constexpr (kWidth == 5 && Keys::kIndexed) {
+          const auto [z0, z1] = tables_of_16_dwords();
+          const I x0 = _mm512_add_epi16(centre, _mm512_mulhrs_epi16(z0, first));
+          const I x1 = _mm512_add_epi16(centre, _mm512_mulhrs_epi16(z1, first));
+          const I y0 = _mm512_mulhrs_epi16(z0, second), y1 = _mm512_mulhrs_epi16(z1, second);
+#pragma GCC unroll 8
+          for (int k = 0; k < 8; ++k) {
+            const auto field = [&](I even, I odd) __attribute__((always_inline)) {
+              const I bytes = k % 2 == 0 ? even : odd;
+              return k < 2 ? bytes : _mm512_srli_epi32(bytes, static_cast<unsigned>(k / 2 * 8));
+            };
+            const I turned =
+                _mm512_add_epi16(_mm512_permutex2var_epi32(x0, field(pair.high1, pair.low1), x1),
+                                 _mm512_permutex2var_epi32(y0, field(pair.high2, pair.low2), y1));
+            add_products(sums[k], turned, turn + 32 * k);
+          }
         } else {
           const SignedCodes<kWidth> x(pair.high1, pair.low1), y(pair.high2, pair.low2);
 #pragma GCC unroll 8

@@ -99,7 +99,8 @@ inline float unit_for(F most, F total, float max_one, float max_sum) {
 inline F inverse_unit(float unit) { return _mm512_set1_ps(unit > 1.0e-30f ? 1.0f / unit : 0.0f); }
 
 /// Codes of a pair's two channels in fields of 4 bits: up to 4 bits `high`; beyond, `high` is the
-/// upper 4 and `low` the rest, at the top of its field.
+/// upper 4 and `low` the rest, at the top of its field. Where Keys::kIndexed, codes of 5 bits are
+/// the even and odd indices of load_level_indices.
 struct PairCodes {
   I high1, low1, high2, low2;
 };
@@ -138,6 +139,7 @@ class ChannelKeys {
  public:
   static constexpr float kTimeShare = 0.78f;
   static constexpr bool kApart = false;
+  static constexpr bool kIndexed = false;
   struct Scratch {};
 
   /// False for a block that is not taken: some pair mixes widths.
@@ -203,6 +205,7 @@ class TrellisKeys {
   /// Code of single widths wants functions of its own: what all of them keep in registers is more
   /// than there are.
   static constexpr bool kApart = true;
+  static constexpr bool kIndexed = true;
   struct Scratch {
     alignas(64) uint8_t subsets[kD * kTokens / 4 + 64];
   };
@@ -238,9 +241,17 @@ class TrellisKeys {
       Planes at = begin_;
       format::advance(at, kTokens, sets_.planes((uint64_t{1} << p) - 1));
       const uint8_t* subsets = subsets_ + static_cast<size_t>(p) * (2 * kSubset);
-      load_level_fields<kWidth - 1>(at, subsets, codes.high1, codes.low1);
+      const auto load = [&](I & high, I & low) __attribute__((always_inline)) {
+        if constexpr (kWidth == 5) {
+          load_level_indices(at, subsets, high, low);
+        } else {
+          load_level_fields<kWidth - 1>(at, subsets, high, low);
+        }
+      };
+      load(codes.high1, codes.low1);
       format::advance(at, kTokens, kWidth - 2);
-      load_level_fields<kWidth - 1>(at, subsets + kSubset, codes.high2, codes.low2);
+      subsets += kSubset;
+      load(codes.high2, codes.low2);
     }
     return codes;
   }
@@ -258,10 +269,30 @@ class TrellisKeys {
 /// Calls visit(p, codes) for the pairs of one width and prefetches a step ahead for each.
 template <int kWidth, class Keys, class Visit>
 RILLKV_INLINE void for_each_pair(const Keys& keys, Ahead& ahead, const Visit& visit) {
-  for (uint64_t left = keys.pairs_of(kWidth); left != 0; left &= left - 1) {
-    const int p = __builtin_ctzll(left);
-    ahead.step_pair();
-    visit(p, keys.template codes<kWidth>(p));
+  uint64_t left = keys.pairs_of(kWidth);
+  if constexpr (Keys::kApart) {
+    // The next pair's codes come beside the work on one: its own, put together in many steps, would
+    // be waited for.
+    if (left == 0) return;
+    int p = __builtin_ctzll(left);
+    PairCodes codes = keys.template codes<kWidth>(p);
+    for (;;) {
+      left &= left - 1;
+      ahead.step_pair();
+      if (left == 0) break;
+      const int q = __builtin_ctzll(left);
+      const PairCodes next = keys.template codes<kWidth>(q);
+      visit(p, codes);
+      codes = next;
+      p = q;
+    }
+    visit(p, codes);
+  } else {
+    for (; left != 0; left &= left - 1) {
+      const int p = __builtin_ctzll(left);
+      ahead.step_pair();
+      visit(p, keys.template codes<kWidth>(p));
+    }
   }
 }
 
@@ -313,6 +344,33 @@ struct SignedCodes {
     odd = _mm512_ternarylogic_epi32(top, signs, _mm512_srli_epi32(rest, 4), 0xCA);
   }
 };
+
+/// The same of 5 bits, where half = 16, so that a product is what vpmulhrsw makes of the code
+/// itself: of code i in word i, and in both words of dword i, of dword i - 16 from 16 on.
+constexpr uint32_t word_of_32(int code) {
+  return static_cast<uint32_t>((code - 16) * 2048) & 0xFFFFu;
+}
+RILLKV_INLINE I table_of_32_words() {
+  static constexpr struct Table {
+    alignas(64) uint16_t words[32];
+    constexpr Table() : words() {
+      for (int code = 0; code < 32; ++code) words[code] = static_cast<uint16_t>(word_of_32(code));
+    }
+  } kTable;
+  return _mm512_load_si512(kTable.words);
+}
+struct TwoTables {
+  I first, second;
+};
+RILLKV_INLINE TwoTables tables_of_16_dwords() {
+  static constexpr struct Table {
+    alignas(64) uint32_t lanes[32];
+    constexpr Table() : lanes() {
+      for (int code = 0; code < 32; ++code) lanes[code] = word_of_32(code) * 0x10001u;
+    }
+  } kTable;
+  return {_mm512_load_si512(kTable.lanes), _mm512_load_si512(kTable.lanes + 16)};
+}
 
 /// sum += a . b, words to dwords; of a single b, the same for all dwords. Not the intrinsic, of
 /// which gcc 12 copies the sum twice.

@@ -98,7 +98,7 @@ float prepare_query(const float* query, const float* rotation, const float* unit
 
 /// The values of a channel's tokens as words; those of kField = k are the tokens 16 k + i and, in
 /// the upper words, 64 + 16 k + i.
-template <int kWidth>
+template <int kWidth, bool kIndexed>
 class ChannelValues {
  public:
   RILLKV_INLINE ChannelValues(I high, I low, int32_t centre, int32_t range)
@@ -116,8 +116,8 @@ class ChannelValues {
   SignedCodes<kWidth> codes_;
   I centre_, range_;
 };
-template <int kWidth>
-requires(kWidth <= 4) class ChannelValues<kWidth> {
+template <int kWidth, bool kIndexed>
+requires(kWidth <= 4) class ChannelValues<kWidth, kIndexed> {
  public:
   RILLKV_INLINE ChannelValues(I high, I, int32_t centre, int32_t range)
       : codes_(high),
@@ -137,6 +137,26 @@ requires(kWidth <= 4) class ChannelValues<kWidth> {
   I codes_, table_;
 };
 
+template <>
+class ChannelValues<5, true> {
+ public:
+  RILLKV_INLINE ChannelValues(I even, I odd, int32_t centre, int32_t range)
+      : even_(even),
+        odd_(odd),
+        table_(
+            _mm512_add_epi16(_mm512_set1_epi32(centre),
+                             _mm512_mulhrs_epi16(table_of_32_words(), _mm512_set1_epi32(range)))) {}
+
+  template <int kField>
+  RILLKV_INLINE I get() const {
+    const I bytes = kField % 2 == 0 ? even_ : odd_;
+    return _mm512_permutexvar_epi16(kField < 2 ? bytes : _mm512_srli_epi16(bytes, 8), table_);
+  }
+
+ private:
+  I even_, odd_, table_;
+};
+
 /// Looks up and rotates the pairs of one width: use<register>(pair, keys) gets the (x, y) of 16
 /// tokens; see store_scores for which.
 template <int kD, int kWidth, class Keys, class Use>
@@ -145,8 +165,10 @@ RILLKV_INLINE void rotate_pairs(const Keys& keys, Ahead& ahead, const SharedTile
   for_each_pair<kWidth>(
       keys, ahead, [&](int p, const PairCodes& codes) __attribute__((always_inline)) {
         const int q = p + kD / 2;
-        const ChannelValues<kWidth> first(codes.high1, codes.low1, s.centre[p], s.range[p]);
-        const ChannelValues<kWidth> second(codes.high2, codes.low2, s.centre[q], s.range[q]);
+        const ChannelValues<kWidth, kWidth == 5 && Keys::kIndexed> first(codes.high1, codes.low1,
+                                                                         s.centre[p], s.range[p]);
+        const ChannelValues<kWidth, kWidth == 5 && Keys::kIndexed> second(codes.high2, codes.low2,
+                                                                          s.centre[q], s.range[q]);
         const auto add_field = [&]<int kField>() __attribute__((always_inline)) {
           const I x = first.template get<kField>(), y = second.template get<kField>();
           const I c = _mm512_load_si512(s.cosines[p][kField]);

@@ -20,6 +20,8 @@ namespace {
 /// Weights of a block: byte b of lane l is token 32 b + l ([0]) or 32 b + 16 + l ([1]).
 struct alignas(64) TrellisWeights {
   I high[2], low[2];  // 256 high + low, both signed
+  /// For both channels of a pair, 8 lanes each: byte b of lane l is token 32 b + 8 f + l % 8 ([f]).
+  I pair_high[4], pair_low[4];
   float unit;
   float sum;  // of the rounded weights, in units
 };
@@ -48,8 +50,13 @@ void prepare_trellis_values(const uint8_t* block, const float* p, TrellisWeights
       high = _mm512_or_si512(_mm512_slli_epi32(high, 8), _mm512_srli_epi32(w, 8));
       low = _mm512_or_si512(_mm512_slli_epi32(low, 8), _mm512_and_si512(w, byte));
     }
+    low = _mm512_xor_si512(low, flip);
     out.high[odd] = high;
-    out.low[odd] = _mm512_xor_si512(low, flip);
+    out.low[odd] = low;
+    out.pair_high[2 * odd] = _mm512_shuffle_i64x2(high, high, 0x44);
+    out.pair_high[2 * odd + 1] = _mm512_shuffle_i64x2(high, high, 0xEE);
+    out.pair_low[2 * odd] = _mm512_shuffle_i64x2(low, low, 0x44);
+    out.pair_low[2 * odd + 1] = _mm512_shuffle_i64x2(low, low, 0xEE);
   }
   out.sum = static_cast<float>(_mm512_reduce_add_epi32(sum));
 }
@@ -153,6 +160,76 @@ RILLKV_INLINE void weigh_four(const FourChannels& x, const TrellisWeights* weigh
   }
 }
 
+/// Channels of 4 bits, whole pairs at a time: their planes fill registers as they lie, and nothing
+/// is spread over lanes.
+struct PairBytes {
+  I of[4];  // tokens as in TrellisWeights::pair_high
+};
+
+/// Of two pairs that lie side by side; 8 L a byte.
+RILLKV_INLINE void load_two_pairs(const Planes& b, const uint8_t* subsets, PairBytes (&out)[2]) {
+  const I bits = _mm512_loadu_si512(b.bits);
+  // The even bits of a bit plane belong to the first words of a crumb plane, the odd ones to the
+  // others: to the upper bits of crumbs.
+  const I turns = _mm512_setr_epi32(1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0);
+  const I top = _mm512_set1_epi8(static_cast<char>(0xE0)), all = _mm512_set1_epi8(-8);
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const I spread =
+        i == 0 ? _mm512_shuffle_i64x2(bits, bits, 0x50) : _mm512_shuffle_i64x2(bits, bits, 0xFA);
+    const I bit = _mm512_rolv_epi32(spread, turns);
+    const I crumbs = _mm512_loadu_si512(b.crumbs + 64 * i);
+    const I subset = _mm512_loadu_si512(subsets + 64 * i);
+    // Fields of 4, b in their upper 3 bits.
+    const I even = choose<12>(_mm512_slli_epi32(crumbs, 2), bit);
+    const I odd = choose<12>(crumbs, _mm512_srli_epi32(bit, 2));
+    const auto join = [&](I b_of, I subset_of) __attribute__((always_inline)) {
+      return _mm512_and_si512(choose_by(top, b_of, subset_of), all);
+    };
+    out[i].of[0] = join(_mm512_slli_epi32(even, 4), _mm512_slli_epi32(subset, 3));
+    out[i].of[1] = join(_mm512_slli_epi32(odd, 4), _mm512_slli_epi32(subset, 1));
+    out[i].of[2] = join(even, _mm512_srli_epi32(subset, 1));
+    out[i].of[3] = join(odd, _mm512_srli_epi32(subset, 3));
+  }
+}
+
+/// sum_t weight level of the pairs from .. to - 1, all of 4 bits; fours of them.
+template <int kD, bool kOneRow>
+void weigh_pairs_of_4(const TrellisValueBlock<kD>& block, int from, int to,
+                      const TrellisWeights* weights, int rows, Ahead& ahead, LevelSums<kD>& out) {
+  Planes at = block.planes_of(from, false);
+  const uint8_t* subsets = block.subsets_of(from, false);
+  for (int p = from; p < to; p += 4) {
+    for (int i = 0; i < 8 * Ahead::kQuads / kD; ++i) ahead.step_quad();
+    PairBytes x[2][2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      load_two_pairs(at, subsets, x[i]);
+      at.crumbs += 128;
+      at.bits += 64;
+      subsets += 128;
+    }
+    for (int r = 0; r < (kOneRow ? 1 : rows); ++r) {
+      const TrellisWeights& w = weights[r];
+      I sums[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const PairBytes& bytes = x[i / 2][i % 2];
+        I sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int f = 0; f < 4; ++f) sum = _mm512_dpbusd_epi32(sum, bytes.of[f], w.pair_high[f]);
+        sum = _mm512_slli_epi32(sum, 8);
+#pragma GCC unroll 4
+        for (int f = 0; f < 4; ++f) sum = _mm512_dpbusd_epi32(sum, bytes.of[f], w.pair_low[f]);
+        sums[i] = sum;
+      }
+      const I both = sum_of_quads(sums);
+      out[r][p / 4] = _mm512_maskz_mov_epi32(0x00FF, both);
+      out[r][(p + kD / 2) / 4] = _mm512_maskz_mov_epi32(0xFF00, both);
+    }
+  }
+}
+
 /// The same of the channels of pairs from .. to - 1 of one half, all of kWidth bits; fours of them.
 template <int kD, int kWidth, bool kOneRow>
 void weigh_pairs(const TrellisValueBlock<kD>& block, int from, int to, bool second,
@@ -201,18 +278,27 @@ void add_trellis_values(const TrellisValueBlock<kD>& block, const TrellisWeights
   constexpr int kHalf = kD / 2;
   const int width = block.width, wide = block.wide_pairs, whole = wide / 4 * 4;
   LevelSums<kD> sums;
-  for (const bool second : {false, true}) {
-    const auto weigh = [&](int own_width, int from, int to) {
-      if (from == to) return;
-      with_int<1, 7>(own_width, [&](auto own) {
+  const auto weigh = [&](int own_width, int from, int to) {
+    if (from == to) return;
+    with_int<1, 7>(own_width, [&](auto own) {
+      if constexpr (own == 4) {
+        const auto pairs = rows == 1 ? weigh_pairs_of_4<kD, true> : weigh_pairs_of_4<kD, false>;
+        pairs(block, from, to, weights, rows, ahead, sums);
+      } else {
         const auto pairs = rows == 1 ? weigh_pairs<kD, own, true> : weigh_pairs<kD, own, false>;
-        pairs(block, from, to, second, weights, rows, ahead, sums);
-      });
-    };
-    weigh(width + 1, 0, whole);
-    if (whole < wide) weigh_mixed<kD>(block, whole, second, weights, rows, ahead, sums);
-    weigh(width, (wide + 3) / 4 * 4, kHalf);
+        for (const bool second : {false, true}) {
+          pairs(block, from, to, second, weights, rows, ahead, sums);
+        }
+      }
+    });
+  };
+  weigh(width + 1, 0, whole);
+  if (whole < wide) {
+    for (const bool second : {false, true}) {
+      weigh_mixed<kD>(block, whole, second, weights, rows, ahead, sums);
+    }
   }
+  weigh(width, (wide + 3) / 4 * 4, kHalf);
   const I lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (int c = 0; c < kD; c += 16) {
     // v = slope byte + offset, in units of p'
