@@ -16,7 +16,8 @@ Needs torch, numpy, safetensors, tokenizers (.venv-reference). Without arguments
 tests/eval/quality_test.cpp expects, tests/data/quality/goldens.json.
 
 usage: quality_reference.py [--model DIR] [--text FILE] [--context N] [--windows N] [--chunk N]
-                            [--presets NAME...] [--set KEY=VALUE...] [--out FILE | --print]
+                            [--presets NAME...] [--set KEY=VALUE...] [--without PART...]
+                            [--out FILE | --print]
 """
 
 import argparse
@@ -303,6 +304,8 @@ class Layer:
             water_filling(s, c["key_bits_mean"], range(1, 8), trellis_reference.LEFT[1:]) if trellis
             else water_filling(s, c["key_bits_mean"], c["bit_classes"]) for s in scores])
         push = np.stack([factor for _, factor, _ in plans])
+        if "feedback" in trellis_reference.left_out:
+            push[:] = 0
         y, error = np.empty_like(x), np.zeros(x.shape)
         for i in range(dim):
             fed = x[:, i] + np.einsum("rj,rjt->rt", push[:, :i, i], error[:, :i])
@@ -455,10 +458,13 @@ def main():
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--without", nargs="+", default=[], choices=trellis_reference.PARTS,
+                        help="leave a part of policy trellis out")
     parser.add_argument("--out", type=pathlib.Path, default=QUALITY / "goldens.json")
     parser.add_argument("--print", action="store_true", help="write no file")
     a = parser.parse_args()
     torch.set_grad_enabled(False)
+    trellis_reference.leave_out(a.without)
 
     windows = read_windows(a.model, a.text, a.context, a.windows)
     model = Llama(a.model)

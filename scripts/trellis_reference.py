@@ -17,11 +17,23 @@ SHIFT = np.array([0, -3, -9, -8, -8, -8, -7, -7])
 # Numbers are divided by what comes back of them on average: attention's sums average noise away, but
 # not a factor.
 SHRINKAGE = 1 - np.array(LEFT)
+PARTS = ("feedback", "trellis", "clipping", "gain")  # what leave_out may name
+left_out = set()
 WIDE_GAIN = np.float32(2 ** (-7 / 8))  # of value channels a bit wider, against a token's scale
 # Transitions from state s = 4 a + b by the path bit u to state 2 b + u, as [a, b, u]: which quarter
 # of the levels they take (every fourth, from that one on).
 STATE = np.arange(8).reshape(2, 4, 1)
 SUBSET = 2 * (np.arange(2) ^ STATE & 1 ^ STATE >> 2 & 1) + (STATE >> 1 & 1)
+
+
+def leave_out(parts):
+    """Does without some of PARTS, to see what each of them brings."""
+    left_out.update(parts)
+    if left_out & {"gain", "trellis"}:  # a scalar quantiser's range is not narrowed to its best
+        SHRINKAGE[:] = 1
+        SHIFT[1:3] = -10
+    if "clipping" in left_out:
+        RANGES[1:] = 1
 
 
 def step8(index):
@@ -89,6 +101,11 @@ def key_rows(x, width):
     error[tried >= RANGES[width][:, None]] = np.inf
     best = error.argmin(1)[:, None]
 
+    if "trellis" in left_out:
+        step = np.take_along_axis(step, best, 1)
+        zero = np.rint(np.take_along_axis(centre, best, 1) * inverse8(step) - top / 2)
+        code = np.clip(np.rint(x * inverse8(step) - zero), 0, top)
+        return (step8(step) * (zero + code)).astype(np.float32)
     step = np.take_along_axis(step, best, 1) + SHIFT[width][:, None]
     step = np.clip(np.maximum(step, least), 0, 255)
     zero = np.rint(np.take_along_axis(centre, best, 1) * inverse8(step) - (2 * top + 1) / 2)
@@ -111,7 +128,7 @@ def value_blocks(x, width, wide_pairs):
     granular = ((reach / np.exp2(widths - 1)) ** 2).sum() / 12
     widest = nearest8(np.abs(x).max(-1) / (SHRINKAGE[width] * (2.0 ** (width + 1) - 1)))
     scale, falls, error = widest, np.ones(widest.shape, bool), None
-    for smaller in range(9):
+    for smaller in range(1 if "clipping" in left_out else 9):
         index = np.maximum(widest - smaller, 0)
         beyond = np.maximum(np.abs(x) - step8(index)[..., None] * reach, 0)
         before, error = error, (beyond**2).sum(-1) + granular * step8(index) ** 2
@@ -119,6 +136,11 @@ def value_blocks(x, width, wide_pairs):
             falls &= error < before
             scale = np.where(falls, index, scale)
 
+    if "trellis" in left_out:
+        half = np.exp2(widths - 1)
+        unit = step8(scale)[..., None] * reach / half
+        code = np.clip(np.rint(x / unit - 0.5), -half, half - 1)
+        return (unit * (code + 0.5)).astype(np.float32)
     v = x * inverse8(scale)[..., None] / (2 * gain * SHRINKAGE[widths]) + top / 2
     rows = v.astype(np.float32).transpose(0, 2, 1).reshape(blocks * dim, tokens)
     weight = np.repeat(step8(scale) ** 2, dim, axis=0)
