@@ -170,13 +170,16 @@ def rate(name: str) -> int:
 
 def chunk_table(rows: list[dict]) -> str:
     """Ingest and packing side by side."""
-    lines = ["| GPU | heads | ingest | packing | both, with their launches |", "|---|---|---|---|---|"]
+    lines = ["| GPU | heads | ingest | packing | both, with their launches | packing with error feedback"
+             " | packing of policy \"trellis\" |", "|---|---|---|---|---|---|---|"]
     for ingest in (r for r in rows if r["what"] == "ingest"):
-        pack = next(r for r in rows
-                    if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
+        pack, feedback, trellis = (
+            next(r for r in rows if (r["what"], r["gpu"], r["name"]) == (what, ingest["gpu"], ingest["name"]))
+            for what in ("pack", "pack-feedback", "pack-trellis"))
         both = sum(float(r["total_s"]) for r in (ingest, pack))
         lines.append(f"| {ingest['gpu']} | {ingest['name']} | {microseconds(float(ingest['device_s']))}"
-                     f" | {microseconds(float(pack['device_s']))} | {microseconds(both)} |")
+                     f" | {microseconds(float(pack['device_s']))} | {microseconds(both)}"
+                     f" | {microseconds(float(feedback['device_s']))} | {microseconds(float(trellis['device_s']))} |")
     return "\n".join(lines)
 
 

@@ -115,7 +115,7 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
       return make_cpu_block_device(quantizer, shared, *memory);
     };
     rotations = std::move(table);
-  } else if (config.policy == Policy::kAdaptive) {
+  } else if (config.follows_queries()) {
     cuda = std::make_unique<CudaSequence>(geometry, quantizer, dtype, protocol, *backend);
   } else {
     auto table = std::make_unique<DeviceRotationTable>(geometry.inverse_frequencies, sinks,

@@ -24,10 +24,21 @@ inline std::ostream& operator<<(std::ostream& out, const PackCase& c) {
              << c.bits << " bits, gap " << c.gap;
 }
 
-/// What decides a block's keys.
+/// What decides a block's keys, and how its values are packed.
 class KeyPacker {
  public:
   virtual ~KeyPacker() = default;
+  /// Values as the CPU packs them, by default of policy "adaptive"; adds to `clipped`.
+  virtual std::vector<uint8_t> pack_values(const PackCase& c,
+                                           const kernels::cpu::PackParams& params,
+                                           const kernels::cpu::KernelTable& scalar,
+                                           int64_t& clipped) const {
+    const int groups = format::value_groups(c.head_dim, c.group_size);
+    GuardedBuffer one(format::token_block_bytes(c.block_size, c.head_dim, groups, false, c.bits));
+    clipped += scalar.pack_tokens_affine(params, groups, c.bits, one.data());
+    const auto bytes = one.bytes();
+    return {bytes.begin(), bytes.end()};
+  }
   /// Keys of block n of kv head h as the CPU packs them.
   virtual std::vector<uint8_t> pack(const kernels::cpu::PackParams& params, int n, int h,
                                     int increments) const = 0;
@@ -111,8 +122,7 @@ inline void PackBlocksTest::run(const PackCase& c, uint32_t seed, const KeyPacke
   // Block by block as the CPU writes them.
   std::vector<std::vector<uint8_t>> expected;
   std::vector<unsigned long long> expected_clipped;
-  size_t key_bytes = 0;
-  const size_t value_bytes = format::token_block_bytes(c.block_size, D, groups, false, c.bits);
+  size_t key_bytes = 0, value_bytes = 0;
   for (int n = 0; n < c.blocks; ++n) {
     std::vector<uint8_t> block;
     for (int h = 0; h < c.kv_heads; ++h) {
@@ -122,10 +132,8 @@ inline void PackBlocksTest::run(const PackCase& c, uint32_t seed, const KeyPacke
     }
     int64_t clipped = 0;
     for (int h = 0; h < c.kv_heads; ++h) {
-      GuardedBuffer one(value_bytes);
-      clipped +=
-          scalar_->pack_tokens_affine(cpu_params(c, values, n, h), groups, c.bits, one.data());
-      const auto bytes = one.bytes();
+      const auto bytes = packer.pack_values(c, cpu_params(c, values, n, h), *scalar_, clipped);
+      value_bytes = bytes.size();
       block.insert(block.end(), bytes.begin(), bytes.end());
     }
     expected.push_back(block);
