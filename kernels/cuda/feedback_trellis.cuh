@@ -119,7 +119,7 @@ class FeedbackTrellis : FeedbackTile<T, D, TrellisKeyBlock> {
     Coder coder(scratch());
     coder.code(width, top, tokens_);
     float y[4];
-    codes(position) = coder.codes(0, y);
+    codes(position) = coder.codes(0, tokens_, y);
     const float4 error = {__fsub_rn(key[0], y[0]), __fsub_rn(key[1], y[1]), __fsub_rn(key[2], y[2]),
                           __fsub_rn(key[3], y[3])};
     // Of positions up to this one the weights are 0.

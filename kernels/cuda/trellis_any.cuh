@@ -60,7 +60,7 @@ class TrellisAny : FeedbackAny<T> {
       for (int g = 0; g < Coder::kGroups; ++g) {
         const int first = 128 * g + 4 * lane_id();
         float y[4];
-        const uint32_t code = coder.codes(g, y);
+        const uint32_t code = coder.codes(g, tokens_, y);
         reinterpret_cast<float4*>(scratch().x)[first / 4] = {y[0], y[1], y[2], y[3]};
         if (first < p_.block_size) {
           *reinterpret_cast<uint32_t*>(codes(channel) + first) =

@@ -51,6 +51,7 @@ class TrellisCoder {
     const KeySteps steps = steps_of(width, top, count);
     lattice_ = steps.trellis(search(steps, width, top.top, count));
     top_ = __fmul_rn(__fsub_rn(top.top, 1.0f), 0.5f);  // 2^(w-1) - 1
+    __syncwarp();
     measure();
     __syncwarp();
     walk(count);
@@ -65,7 +66,8 @@ class TrellisCoder {
 
   /// Of the tokens 128 g + 4 lane + (0 .. 3): codes, b and in bit 7 u, a byte each, and what they
   /// are read as; unspecified past the last token.
-  __device__ uint32_t codes(int g, float (&y)[4]) const {
+  __device__ uint32_t codes(int g, int count, float (&y)[4]) const {
+    const int own = count - 128 * g - 4 * lane_id();
     const float4 four = reinterpret_cast<const float4*>(s_.x)[32 * g + lane_id()];
     const float v[4] = {four.x, four.y, four.z, four.w};
     const uint32_t choices = reinterpret_cast<const uint32_t*>(s_.choices)[32 * g + lane_id()];
@@ -80,7 +82,7 @@ class TrellisCoder {
       const float level = __fmaf_rn(4.0f, z, subset);
       y[t] = __fmul_rn(size, __fadd_rn(lattice_.zero, level));
       out = out << 8 | (code_byte(z) & 0x7f) | (state & 1) << 7;
-      state = from;
+      state = t < own ? from : state;
     }
     return out;
   }
