@@ -82,6 +82,9 @@ One launch each; `benchmarks/ingest_model.h`. What holds these kernels up is lat
 added token by token, a key block's widths are searched for): the longest CTA's chain of loads, barriers and
 dependent steps, counted by hand, or all CTAs' instructions where that is more; and the gap before a launch. The aim is at
 most 10 us for both at 32/8/128 on an H100, which is 3 % of a layer of prefill from 4k cached tokens on.
+With error feedback a key block's channels wait for one another, and with trellis codes each of them walks along its
+tokens besides (`kernels/cuda/trellis_coder.cuh`, about 3700 cycles a channel, two thirds of them the walk): a chain in
+one CTA a kv head and block, as long for 256 tokens as for as many as fill the SMs, one CTA each.
 
 {table}
 """
