@@ -114,6 +114,19 @@ TEST_P(CudaTrellisTest, EveryWidth) {
   }
 }
 
+// Paths of equal error: all errors are small dyadic numbers, since steps are powers of two. Keys of
+// 3 bits are a scalar quantiser's levels at the first step that is tried, which no other betters, and
+// so are nearly all values (3.75 (k + 0.5), with 15 the largest magnitude).
+TEST_P(CudaTrellisTest, TheFirstOfEqualPathsWins) {
+  for (Dtype dtype : {Dtype::kFloat16, Dtype::kFloat32}) {
+    PackCase c = {1, 64, 128, 0, 128, 1, dtype, 3, 64, 0, true, {3}};
+    c.keys = {0, 1, 2, 3, 4, 5, 6, 7};
+    c.values = {15, 1.875, -1.875, 5.625, -5.625, 9.375, -9.375, 13.125, -13.125, 0};
+    run({c, 0}, 40, Queries::kNone);
+    if (HasFatalFailure()) return;
+  }
+}
+
 TEST_P(CudaTrellisTest, MomentsOfEveryKind) {
   const TrellisCase cases[] = {
       {{1, 64, 128, 3, 125, 1, Dtype::kFloat16, 4, 64, 0, true, kWidths}, 20},

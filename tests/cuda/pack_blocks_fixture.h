@@ -17,6 +17,7 @@ struct PackCase {
   std::vector<int> classes = {1, 2, 3, 4, 5, 6, 7, 8};
   bool close_gains = false;  // channels have one range, and energies differ in their last bits
   float energy_scale = 1;    // 0 and tiny: gains of a pair share an exponent; huge: they overflow
+  std::vector<double> keys = {}, values = {};  // if there are any: what elements are drawn from
 };
 inline std::ostream& operator<<(std::ostream& out, const PackCase& c) {
   return out << c.kv_heads << " heads of " << c.head_dim << ", tail " << c.tail << " of "
@@ -59,7 +60,7 @@ class PackBlocksTest : public EveryDevice {
     std::vector<uint8_t> tail, chunk;
     int row_bytes;
   };
-  static Side make_side(const PackCase& c, uint32_t seed) {
+  static Side make_side(const PackCase& c, uint32_t seed, const std::vector<double>& from) {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal(0.0, 1.0);
     const auto size = static_cast<int>(dtype_bytes(c.dtype));
@@ -71,13 +72,14 @@ class PackBlocksTest : public EveryDevice {
       // The cases that rounding and degenerate scales care about, as in cuda_pack_test.cpp.
       const double x = normal(random);
       const int kind = i % row % 8;
-      const double value = c.close_gains ? x
-                           : kind == 0   ? 1.25
-                           : kind == 1   ? 3000 + x
-                           : kind == 2   ? (x < 0 ? -0.0 : 0.0)
-                           : kind == 3   ? x * 1e-7
-                           : kind == 4   ? x * 8000
-                                         : x;
+      const double value = !from.empty()   ? from[random() % from.size()]
+                           : c.close_gains ? x
+                           : kind == 0     ? 1.25
+                           : kind == 1     ? 3000 + x
+                           : kind == 2     ? (x < 0 ? -0.0 : 0.0)
+                           : kind == 3     ? x * 1e-7
+                           : kind == 4     ? x * 8000
+                                           : x;
       if (c.close_gains && i % row != 0) {
         std::copy_n(side.all.data() + static_cast<size_t>((i / row * row) * size), size,
                     side.all.data() + static_cast<size_t>(i * size));
@@ -118,7 +120,7 @@ inline void PackBlocksTest::run(const PackCase& c, uint32_t seed, const KeyPacke
   const int D = c.head_dim, pairs = D / 2, class_count = static_cast<int>(c.classes.size());
   const int increments = pairs * (class_count - 1) * 2 / 5;
   const int groups = format::value_groups(D, c.group_size);
-  const Side keys = make_side(c, seed), values = make_side(c, seed + 1);
+  const Side keys = make_side(c, seed, c.keys), values = make_side(c, seed + 1, c.values);
   // Block by block as the CPU writes them.
   std::vector<std::vector<uint8_t>> expected;
   std::vector<unsigned long long> expected_clipped;
