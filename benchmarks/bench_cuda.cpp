@@ -182,8 +182,15 @@ void print_predictions() {
     for (const Shape& s : kShapes) {
       const bench::IngestEstimate e =
           bench::estimate_ingest(gpu, {s.heads, s.kv_heads, s.head_dim, kChunk});
+      const auto pack_s = [&, &shape = s](bench::Coder coder) {
+        return bench::estimate_ingest(gpu, {shape.heads, shape.kv_heads, shape.head_dim, kChunk},
+                                      coder)
+            .pack_s();
+      };
       for (const auto& [what, seconds] :
-           {std::pair{"ingest", e.ingest_s()}, std::pair{"pack", e.pack_s()}}) {
+           {std::pair{"ingest", e.ingest_s()}, std::pair{"pack", e.pack_s()},
+            std::pair{"pack-feedback", pack_s(bench::Coder::kFeedback)},
+            std::pair{"pack-trellis", pack_s(bench::Coder::kTrellis)}}) {
         std::printf("%s,%s,%s,%d,1,0,%.6g,%.6g\n", what, gpu.name.c_str(),
                     bench::name_of(s).c_str(), kChunk, seconds, seconds + e.launches_s / 2);
       }

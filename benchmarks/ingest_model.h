@@ -1,5 +1,6 @@
-// What taking a chunk into the cache should cost on a GPU, policy "adaptive", preset balanced,
-// bf16: rillkv_ingest_* and rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run
+// What taking a chunk into the cache should cost on a GPU, policy "adaptive", preset balanced (and
+// of packing what error feedback and policy "trellis" take instead), bf16: rillkv_ingest_* and
+// rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run
 // or measured: instructions are counted by the PTX executor (CudaIngestModelTest compares; it
 // counts PTX, of which ptxas folds negations and moves), latencies are those of
 // kernels/cuda/attention_costs.h.
@@ -96,6 +97,52 @@ inline double value_rows_chain_cycles(const IngestShape& s) {
          instructions_of_value_rows(s) / kernels::cuda::kIssueRate;
 }
 
+// ---- keys with error feedback: positions wait for one another (feedback_tile.cuh) ----
+
+/// Everything before the rounding: the tile; variances, two sums of the block's tokens; the order,
+/// M, from moments in the L2 cache; its factors, eight pivots a panel, each a division that waits
+/// for the one before (60 cycles) and its multiply-adds, two barriers and what the next panel
+/// takes; the search for widths.
+inline double feedback_plan_cycles(const IngestShape& s) {
+  const double tile = 2 * kL2Cycles + 2.0 * s.block_size * s.head_dim / kL2BytesACycle;
+  const double variances = 2 * kAddCycles * s.block_size + 2 * kDivideCycles;
+  const double order = 2 * kL2Cycles + (kAddCycles + 3) * s.head_dim / 2.0;
+  const double matrix = 5 * kL2Cycles;
+  const double panel = 8 * (60 + 2 * kAddCycles) + 2 * kBarrierCycles + 100;
+  return tile + variances + order + matrix + s.head_dim / 8.0 * panel + search_cycles(s);
+}
+/// Errors of four positions to the next warp's eight, and the barrier between four positions.
+inline constexpr double kHandOnCycles =
+    (kBarrierCycles + 4 * kSharedCycles / 2 + 4 * 8 * 4 / 2) / 4;
+/// A position of affine codes: its extremes, its scale (a quotient, two roundings to fp16 and a
+/// reciprocal), eight dependent steps from a key to its error, and what the next position takes.
+inline constexpr double kAffinePositionCycles =
+    4 * kAddCycles + kReduceCycles + 10 + 75 + 8 * kAddCycles + 12 + 2 * kAddCycles + kHandOnCycles;
+
+/// A position of trellis codes (kernels/cuda/trellis_coder.cuh) of up to 128 tokens and 4 bits or
+/// more, by one warp: extremes and two ranges, whose errors add up 16 at a time and four shuffles;
+/// a token's four distances, 38 instructions and four tokens a lane; three tokens of the walk in turn
+/// (three additions and minima, and a shuffle), of which nothing is shorter; choices, 46
+/// instructions a token; maps, 16 a token; 32 maps followed, two instructions each; codes.
+inline constexpr double kWalkCycles = 3 * (kAddCycles + 5) + kShuffleCycles + 3;  // three tokens
+inline double trellis_position_cycles(const IngestShape& s) {
+  const double tokens = s.block_size, own = tokens / 32;
+  const double search = 2 * kReduceCycles + 60 + tokens / 16 * (8 + kAddCycles) +
+                        5 * (kShuffleCycles + kAddCycles) + 60;
+  const double choices = own * 46 + kReduceCycles + kSharedCycles;
+  return search + own * 38 + kSharedCycles + tokens / 3 * kWalkCycles + choices + own * 16 +
+         kSharedCycles + tokens / 4 * 10 + own * 15 + kHandOnCycles;
+}
+/// Values of policy "trellis" (kernels/cuda/trellis_values.cuh): a half warp finds the scales of a
+/// 32nd of the tokens, four warps a scheduler; a thread walks along a channel, 85 instructions a
+/// token, and back, a chain of 30 cycles a token.
+inline double trellis_values_cycles(const IngestShape& s) {
+  return s.block_size / 32.0 * 4 * (9 * s.head_dim / 16.0 * 9 + 150) + s.block_size * (85 + 30);
+}
+
+/// How a block's keys are rounded (and its values coded).
+enum class Coder { kNearest, kFeedback, kTrellis };
+
 struct IngestEstimate {
   double ingest_issue_s = 0, ingest_bytes_s = 0, ingest_chain_s = 0;
   double pack_issue_s = 0, pack_bytes_s = 0, pack_chain_s = 0;
@@ -106,8 +153,10 @@ struct IngestEstimate {
 };
 
 /// Of one layer and chunk. Every CTA is resident at once at these sizes
-/// (tests/cuda/resource_budget.txt: four of ingest an SM, one of pack).
-inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
+/// (tests/cuda/resource_budget.txt: four of ingest an SM, one of pack). What error feedback adds to
+/// ingest is not counted: it hides behind query CTAs' loads, as the squares do.
+inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s,
+                                      Coder coder = Coder::kNearest) {
   namespace cuda = kernels::cuda;
   cuda::IngestParams p;
   p.heads = s.heads;
@@ -131,6 +180,14 @@ inline IngestEstimate estimate_ingest(const Gpu& gpu, const IngestShape& s) {
                     1.0 * s.block_size / cuda::kPackBlockRows * instructions_of_value_rows(s)) /
                    rate;
   e.pack_chain_s = std::max(key_block_chain_cycles(s), value_rows_chain_cycles(s)) / gpu.clock;
+  if (coder != Coder::kNearest) {
+    const double position =
+        coder == Coder::kTrellis ? trellis_position_cycles(s) : kAffinePositionCycles;
+    const double values =
+        coder == Coder::kTrellis ? trellis_values_cycles(s) : value_rows_chain_cycles(s);
+    const double keys = feedback_plan_cycles(s) + s.head_dim * position;
+    e.pack_chain_s = std::max(keys, values) / gpu.clock;
+  }
   e.pack_bytes_s = row * s.kv_heads * 2 * (1 + 4.5 / 16) / kL2BytesOfAll;
   e.launches_s = 2 * cuda::kLaunchCycles / gpu.clock;
   return e;

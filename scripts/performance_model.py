@@ -82,6 +82,9 @@ One launch each; `benchmarks/ingest_model.h`. What holds these kernels up is lat
 added token by token, a key block's widths are searched for): the longest CTA's chain of loads, barriers and
 dependent steps, counted by hand, or all CTAs' instructions where that is more; and the gap before a launch. The aim is at
 most 10 us for both at 32/8/128 on an H100, which is 3 % of a layer of prefill from 4k cached tokens on.
+With error feedback a key block's channels wait for one another, and with trellis codes each of them walks along its
+tokens besides (`kernels/cuda/trellis_coder.cuh`, about 3700 cycles a channel, two thirds of them the walk): a chain in
+one CTA a kv head and block, as long for 256 tokens as for as many as fill the SMs, one CTA each.
 
 {table}
 """
@@ -170,13 +173,16 @@ def rate(name: str) -> int:
 
 def chunk_table(rows: list[dict]) -> str:
     """Ingest and packing side by side."""
-    lines = ["| GPU | heads | ingest | packing | both, with their launches |", "|---|---|---|---|---|"]
+    lines = ["| GPU | heads | ingest | packing | both, with their launches | packing with error feedback"
+             " | packing of policy \"trellis\" |", "|---|---|---|---|---|---|---|"]
     for ingest in (r for r in rows if r["what"] == "ingest"):
-        pack = next(r for r in rows
-                    if (r["what"], r["gpu"], r["name"]) == ("pack", ingest["gpu"], ingest["name"]))
+        pack, feedback, trellis = (
+            next(r for r in rows if (r["what"], r["gpu"], r["name"]) == (what, ingest["gpu"], ingest["name"]))
+            for what in ("pack", "pack-feedback", "pack-trellis"))
         both = sum(float(r["total_s"]) for r in (ingest, pack))
         lines.append(f"| {ingest['gpu']} | {ingest['name']} | {microseconds(float(ingest['device_s']))}"
-                     f" | {microseconds(float(pack['device_s']))} | {microseconds(both)} |")
+                     f" | {microseconds(float(pack['device_s']))} | {microseconds(both)}"
+                     f" | {microseconds(float(feedback['device_s']))} | {microseconds(float(trellis['device_s']))} |")
     return "\n".join(lines)
 
 

@@ -20,6 +20,11 @@ __device__ inline uint32_t four_bytes(uint32_t a, uint32_t b, uint32_t c, uint32
   return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 }
 
+/// The lowest `count` bytes of a word: all from 4 on, none up to 0.
+__device__ inline uint32_t first_bytes(int count) {
+  return count >= 4 ? ~0u : count <= 0 ? 0u : (1u << 8 * count) - 1;
+}
+
 /// Eight codes of `width` bits, the even ones' bytes and the odd ones': element k of a nibble plane
 /// is code k, and so are the crumb and the bit in the lower bits of nibble k. What a shift moves
 /// into another byte the mask takes away: a code is below 2^width.

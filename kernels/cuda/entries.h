@@ -14,6 +14,9 @@
   X(rillkv_pack_feedback_bf16)      \
   X(rillkv_pack_feedback_fp16)      \
   X(rillkv_pack_feedback_fp32)      \
+  X(rillkv_pack_trellis_bf16)       \
+  X(rillkv_pack_trellis_fp16)       \
+  X(rillkv_pack_trellis_fp32)       \
   X(rillkv_pack_channels_symmetric) \
   X(rillkv_pack_sinks)              \
   X(rillkv_rope)                    \

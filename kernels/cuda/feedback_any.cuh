@@ -1,6 +1,6 @@
-// A key block of rillkv_pack_feedback_* of any shape and dtype (kernels/feedback.h;
-// feedback_tile.cuh has the usual ones): the matrix and the errors in global memory, position by
-// position. One CTA; a token's errors are its thread's.
+// A key block of rillkv_pack_feedback_* or rillkv_pack_trellis_* of any shape and dtype
+// (kernels/feedback.h; feedback_tile.cuh has the usual ones): the matrix and the errors in global
+// memory, position by position. One CTA; a token's errors are its thread's.
 #pragma once
 
 #include "kernels/cuda/channel_planes.cuh"
@@ -13,7 +13,8 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-/// Called by all threads of a CTA.
+/// Called by all threads of a CTA. Its blocks are those of policy "adaptive" (TrellisAny: of policy
+/// "trellis").
 template <typename T>
 class FeedbackAny {
  public:
@@ -33,6 +34,16 @@ class FeedbackAny {
         s_(shared_memory, p.head_dim, p.block_size) {}
 
   __device__ void pack() {
+    plan();
+    scan_plane_counts(s_.codes.widths, dim_, s_.codes.offsets);
+    for (int k = 0; k < dim_; ++k) round(k);
+    __syncthreads();
+    write_planes(dim_, p_.block_size, s_.codes, false, out_);
+  }
+
+ protected:
+  /// Steps 1 to 6.
+  __device__ void plan() {
     for (int c = thread(); c < dim_; c += kPackBlockThreads) s_.spread[c] = variance(c);
     const PairOrder order = {s_.energies, s_.damping, s_.pairs, s_.ranks, s_.usable};
     if (warp_id() == 0) order_pairs(moment_, p_.distances, half_, order);
@@ -52,13 +63,7 @@ class FeedbackAny {
       return __fmul_rn(__fadd_rn(s_.spread[pair], s_.spread[pair + half_]),
                        __fadd_rn(s_.sensitivities[2 * rank], s_.sensitivities[2 * rank + 1]));
     });
-    scan_plane_counts(s_.codes.widths, dim_, s_.codes.offsets);
-    for (int k = 0; k < dim_; ++k) round(k);
-    __syncthreads();
-    write_planes(dim_, p_.block_size, s_.codes, false, out_);
   }
-
- private:
   __device__ static int thread() { return static_cast<int>(threadIdx.x); }
   __device__ float key(int token, int channel) const {
     return to_float(rows_.row(first_ + token)[channel]);
@@ -96,6 +101,29 @@ class FeedbackAny {
     }
   }
 
+  /// Step 7: what is coded of position k and this thread's token, which has one; and its key.
+  struct Coded {
+    float x, as_is;
+  };
+  __device__ Coded fed_back(int k, int channel) const {
+    const int token = thread();
+    const float as_is = key(token, channel);
+    const float *weights = matrix_ + k * dim_, *errors = errors_ + token;
+    float x = as_is;
+#pragma unroll 8
+    for (int j = 0; j < k; ++j) x = __fmaf_rn(weights[j], errors[j * p_.block_size], x);
+    return {within_magnitude(x), as_is};
+  }
+
+  const PackParams& p_;
+  const VirtualRows<T>& rows_;
+  const int first_, tokens_, dim_, half_;
+  const float* moment_;
+  float *matrix_, *errors_;  // [dim, dim]; [dim, block_size], by position
+  uint8_t* out_;
+  const FeedbackShared s_;
+
+ private:
   /// Step 7 of position k.
   __device__ void round(int k) const {
     const int channel = ordered_channel(s_.pairs, k, half_), token = thread();
@@ -103,11 +131,9 @@ class FeedbackAny {
     const bool own = token < tokens_;
     float least = HUGE_VALF, most = -HUGE_VALF, as_is = 0.0f, x = 0.0f;
     if (own) {
-      x = as_is = key(token, channel);
-      const float *weights = matrix_ + k * dim_, *errors = errors_ + token;
-#pragma unroll 8
-      for (int j = 0; j < k; ++j) x = __fmaf_rn(weights[j], errors[j * p_.block_size], x);
-      least = most = x = within_magnitude(x);
+      const Coded coded = fed_back(k, channel);
+      as_is = coded.as_is;
+      least = most = x = coded.x;
     }
     const AffineScale scale = affine_scale_of_all(k, least, most, width);
     if (thread() == 0) {
@@ -146,14 +172,6 @@ class FeedbackAny {
     }
     return affine_scale(least, most, width);
   }
-
-  const PackParams& p_;
-  const VirtualRows<T>& rows_;
-  const int first_, tokens_, dim_, half_;
-  const float* moment_;
-  float *matrix_, *errors_;  // [dim, dim]; [dim, block_size], by position
-  uint8_t* out_;
-  const FeedbackShared s_;
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// A key block of rillkv_pack_feedback_* that is a tile: up to 128 tokens of 64 or 128 elements of
-// 16 bits (kernels/feedback.h). One CTA: positions wait for one another.
+// A key block of rillkv_pack_feedback_* or rillkv_pack_trellis_* that is a tile: up to 128 tokens
+// of 64 or 128 elements of 16 bits (kernels/feedback.h). One CTA: positions wait for one another.
 //
 //   1. The keys, transposed, to shared memory; then a thread a channel sums its variance, while one
 //      warp weighs the pairs and puts them in order.
@@ -8,13 +8,14 @@
 //   3. One warp chooses the widths (choose_widths.cuh).
 //   4. The warps take turns, kErrors positions from barrier to barrier: the one whose turn it is
 //      codes its positions and leaves their errors in shared memory, those after it add the errors
-//      that were left before, the one before it writes its planes.
+//      that were left before, the one before it writes its planes. (feedback_affine.cuh,
+//      feedback_trellis.cuh)
 //
 // A turn is a chain: a position's range is known when the errors before it are.
 #pragma once
 
-#include "kernels/cuda/channel_planes.cuh"
 #include "kernels/cuda/choose_widths.cuh"
+#include "kernels/cuda/code_planes.cuh"
 #include "kernels/cuda/feedback_factor.cuh"
 #include "kernels/cuda/feedback_order.cuh"
 #include "kernels/cuda/feedback_scale.cuh"
@@ -26,8 +27,14 @@ namespace {
 
 extern __shared__ __align__(16) uint8_t shared_memory[];
 
-/// Called by all threads of a CTA.
-template <typename T, int D>
+template <typename X>
+__device__ X* shared_at(int offset) {
+  return reinterpret_cast<X*>(shared_memory + offset);
+}
+
+/// All but the rounding, step 4. Block: where a block has its widths and planes (AffineBlock,
+/// TrellisKeyBlock). Called by all threads of a CTA.
+template <typename T, int D, typename Block>
 class FeedbackTile {
  public:
   using Shared = FeedbackTileShared<D>;
@@ -37,7 +44,9 @@ class FeedbackTile {
                           const float* moment, uint8_t* out)
       : p_(p), rows_(rows), first_(first), tokens_(tokens), moment_(moment), out_(out) {}
 
-  __device__ void pack() {
+ protected:
+  /// Ends without a barrier: where planes lie is known behind the next.
+  __device__ void prepare() {
     load();
     __syncthreads();
     if (warp_id() < D / 32) {
@@ -47,7 +56,7 @@ class FeedbackTile {
       __syncwarp();
       for (int k = lane_id(); k < D; k += 32) {
         const int pair = order().pairs[k / 2];
-        at<float>(Shared::kLeast)[k] = __fmul_rn(kLeastSensitivity, order().damping[pair]);
+        shared_at<float>(Shared::kLeast)[k] = __fmul_rn(kLeastSensitivity, order().damping[pair]);
       }
     }
     __syncthreads();
@@ -59,10 +68,10 @@ class FeedbackTile {
     if (warp_id() == 0) choose_widths();
     __syncthreads();
     if (warp_id() == kWarps - 1) count_planes();
-    take_turns();
+#pragma unroll
+    for (int i = 0; i < kPanel; ++i) keys(i, x_[i]);
   }
 
- private:
   static constexpr uint32_t kWarp = 0xffffffffu;
   static constexpr int kHalf = Shared::kHalf, kPanel = Shared::kPanel, kTurns = D / kPanel;
   static constexpr int kErrors = Shared::kErrors, kParts = kPanel / kErrors;
@@ -70,13 +79,10 @@ class FeedbackTile {
   static constexpr int kOwnPairs = PairGains<D>::kOwn;
   static_assert(kTurns <= kWarps && D / 32 < kWarps);
 
-  template <typename X>
-  __device__ static X* at(int offset) {
-    return reinterpret_cast<X*>(shared_memory + offset);
-  }
   __device__ static PairOrder order() {
-    return {at<float>(Shared::kEnergies), at<float>(Shared::kDamping), at<uint16_t>(Shared::kPairs),
-            at<uint16_t>(Shared::kRanks), at<int>(Shared::kUsable)};
+    return {shared_at<float>(Shared::kEnergies), shared_at<float>(Shared::kDamping),
+            shared_at<uint16_t>(Shared::kPairs), shared_at<uint16_t>(Shared::kRanks),
+            shared_at<int>(Shared::kUsable)};
   }
   __device__ static bool has_positions() { return warp_id() < kTurns; }
   __device__ static int channel_at_position(int k) {
@@ -88,7 +94,7 @@ class FeedbackTile {
   /// Channel c's tokens to a row of the tile. Rows past the last token are the first's: they change
   /// no extreme.
   __device__ void load() const {
-    auto* tile = at<T>(Shared::kTile);
+    auto* tile = shared_at<T>(Shared::kTile);
     const int token = static_cast<int>(threadIdx.x) % kTokens;
     const int from = first_ + (token < tokens_ ? token : 0);
     constexpr int kAtOnce = kPackBlockThreads / kTokens;
@@ -117,7 +123,7 @@ class FeedbackTile {
   /// use(x) for the tokens of a channel, in order.
   template <typename Use>
   __device__ void each_token(int channel, const Use& use) const {
-    const T* row = at<T>(Shared::kTile) + channel * Shared::kTokenStride;
+    const T* row = shared_at<T>(Shared::kTile) + channel * Shared::kTokenStride;
     int t = 0;
 #pragma unroll 4
     for (; t + 8 <= tokens_; t += 8) {
@@ -136,13 +142,13 @@ class FeedbackTile {
       const float from_mean = __fsub_rn(x, mean);
       squares = __fmaf_rn(from_mean, from_mean, squares);
     });
-    at<float>(Shared::kVariances)[channel] = __fdiv_rn(squares, count);
+    shared_at<float>(Shared::kVariances)[channel] = __fdiv_rn(squares, count);
   }
   __device__ void read_keys() {
 #pragma unroll
     for (int i = 0; i < kPanel; ++i) {
       const int channel = channel_at_position(kPanel * warp_id() + i);
-      keys_[i] = *reinterpret_cast<const uint2*>(at<T>(Shared::kTile) +
+      keys_[i] = *reinterpret_cast<const uint2*>(shared_at<T>(Shared::kTile) +
                                                  channel * Shared::kTokenStride + 4 * lane_id());
     }
   }
@@ -162,7 +168,7 @@ class FeedbackTile {
   /// Ranks r and half - 1 - r have half + 1 pairs of ranks together.
   __device__ void make_matrix() const {
     constexpr int kLength = kHalf + 1;
-    auto* matrix = at<float>(Shared::kMatrix);
+    auto* matrix = shared_at<float>(Shared::kMatrix);
 #pragma unroll 2
     for (int unit = static_cast<int>(threadIdx.x); unit < kHalf / 2 * kLength;
          unit += kPackBlockThreads) {
@@ -185,7 +191,7 @@ class FeedbackTile {
   }
 
   __device__ void choose_widths() const {
-    const auto* sensitivities = at<const float>(Shared::kSensitivities);
+    const auto* sensitivities = shared_at<const float>(Shared::kSensitivities);
     float weight[kOwnPairs];
 #pragma unroll
     for (int k = 0; k < kOwnPairs; ++k) {
@@ -193,17 +199,17 @@ class FeedbackTile {
       weight[k] = __fadd_rn(sensitivities[2 * rank], sensitivities[2 * rank + 1]);
     }
     int levels[kOwnPairs];
-    PairGains<D>(p_, at<float>(Shared::kVariances), weight)
-        .choose(p_.increments, at<uint32_t>(Shared::kKeys), levels);
-    uint8_t* widths = out_ + format::channel_widths_offset(D, false);
+    PairGains<D>(p_, shared_at<float>(Shared::kVariances), weight)
+        .choose(p_.increments, shared_at<uint32_t>(Shared::kKeys), levels);
+    uint8_t* widths = out_ + Block::widths_offset(D);
 #pragma unroll
     for (int k = 0; k < kOwnPairs; ++k) {
       const int pair = lane_id() + 32 * k, width = p_.classes[levels[k]];
-      at<uint8_t>(Shared::kWidths)[pair] = static_cast<uint8_t>(width);
-      at<TopCode>(Shared::kTops)[pair] = top_code(width);
+      shared_at<uint8_t>(Shared::kWidths)[pair] = static_cast<uint8_t>(width);
+      shared_at<TopCode>(Shared::kTops)[pair] = top_code(width);
       widths[pair] = format::pair_widths(width, width);
     }
-    fill_padding(widths + kHalf, out_ + format::channel_codes_offset(D, false));
+    fill_padding(widths + kHalf, out_ + Block::planes_offset(D));
   }
   __device__ static void fill_padding(uint8_t* begin, uint8_t* end) {
     for (uint8_t* to = begin + lane_id(); to < end; to += 32) *to = 0;
@@ -211,12 +217,12 @@ class FeedbackTile {
 
   /// plane_counts of the pairs before each, of which a channel has half.
   __device__ void count_planes() const {
-    const auto* widths = at<const uint8_t>(Shared::kWidths);
-    auto* planes = at<uint32_t>(Shared::kPlanes);
+    const auto* widths = shared_at<const uint8_t>(Shared::kWidths);
+    auto* planes = shared_at<uint32_t>(Shared::kPlanes);
     uint32_t own[kOwnPairs], sum = 0;
 #pragma unroll
     for (int k = 0; k < kOwnPairs; ++k) {
-      own[k] = 2 * plane_counts(widths[lane_id() * kOwnPairs + k]);
+      own[k] = 2 * plane_counts(widths[lane_id() * kOwnPairs + k] - Block::kLess);
       sum += own[k];
     }
     const uint32_t of_lane = sum;
@@ -233,49 +239,19 @@ class FeedbackTile {
     }
     const uint32_t total = __shfl_sync(kWarp, sum, 31);
     if (lane_id() == 0) planes[kHalf] = total;
-    uint8_t* codes = out_ + format::channel_codes_offset(D, false);
-    const uint32_t end = plane_offsets(total, total, kTokens).bits;
-    fill_padding(codes + end, codes + format::align_up(end));
+    const size_t end = Block::codes_offset(D, kTokens) + plane_offsets(total, total, kTokens).bits;
+    fill_padding(out_ + end, out_ + format::align_up(end));
   }
 
   // ---- rounding ----
 
-  __device__ void take_turns() {
-#pragma unroll
-    for (int i = 0; i < kPanel; ++i) keys(i, x_[i]);
-#pragma unroll 1
-    for (int turn = 0; turn < kTurns; ++turn) {
-      unrolled<0, kParts, 1>([&](auto part) {
-        constexpr int kFirst = part.value * kErrors;  // of the turn's positions
-        __syncthreads();
-        const int position = kPanel * turn + kFirst;
-        if (!has_positions()) return;
-        // The warp has its own errors already.
-        if (position > 0 && (warp_id() > turn || (warp_id() == turn && kFirst == 0))) {
-          add_errors(position - kErrors);
-        }
-        if (warp_id() == turn) {
-          unrolled<kFirst, kFirst + kErrors, 1>([&](auto i) { round<i.value>(kPanel * turn); });
-        }
-        if (warp_id() == turn - 1) {
-          unrolled<kFirst, kFirst + kErrors, 1>(
-              [&](auto i) { write<i.value>(kPanel * (turn - 1)); });
-        }
-      });
-    }
-    __syncthreads();  // the planes' places are known, if this is the first turn
-    if (warp_id() == kTurns - 1) {
-      unrolled<0, kPanel, 1>([&](auto i) { write<i.value>(D - kPanel); });
-    }
-  }
-
   /// Errors of a position, [128].
   __device__ static float* errors(int position) {
-    return at<float>(Shared::kErrorsAt) + position % (2 * kErrors) * kTokens;
+    return shared_at<float>(Shared::kErrorsAt) + position % (2 * kErrors) * kTokens;
   }
   /// This lane's codes of a position of this warp's, a byte each.
   __device__ static uint32_t& codes(int position) {
-    return at<uint32_t>(Shared::kCodes)[position * 32 + lane_id()];
+    return shared_at<uint32_t>(Shared::kCodes)[position * 32 + lane_id()];
   }
   /// Of positions first .. first + kErrors - 1, to all of this warp's.
   __device__ void add_errors(int first) {
@@ -283,7 +259,7 @@ class FeedbackTile {
     for (int n = 0; n < kErrors; ++n) {
       const float4 error = reinterpret_cast<const float4*>(errors(first + n))[lane_id()];
       const auto* row = reinterpret_cast<const float4*>(
-          at<float>(Shared::kWeights) + Shared::weight_at(first + n, kPanel * warp_id()));
+          shared_at<float>(Shared::kWeights) + Shared::weight_at(first + n, kPanel * warp_id()));
       const float4 low = row[0], high = row[1];
       const float weights[kPanel] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
@@ -297,65 +273,18 @@ class FeedbackTile {
     x_[i][3] = __fmaf_rn(weight, error.w, x_[i][3]);
   }
 
-  /// Position i of this warp's, whose first is `first`: of this warp's number less were known than
-  /// of the turn's, and more computed before the turns and kept.
-  template <int i>
-  __device__ void round(int first) {
-    const int position = first + i;
-    const int channel = channel_at_position(position);
-    const TopCode top = at<const TopCode>(Shared::kTops)[channel % kHalf];
-    const auto* row = at<const float>(Shared::kWeights) + Shared::weight_at(position, first);
-    float weights[kPanel];
-#pragma unroll
-    for (int n = i + 1; n < kPanel; ++n) weights[n] = row[n];
-
-    float x[4];
-#pragma unroll
-    for (int t = 0; t < 4; ++t) x[t] = within_magnitude(x_[i][t]);
-    const float least = fminf(fminf(x[0], x[1]), fminf(x[2], x[3]));
-    const float most = fmaxf(fmaxf(x[0], x[1]), fmaxf(x[2], x[3]));
-    const float lo = unordered(__reduce_min_sync(kWarp, ordered(least)));
-    const float hi = unordered(__reduce_max_sync(kWarp, ordered(most)));
-    const ChainScale scale(lo, hi, top);
-    float key[4], error[4];
-    keys(i, key);
-    uint32_t bits[4];
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      bits[t] = code_byte(scale.quotient(x[t]));
-      const float code = __fsub_rn(__uint_as_float(bits[t]), kCodeShift);
-      error[t] = __fsub_rn(key[t], __fmaf_rn(scale.step, code, scale.lo));
-    }
-#pragma unroll
-    for (int n = i + 1; n < kPanel; ++n) {
-      add_error(n, weights[n], {error[0], error[1], error[2], error[3]});
-    }
-    static_assert(2 * kErrors == kPanel);
-    reinterpret_cast<float4*>(errors(i))[lane_id()] = {error[0], error[1], error[2], error[3]};
-    codes(position) = four_bytes(bits[0], bits[1], bits[2], bits[3]);
-    if (lane_id() == 0) {
-      auto* lo_out = reinterpret_cast<__half*>(out_);
-      auto* step_out = reinterpret_cast<__half*>(out_ + format::channel_step_offset(D, false));
-      lo_out[channel] = __float2half_rn(scale.lo);  // exactly
-      step_out[channel] = __float2half_rn(scale.step);
-    }
+  /// Planes of codes before a channel's, and those of all.
+  struct PlanePlace {
+    uint32_t before, all;
+  };
+  __device__ static PlanePlace plane_place(int channel, int code_width) {
+    const auto* planes = shared_at<const uint32_t>(Shared::kPlanes);
+    return {planes[channel % kHalf] +
+                (channel < kHalf ? 0 : plane_counts(static_cast<uint32_t>(code_width))),
+            planes[kHalf]};
   }
-
-  /// The planes of the same.
-  template <int i>
-  __device__ void write(int first) const {
-    const int position = first + i;
-    const int channel = channel_at_position(position), pair = channel % kHalf;
-    const int width = at<const uint8_t>(Shared::kWidths)[pair];
-    const auto* planes = at<const uint32_t>(Shared::kPlanes);
-    const uint32_t before =
-        planes[pair] + (channel < kHalf ? 0 : plane_counts(static_cast<uint32_t>(width)));
-    const int left = tokens_ - 4 * lane_id();  // of this lane's tokens
-    const uint32_t mask = left >= 4 ? ~0u : left <= 0 ? 0u : (1u << 8 * left) - 1;
-    write_channel_planes(codes(position) & mask, width,
-                         plane_offsets(before, planes[kHalf], kTokens),
-                         out_ + format::channel_codes_offset(D, false));
-  }
+  /// Bytes of codes() that are a token's.
+  __device__ uint32_t token_mask() const { return first_bytes(tokens_ - 4 * lane_id()); }
 
   const PackParams& p_;
   const VirtualRows<T>& rows_;

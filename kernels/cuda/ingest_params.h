@@ -65,9 +65,10 @@ struct IngestParams {
 
 inline constexpr int kMaxBlocksPerPack = 64;
 
-/// rillkv_pack_{bf16,fp16,fp32} (policy "adaptive"): every block that a chunk completes, keys and
-/// values of all kv heads, and the pointers to them. Block b holds the virtual tokens b *
-/// block_size ...: the first tail_count of them are the tail's rows, the others the chunk's.
+/// rillkv_pack_{bf16,fp16,fp32} (policies "adaptive" and "trellis"): every block that a chunk
+/// completes, keys and values of all kv heads, and the pointers to them. Block b holds the virtual
+/// tokens b * block_size ...: the first tail_count of them are the tail's rows, the others the
+/// chunk's.
 /// Virtual tokens after the last block go to the tail's rows 0 ... .
 struct PackParams {
   Activation keys;              // [chunk tokens after the sinks, kv_heads, D]
@@ -105,6 +106,12 @@ struct PackParams {
   float decay = 1;                   // what the moments are multiplied by when they were used
   const float* distances = nullptr;  // [D/2, D/2, 4]; 16-byte aligned
   float* scratch = nullptr;          // pack_scratch_floats(params); 16-byte aligned
+  /// Policy "trellis" (kernels/trellis.h): rillkv_pack_trellis_*, with error feedback. Of it are
+  /// wide_pairs, the pairs of value channels that have a bit more than value_bits, and the plan's,
+  /// of widths value_bits and one more.
+  int32_t trellis = 0;
+  int32_t wide_pairs = 0;
+  float inverse_units[2] = {}, squared_units[2] = {};
 };
 static_assert(sizeof(PackParams) <= 4096, "the limit of a kernel's parameters");
 

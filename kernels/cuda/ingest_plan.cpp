@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "kernels/cuda/shared_layout.h"
+#include "kernels/trellis.h"
 
 namespace rillkv::kernels::cuda {
 namespace {
@@ -21,10 +22,33 @@ size_t key_bytes(const PackParams& p) {
   const int element_bytes = p.dtype == Dtype::kFloat32 ? 4 : 2;
   return KeyPackShared(nullptr, p.head_dim, p.block_size, element_bytes).bytes;
 }
+/// The same of rillkv_pack_trellis_*, and of a CTA of its values.
+size_t trellis_bytes(const PackParams& p) {
+  const size_t keys = !feedback_takes_tile(p)
+                          ? FeedbackShared(nullptr, p.head_dim, p.block_size).trellis_bytes
+                      : p.head_dim == 64 ? FeedbackTileShared<64>::kTrellisBytes
+                                         : FeedbackTileShared<128>::kTrellisBytes;
+  return std::max(keys, TrellisValuesShared(p.head_dim, p.block_size).bytes);
+}
 /// The same of rillkv_pack_feedback_*.
 size_t feedback_bytes(const PackParams& p) {
   if (!feedback_takes_tile(p)) return FeedbackShared(nullptr, p.head_dim, p.block_size).bytes;
   return p.head_dim == 64 ? FeedbackTileShared<64>::kBytes : FeedbackTileShared<128>::kBytes;
+}
+
+void check_trellis(const PackParams& p) {
+  const int classes = p.class_count;
+  if (p.error_feedback != 0 && classes > 0 && classes <= format::kMaxTrellisWidth &&
+      p.classes[classes - 1] <= format::kMaxTrellisWidth && p.value_bits >= 1 &&
+      p.value_bits + (p.wide_pairs > 0 ? 1 : 0) <= format::kMaxTrellisWidth &&
+      p.block_size <= 256 && p.head_dim <= kMaxGenericHeadDim) {
+    return;
+  }
+  throw std::invalid_argument(
+      "pack: trellis codes need error feedback, widths of 1 to 7 bits, blocks of up to 256 tokens "
+      "and head_dim up to 256, got values of " +
+      std::to_string(p.value_bits) + " bits, blocks of " + std::to_string(p.block_size) +
+      " and head_dim " + std::to_string(p.head_dim));
 }
 
 }  // namespace
@@ -77,8 +101,11 @@ void pack(Queue& queue, PackParams params) {
                                 " blocks a launch, got " + std::to_string(params.blocks));
   }
   if (params.blocks <= 0 || params.kv_heads <= 0) return;
+  const bool trellis = params.trellis != 0, feedback = params.error_feedback != 0;
+  if (trellis) check_trellis(params);
   for (int s = 0; s + 1 < params.class_count; ++s) {
-    const auto unit = [](int width) {
+    const auto unit = [trellis](int width) {
+      if (trellis) return trellis_error(width);
       const double top = static_cast<double>((1 << width) - 1);
       return 1.0 / (top * top);
     };
@@ -90,19 +117,26 @@ void pack(Queue& queue, PackParams params) {
         << params.head_dim << "]";
     return out.str();
   };
-  const bool feedback = params.error_feedback != 0;
+  for (int wide = 0; trellis && wide < 2; ++wide) {
+    params.inverse_units[wide] = inverse_unit(params.value_bits + wide, params.value_bits);
+    params.squared_units[wide] = squared_unit(params.value_bits + wide, params.value_bits);
+  }
   Launch launch;
-  launch.entry =
-      feedback ? entry_of(params.dtype, "rillkv_pack_feedback_bf16", "rillkv_pack_feedback_fp16",
-                          "rillkv_pack_feedback_fp32")
-               : entry_of(params.dtype, "rillkv_pack_bf16", "rillkv_pack_fp16", "rillkv_pack_fp32");
+  launch.entry = trellis    ? entry_of(params.dtype, "rillkv_pack_trellis_bf16",
+                                       "rillkv_pack_trellis_fp16", "rillkv_pack_trellis_fp32")
+                 : feedback ? entry_of(params.dtype, "rillkv_pack_feedback_bf16",
+                                       "rillkv_pack_feedback_fp16", "rillkv_pack_feedback_fp32")
+                            : entry_of(params.dtype, "rillkv_pack_bf16", "rillkv_pack_fp16",
+                                       "rillkv_pack_fp32");
   launch.grid[0] = static_cast<uint32_t>(params.kv_heads);
   launch.grid[1] = static_cast<uint32_t>(params.blocks);
-  launch.grid[2] =
-      static_cast<uint32_t>(1 + (params.block_size + kPackBlockRows - 1) / kPackBlockRows);
+  // Values of policy "trellis" are coded along the tokens: a block's in one CTA.
+  const int slabs = trellis ? 1 : (params.block_size + kPackBlockRows - 1) / kPackBlockRows;
+  launch.grid[2] = static_cast<uint32_t>(1 + slabs);
   launch.threads = kPackBlockThreads;
-  launch.shared_bytes = std::max(feedback ? feedback_bytes(params) : key_bytes(params),
-                                 TokenPackShared(params.head_dim).bytes(kPackBlockRows));
+  launch.shared_bytes = trellis ? trellis_bytes(params)
+                                : std::max(feedback ? feedback_bytes(params) : key_bytes(params),
+                                           TokenPackShared(params.head_dim).bytes(kPackBlockRows));
   launch.params = &params;
   launch.params_bytes = sizeof params;
   launch.what = what;

@@ -4,6 +4,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/ingest_params.h"
+#include "kernels/cuda/shared_layout.h"
 
 namespace rillkv::kernels::cuda {
 
@@ -62,6 +63,13 @@ struct VirtualRows {
 /// Tokens that no block takes; they follow the last block's.
 __device__ inline int leftover(const PackParams& p) {
   return p.keep_rest != 0 ? max(0, p.tokens - p.blocks * p.block_size) : 0;
+}
+/// To the tail, by all warps of a CTA all of whose reads of the tail lie before a barrier.
+template <typename T>
+__device__ void move_leftover(const PackParams& p, const VirtualRows<T>& rows) {
+  for (int n = warp_id(); n < leftover(p); n += kPackBlockThreads / 32) {
+    rows.move(p.blocks * p.block_size + n, n, p.head_dim, lane_id(), 32);
+  }
 }
 
 }  // namespace rillkv::kernels::cuda

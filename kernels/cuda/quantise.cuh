@@ -70,7 +70,7 @@ __device__ inline uint32_t symmetric_code(float x, float step, int width, uint32
 }
 
 /// Word `index` of all words of a row's planes (nibble planes, crumbs, bits, in that order), made
-/// of `count` codes, one byte each; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
+/// of `count` codes, code_at(0) and so on; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
 /// from the start of the row's planes of that kind.
 struct PlaneWord {
   uint32_t bits;
@@ -80,7 +80,9 @@ struct PlaneWord {
 __device__ inline int words_of_row(int width, int count) {
   return static_cast<int>(format::codes_bytes(count, width) / 4);
 }
-__device__ inline PlaneWord make_plane_word(const uint8_t* codes, int index, int width, int count) {
+template <typename CodeAt>
+__device__ inline PlaneWord make_plane_word(const CodeAt& code_at, int index, int width,
+                                            int count) {
   const int nibble_words = format::plane_words(count, 4);
   const int crumb_words = format::plane_words(count, 2);
   const int all_nibbles = format::nibble_planes(width) * nibble_words;
@@ -105,10 +107,15 @@ __device__ inline PlaneWord make_plane_word(const uint8_t* codes, int index, int
   for (int k = 0; k < 32 / element_bits; ++k) {
     const int element = k * words + out.word % words;
     if (element < count) {
-      out.bits |= (static_cast<uint32_t>(codes[element]) >> shift & mask) << (element_bits * k);
+      out.bits |= (static_cast<uint32_t>(code_at(element)) >> shift & mask) << (element_bits * k);
     }
   }
   return out;
+}
+
+/// The same of codes that lie one after the other, a byte each.
+__device__ inline PlaneWord make_plane_word(const uint8_t* codes, int index, int width, int count) {
+  return make_plane_word([codes](int i) { return codes[i]; }, index, width, count);
 }
 
 __device__ inline void fill_zero(uint8_t* begin, uint8_t* end) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/entry_params.h"
+#include "kernels/cuda/trellis_scratch.h"
 #include "kernels/moment_layout.h"
 #include "kernels/packed_format.h"
 
@@ -198,6 +199,9 @@ struct FeedbackTileShared {
   static constexpr int kMatrixBytes = 4 * matrix_row(D), kTileBytes = 2 * D * kTokenStride;
   static constexpr int kBytes = kMatrix + (kMatrixBytes > kTileBytes ? kMatrixBytes : kTileBytes);
   static_assert(kMatrixBytes >= 128 * D);
+  static constexpr int kTrellis = kCodes + 128 * D;  // TrellisScratch, of policy "trellis"
+  static constexpr int kTrellisEnd = kTrellis + static_cast<int>(sizeof(TrellisScratch<kTokens>));
+  static constexpr int kTrellisBytes = kTrellisEnd > kBytes ? kTrellisEnd : kBytes;
   static_assert(kWeights % 16 == 0 && kMatrix % 16 == 0 && kTops % 8 == 0 && kLeast % 16 == 0);
   static_assert(D == kPanel * (D / kPanel) && D % kMomentTile == 0);
 };
@@ -221,6 +225,8 @@ struct FeedbackShared {
   uint16_t* pairs;  // [head_dim / 2]
   uint16_t* ranks;  // [head_dim / 2]
   size_t bytes;
+  size_t trellis;        // where policy "trellis" has its TrellisScratch
+  size_t trellis_bytes;  // of all, with it
 
   RILLKV_HOST_DEVICE FeedbackShared(uint8_t* base, int head_dim, int block_size)
       : codes(base, head_dim, block_size, kPackBlockThreads) {
@@ -236,6 +242,8 @@ struct FeedbackShared {
     pairs = reinterpret_cast<uint16_t*>(usable + 1);
     ranks = pairs + dim / 2;
     bytes = at + 4 * (5 * dim + 129) + 2 * dim;
+    trellis = format::align_up(bytes, 16);
+    trellis_bytes = trellis + sizeof(TrellisScratch<256>);
   }
 };
 /// Global memory of a key CTA of any shape: M, in whose place come the weights, [D, D]; errors, [D,

@@ -4,7 +4,7 @@
 // What scales and widens a block's channels stays on the CPU in its arithmetic (StreamingStats):
 // widths decide how large a block is, which its allocation must know. The device reduces a chunk to
 // the largest magnitude a channel, and one copy brings those here, with the check that everything
-// can be quantised. Policy "adaptive" does without: cuda_layer_cache.h.
+// can be quantised. Policies "adaptive" and "trellis" do without: cuda_layer_cache.h.
 #include <ATen/ATen.h>
 
 #include <algorithm>

@@ -130,6 +130,8 @@ cuda::PackParams CudaLayerCache::pack_params() const {
   p.increments = layout_.increments;
   p.value_groups = layout_.value_groups;
   p.value_bits = layout_.value_bits;
+  p.trellis = layout_.trellis ? 1 : 0;
+  p.wide_pairs = layout_.wide_pairs;
   return p;
 }
 
@@ -233,8 +235,10 @@ void CudaLayerCache::settle() const {
   const int64_t first = settled_, count = block_count();
   if (first == count) return;
   const std::vector<int64_t> clipped = state_.read_clipped(layer_, first, count);
+  const int dim = layout_.head_dim;
   const auto offset = static_cast<int64_t>(
-      format::channel_widths_offset(static_cast<int>(geometry_.head_dim), /*symmetric=*/false));
+      layout_.trellis ? format::trellis_widths_offset(dim)
+                      : format::channel_widths_offset(dim, /*symmetric=*/false));
   const int64_t half = geometry_.head_dim / 2;
   std::vector<at::Tensor> parts;
   for (int64_t n = first; n < count; ++n) {

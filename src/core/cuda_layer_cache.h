@@ -1,5 +1,5 @@
-// One layer of a CUDA cache of policy "adaptive": everything that is decided from the numbers is
-// decided on the device.
+// One layer of a CUDA cache of policy "adaptive" or "trellis": everything that is decided from the
+// numbers is decided on the device.
 #pragma once
 
 #include <ATen/core/Tensor.h>

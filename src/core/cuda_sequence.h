@@ -1,5 +1,5 @@
-// The CUDA side of one cache of policy "adaptive": its layers, and what a step of all of them
-// needs.
+// The CUDA side of one cache of policy "adaptive" or "trellis": its layers, and what a step of all
+// of them needs.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -133,7 +133,7 @@ at::Tensor DeviceDecoder::attend(CudaSequence& first, int64_t planned_blocks, in
   p.layer = static_cast<int32_t>(layer);
   p.keep = static_cast<float>(config.query_energy_decay);
   p.take = static_cast<float>(1 - config.query_energy_decay);
-  p.error_feedback = config.error_feedback ? 1 : 0;
+  p.error_feedback = config.feeds_back() ? 1 : 0;
   p.steps = steps;
   cuda::ingest(backend_->queue(), p, static_cast<int>(count));
   // Nothing of one cache's: a graph outlives it.

@@ -97,6 +97,9 @@ std::map<std::string, Use> launched() {
     ingest.error_feedback = pack.error_feedback = 1;
     cuda::ingest(queue, ingest, 1);
     cuda::pack(queue, pack);
+    pack.trellis = pack.class_count = 1;
+    pack.classes[0] = 4;
+    cuda::pack(queue, pack);
   }
 
   cuda::BlockPackParams block;

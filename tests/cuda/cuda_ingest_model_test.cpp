@@ -125,6 +125,14 @@ TEST(CudaIngestModelTest, Estimate) {
         1e6 * e.pack_issue_s, 1e6 * e.pack_bytes_s, 1e6 * e.pack_chain_s, 1e6 * e.launches_s,
         1e6 * e.expected_s());
     EXPECT_TRUE(e.expected_s() > 0 && e.expected_s() < 1e-3);
+    const auto pack_us = [&](bench::Coder coder) {
+      return 1e6 * bench::estimate_ingest(bench::h100(), shape, coder).pack_s();
+    };
+    const double feedback = pack_us(bench::Coder::kFeedback);
+    const double trellis = pack_us(bench::Coder::kTrellis);
+    std::printf("  packing with error feedback %.1f us, of policy trellis %.1f us\n", feedback,
+                trellis);
+    EXPECT_TRUE(1e6 * e.pack_s() < feedback && feedback < trellis);
   }
   const bench::IngestShape& shape = kShapes[0];
   const double ingest = bench::estimate_ingest(bench::h100(), shape).expected_s();

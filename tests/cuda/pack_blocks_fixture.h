@@ -17,6 +17,7 @@ struct PackCase {
   std::vector<int> classes = {1, 2, 3, 4, 5, 6, 7, 8};
   bool close_gains = false;  // channels have one range, and energies differ in their last bits
   float energy_scale = 1;    // 0 and tiny: gains of a pair share an exponent; huge: they overflow
+  std::vector<double> keys = {}, values = {};  // if there are any: what elements are drawn from
 };
 inline std::ostream& operator<<(std::ostream& out, const PackCase& c) {
   return out << c.kv_heads << " heads of " << c.head_dim << ", tail " << c.tail << " of "
@@ -24,10 +25,21 @@ inline std::ostream& operator<<(std::ostream& out, const PackCase& c) {
              << c.bits << " bits, gap " << c.gap;
 }
 
-/// What decides a block's keys.
+/// What decides a block's keys, and how its values are packed.
 class KeyPacker {
  public:
   virtual ~KeyPacker() = default;
+  /// Values as the CPU packs them, by default of policy "adaptive"; adds to `clipped`.
+  virtual std::vector<uint8_t> pack_values(const PackCase& c,
+                                           const kernels::cpu::PackParams& params,
+                                           const kernels::cpu::KernelTable& scalar,
+                                           int64_t& clipped) const {
+    const int groups = format::value_groups(c.head_dim, c.group_size);
+    GuardedBuffer one(format::token_block_bytes(c.block_size, c.head_dim, groups, false, c.bits));
+    clipped += scalar.pack_tokens_affine(params, groups, c.bits, one.data());
+    const auto bytes = one.bytes();
+    return {bytes.begin(), bytes.end()};
+  }
   /// Keys of block n of kv head h as the CPU packs them.
   virtual std::vector<uint8_t> pack(const kernels::cpu::PackParams& params, int n, int h,
                                     int increments) const = 0;
@@ -48,7 +60,7 @@ class PackBlocksTest : public EveryDevice {
     std::vector<uint8_t> tail, chunk;
     int row_bytes;
   };
-  static Side make_side(const PackCase& c, uint32_t seed) {
+  static Side make_side(const PackCase& c, uint32_t seed, const std::vector<double>& from) {
     std::mt19937 random(seed);
     std::normal_distribution<double> normal(0.0, 1.0);
     const auto size = static_cast<int>(dtype_bytes(c.dtype));
@@ -60,13 +72,14 @@ class PackBlocksTest : public EveryDevice {
       // The cases that rounding and degenerate scales care about, as in cuda_pack_test.cpp.
       const double x = normal(random);
       const int kind = i % row % 8;
-      const double value = c.close_gains ? x
-                           : kind == 0   ? 1.25
-                           : kind == 1   ? 3000 + x
-                           : kind == 2   ? (x < 0 ? -0.0 : 0.0)
-                           : kind == 3   ? x * 1e-7
-                           : kind == 4   ? x * 8000
-                                         : x;
+      const double value = !from.empty()   ? from[random() % from.size()]
+                           : c.close_gains ? x
+                           : kind == 0     ? 1.25
+                           : kind == 1     ? 3000 + x
+                           : kind == 2     ? (x < 0 ? -0.0 : 0.0)
+                           : kind == 3     ? x * 1e-7
+                           : kind == 4     ? x * 8000
+                                           : x;
       if (c.close_gains && i % row != 0) {
         std::copy_n(side.all.data() + static_cast<size_t>((i / row * row) * size), size,
                     side.all.data() + static_cast<size_t>(i * size));
@@ -107,12 +120,11 @@ inline void PackBlocksTest::run(const PackCase& c, uint32_t seed, const KeyPacke
   const int D = c.head_dim, pairs = D / 2, class_count = static_cast<int>(c.classes.size());
   const int increments = pairs * (class_count - 1) * 2 / 5;
   const int groups = format::value_groups(D, c.group_size);
-  const Side keys = make_side(c, seed), values = make_side(c, seed + 1);
+  const Side keys = make_side(c, seed, c.keys), values = make_side(c, seed + 1, c.values);
   // Block by block as the CPU writes them.
   std::vector<std::vector<uint8_t>> expected;
   std::vector<unsigned long long> expected_clipped;
-  size_t key_bytes = 0;
-  const size_t value_bytes = format::token_block_bytes(c.block_size, D, groups, false, c.bits);
+  size_t key_bytes = 0, value_bytes = 0;
   for (int n = 0; n < c.blocks; ++n) {
     std::vector<uint8_t> block;
     for (int h = 0; h < c.kv_heads; ++h) {
@@ -122,10 +134,8 @@ inline void PackBlocksTest::run(const PackCase& c, uint32_t seed, const KeyPacke
     }
     int64_t clipped = 0;
     for (int h = 0; h < c.kv_heads; ++h) {
-      GuardedBuffer one(value_bytes);
-      clipped +=
-          scalar_->pack_tokens_affine(cpu_params(c, values, n, h), groups, c.bits, one.data());
-      const auto bytes = one.bytes();
+      const auto bytes = packer.pack_values(c, cpu_params(c, values, n, h), *scalar_, clipped);
+      value_bytes = bytes.size();
       block.insert(block.end(), bytes.begin(), bytes.end());
     }
     expected.push_back(block);
