@@ -96,9 +96,12 @@ RILLKV_HOST_DEVICE constexpr float value_reach(int own_width, int width) {
 RILLKV_HOST_DEVICE constexpr float value_granular(int head_dim, int width, int wide_pairs) {
   double sum = 0.0;
   for (int own = width; own <= width + 1; ++own) {
-    const double step =
-        value_gain(own, width) * trellis_shrinkage(own) * ((2 << own) - 1) / (1 << (own - 1));
-    sum += (own > width ? 2 * wide_pairs : head_dim - 2 * wide_pairs) * step * step / 12.0;
+    const int channels = own > width ? 2 * wide_pairs : head_dim - 2 * wide_pairs;
+    if (channels == 0) continue;
+    const double reach =
+        value_gain(own, width) * trellis_shrinkage(own) * static_cast<double>((2 << own) - 1);
+    const double step = reach / (1 << (own - 1));
+    sum += channels * step * step / 12.0;
   }
   return static_cast<float>(sum);
 }

@@ -111,7 +111,8 @@ struct PackParams {
   /// of widths value_bits and one more.
   int32_t trellis = 0;
   int32_t wide_pairs = 0;
-  float inverse_units[2] = {}, squared_units[2] = {};
+  float reaches[2] = {}, units[2] = {};  // value_reach, value_unit
+  float granular = 0;                    // value_granular
 };
 static_assert(sizeof(PackParams) <= 4096, "the limit of a kernel's parameters");
 

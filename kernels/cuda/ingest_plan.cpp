@@ -117,9 +117,12 @@ void pack(Queue& queue, PackParams params) {
         << params.head_dim << "]";
     return out.str();
   };
-  for (int wide = 0; trellis && wide < 2; ++wide) {
-    params.inverse_units[wide] = inverse_unit(params.value_bits + wide, params.value_bits);
-    params.squared_units[wide] = squared_unit(params.value_bits + wide, params.value_bits);
+  if (trellis) {
+    for (int wide = 0; wide < (params.wide_pairs > 0 ? 2 : 1); ++wide) {
+      params.reaches[wide] = value_reach(params.value_bits + wide, params.value_bits);
+      params.units[wide] = value_unit(params.value_bits + wide, params.value_bits);
+    }
+    params.granular = value_granular(params.head_dim, params.value_bits, params.wide_pairs);
   }
   Launch launch;
   launch.entry = trellis    ? entry_of(params.dtype, "rillkv_pack_trellis_bf16",

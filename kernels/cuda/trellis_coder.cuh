@@ -111,13 +111,10 @@ class TrellisCoder {
     }
     const float lo = unordered(__reduce_min_sync(kWarp, ordered(least)));
     const float hi = unordered(__reduce_max_sync(kWarp, ordered(most)));
-    float average = 0.0f;
-    if (key_candidates(width) > 2) {
-      float sum = 0.0f;
+    float sum = 0.0f;
 #pragma unroll
-      for (int i = 0; i < kTerms; ++i) sum = __fadd_rn(sum, s_.x[lane_id() % 16 + 16 * i]);
-      average = __fdiv_rn(fold(sum), static_cast<float>(count));
-    }
+    for (int i = 0; i < kTerms; ++i) sum = __fadd_rn(sum, s_.x[lane_id() % 16 + 16 * i]);
+    const float average = __fdiv_rn(fold(sum), static_cast<float>(count));
     return {__fadd_rn(lo, 0.0f), __fadd_rn(hi, 0.0f), average, width, top};
   }
 
@@ -136,7 +133,7 @@ class TrellisCoder {
       float squares = 0.0f;
 #pragma unroll
       for (int i = 0; i < kTerms; ++i) {
-        const float v = __fmaf_rn(x[i], lattice.inverse, -lattice.zero);
+        const float v = __fmaf_rn(x[i], lattice.scale, lattice.offset);
         const float error = __fsub_rn(v, fminf(fmaxf(to_integer(v), 0.0f), top));
         const float square = __fmul_rn(error, error);
         squares = __fadd_rn(squares, lane_id() % 16 + 16 * i < count ? square : 0.0f);
@@ -158,7 +155,7 @@ class TrellisCoder {
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       const int t = lane_id() + 32 * i;
-      const float v = __fmaf_rn(s_.x[t], lattice_.inverse, -lattice_.zero);
+      const float v = __fmaf_rn(s_.x[t], lattice_.scale, lattice_.offset);
       s_.x[t] = v;
       float d[4];
 #pragma unroll

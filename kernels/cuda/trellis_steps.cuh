@@ -57,6 +57,14 @@ __device__ inline uint32_t trellis_choices(const float (&metrics)[kTrellisStates
   return chosen;
 }
 
+/// key_gain(width), by selections.
+__device__ inline float key_gain_of(int width) {
+  const float narrow = width == 1 ? key_gain(1) : width == 2 ? key_gain(2) : key_gain(3);
+  const float middle = width == 4 ? key_gain(4) : key_gain(5);
+  const float wide = width == 6 ? key_gain(6) : key_gain(7);
+  return width <= 3 ? narrow : width <= 5 ? middle : wide;
+}
+
 /// KEYS, steps 1 to 3, of a channel of keys from lo to hi.
 class KeySteps {
  public:
@@ -64,13 +72,13 @@ class KeySteps {
     int step;
     float centre;
   };
-  /// v = fma(x, inverse, -zero).
+  /// v = fma(x, scale, offset).
   struct Lattice {
     int step;
-    float inverse, zero;
+    float zero, scale, offset;
   };
 
-  /// average: read for candidates from k = 2 on only. top: the width's.
+  /// top: the width's.
   __device__ KeySteps(float lo, float hi, float average, int width, TopCode top)
       : width_(width), top_(top.top), average_(average) {
     middle_ = __fmul_rn(__fadd_rn(lo, hi), 0.5f);
@@ -88,15 +96,17 @@ class KeySteps {
   /// Of the scalar quantiser.
   __device__ Lattice scalar(const Range& range) const {
     const float inverse = inverse_power8(range.step);
-    return {range.step, inverse,
-            to_integer(__fmaf_rn(range.centre, inverse, __fmul_rn(-0.5f, top_)))};
+    const float zero = to_integer(__fmaf_rn(range.centre, inverse, __fmul_rn(-0.5f, top_)));
+    return {range.step, zero, inverse, -zero};
   }
   __device__ Lattice trellis(const Range& range) const {
     const int step = min(max(range.step + key_shift(width_), least_), 255);
     const float inverse = inverse_power8(step);
-    const float zero =
+    const float exact =
         to_integer(__fmaf_rn(range.centre, inverse, -__fadd_rn(top_, 0.5f)));  // (2 top + 1) / 2
-    return {step, inverse, fminf(fmaxf(zero, -kMaxZero), kMaxZero)};
+    const float zero = fminf(fmaxf(exact, -kMaxZero), kMaxZero), gain = key_gain_of(width_);
+    return {step, zero, __fmul_rn(inverse, gain),
+            __fmaf_rn(__fmul_rn(average_, __fsub_rn(1.0f, gain)), inverse, -zero)};
   }
 
  private:

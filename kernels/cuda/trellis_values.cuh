@@ -31,10 +31,10 @@ __device__ inline float fold_half_warp(float sum) {
 }
 
 /// Step 1: the scale of a token whose channels lane + 16 k are x[k], zero from the last on. Called
-/// by whole warps, a token each half.
+/// by whole warps, a token each half. x loses its signs.
 template <int kOwn>
-__device__ inline int search_value_scale(const PackParams& p, const float (&x)[kOwn], int lane) {
-  const int pairs = p.head_dim / 2, width = p.value_bits;
+__device__ inline int search_value_scale(const PackParams& p, float (&x)[kOwn], int lane) {
+  const int pairs = p.head_dim / 2;
   float most = 0.0f;
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) most = fmaxf(most, fabsf(x[k]));
@@ -42,32 +42,33 @@ __device__ inline int search_value_scale(const PackParams& p, const float (&x)[k
   for (int span = kLanes / 2; span > 0; span /= 2) {
     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, span));
   }
-  const int widest = format::nearest8(__fdiv_rn(most, max_code(width + 1)));
+  const int widest = format::nearest8(__fdiv_rn(most, p.reaches[0]));
+  float reach[kOwn];
+#pragma unroll
+  for (int n = 0; n < kOwn; ++n) {
+    const int channel = lane + kLanes * n, pair = channel < pairs ? channel : channel - pairs;
+    x[n] = fabsf(x[n]);
+    reach[n] = pair < p.wide_pairs ? p.reaches[1] : p.reaches[0];
+  }
   int best = 0;
   float least = HUGE_VALF;
+  bool falls = true;  // of this half; both go on as long as one does
 #pragma unroll 1
   for (int k = 0; k < kValueCandidates; ++k) {
     const int scale = max(widest - k, 0);
-    const float inverse = inverse_power8(scale);
-    const float units[2] = {__fmul_rn(inverse, p.inverse_units[0]),
-                            __fmul_rn(inverse, p.inverse_units[1])};
+    const float size = power8(scale);
     float squares = 0.0f;
 #pragma unroll
     for (int n = 0; n < kOwn; ++n) {
-      const int channel = lane + kLanes * n, pair = channel < pairs ? channel : channel - pairs;
-      const bool wide = pair < p.wide_pairs;
-      const float half = static_cast<float>(1 << (width - 1)) * (wide ? 2.0f : 1.0f);
-      const float v = __fmul_rn(x[n], wide ? units[1] : units[0]);
-      const float code = fminf(fmaxf(to_integer(__fsub_rn(v, 0.5f)), -half), __fsub_rn(half, 1.0f));
-      const float r = __fsub_rn(v, __fadd_rn(code, 0.5f));
-      const float square =
-          __fmul_rn(__fmul_rn(r, r), wide ? p.squared_units[1] : p.squared_units[0]);
-      squares = __fadd_rn(squares, channel < p.head_dim ? square : 0.0f);
+      const float beyond = fmaxf(__fmaf_rn(-size, reach[n], x[n]), 0.0f);
+      squares = __fmaf_rn(beyond, beyond, squares);
     }
-    const float size = power8(scale);
-    const float error = __fmul_rn(fold_half_warp(squares), __fmul_rn(size, size));
-    best = error < least ? scale : best;
-    least = fminf(error, least);
+    const float error =
+        __fadd_rn(fold_half_warp(squares), __fmul_rn(p.granular, __fmul_rn(size, size)));
+    falls = falls && error < least;
+    if (!__any_sync(0xffffffffu, falls)) break;
+    best = falls ? scale : best;
+    least = falls ? error : least;
   }
   return best;
 }
@@ -132,7 +133,7 @@ class TrellisValues {
   struct Unit {
     float unit, middle, top;
     __device__ Unit(const PackParams& p, int channel)
-        : unit(is_wide(p, channel) ? half_inverse_gain(1, 0) : half_inverse_gain(0, 0)) {
+        : unit(is_wide(p, channel) ? p.units[1] : p.units[0]) {
       const int width = p.value_bits + (is_wide(p, channel) ? 1 : 0);
       middle = __fmul_rn(0.5f, max_code(width + 1));
       top = max_code(width - 1);

@@ -44,7 +44,8 @@ class TrellisPacker final : public FeedbackPacker {
       }
     }
     GuardedBuffer one(format::trellis_key_bytes(D, c_.block_size, format::width_sum(widths, D)));
-    scalar_.pack_trellis_keys(params, plan, widths, workspace, one.data());
+    const kernels::cpu::TrellisKeys head = {params, plan, widths, workspace, one.data()};
+    scalar_.pack_trellis_keys(&head, 1);
     const auto bytes = one.bytes();
     return {bytes.begin(), bytes.end()};
   }
