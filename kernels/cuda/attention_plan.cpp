@@ -40,7 +40,7 @@ bool fast_segment(const DenseSegment& s) {
 }
 
 /// Whether there are entries for trellis blocks.
-constexpr bool kTrellisPrefill = false, kTrellisDecode = false;
+constexpr bool kTrellisPrefill = true, kTrellisDecode = false;
 
 /// The entry of a fast path, by what its blocks are.
 const char* fast_entry(bool decode, bool trellis, int head_dim, bool bf16) {
@@ -177,9 +177,12 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   const bool bf16 = first.dtype == Dtype::kBFloat16;
   if (all_fast) {
     const int key_bytes = known ? most_key_bytes : key_block_bytes_at_most(D);
-    plan.shared_bytes =
-        static_cast<size_t>(decode ? DecodeShared(D).bytes(D, key_bytes + most_value_bytes)
-                                   : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));
+    const int value_codes = std::max(most_value_bytes - trellis_value_meta_bytes(D), 0);
+    plan.shared_bytes = static_cast<size_t>(
+        decode ? DecodeShared(D).bytes(D, key_bytes + most_value_bytes)
+        : first.prefix.trellis
+            ? PrefillTrellisShared(D).bytes(D, value_codes, known ? most_key_bytes : 0)
+            : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));
     all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
   }
   const auto work = [&](int ctas_an_sm) {

@@ -326,6 +326,66 @@ struct PrefillShared {
   }
 };
 
+/// Bytes of a TrellisTable and of the scales' table (fill_trellis.cuh).
+RILLKV_HOST_DEVICE constexpr int trellis_table_bytes(int head_dim) {
+  return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 50));
+}
+inline constexpr int kTrellisScaleBytes = 512;
+/// A trellis block of 128 tokens up to its planes of b, and a value block's bytes of those.
+RILLKV_HOST_DEVICE constexpr int trellis_key_meta_bytes(int head_dim) {
+  return static_cast<int>(
+      format::trellis_codes_offset(format::trellis_key_path_offset(head_dim), head_dim, 128));
+}
+RILLKV_HOST_DEVICE constexpr int trellis_value_meta_bytes(int head_dim) {
+  return static_cast<int>(
+      format::trellis_codes_offset(format::trellis_value_path_offset(128), head_dim, 128));
+}
+RILLKV_HOST_DEVICE constexpr int trellis_value_code_bytes(int head_dim, int width, int wide_pairs) {
+  return static_cast<int>(format::trellis_value_bytes(head_dim, 128, width, wide_pairs)) -
+         trellis_value_meta_bytes(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr int trellis_key_bytes_at_most(int head_dim) {
+  return static_cast<int>(
+      format::trellis_key_bytes(head_dim, 128, format::kMaxTrellisWidth * head_dim));
+}
+
+/// PrefillShared of rillkv_prefill_trellis_*. Packed keys come after the packed values, whose size
+/// every block has.
+struct PrefillTrellisShared {
+  int values;         // value tile (the key tile is at 0)
+  int last_index;     // int[128 rows], the last index a row sees
+  int next;           // pointers to two tiles' blocks
+  int key_table;      // the key block's TrellisTable
+  int rotation;       // float[D]: cos and sin of R(t0)
+  int key_subsets;    // crumb planes of the key block's subsets
+  int value_subsets;  // of the value block's
+  int value_scales;   // the value block's scales
+  int value_meta;     // the value block up to its planes of b
+  int packed_values;  // its planes of b
+
+  RILLKV_HOST_DEVICE constexpr explicit PrefillTrellisShared(int head_dim)
+      : values(128 * 2 * head_dim),
+        last_index(values + 128 * 2 * head_dim),
+        next(last_index + 4 * 128),
+        key_table(next + 64),
+        rotation(key_table + trellis_table_bytes(head_dim)),
+        key_subsets(rotation + 4 * head_dim),
+        value_subsets(key_subsets + 32 * head_dim),
+        value_scales(value_subsets + 32 * head_dim),
+        value_meta(value_scales + kTrellisScaleBytes),
+        packed_values(value_meta + trellis_value_meta_bytes(head_dim)) {}
+  /// The key block, behind so many bytes of packed values.
+  RILLKV_HOST_DEVICE constexpr int packed_keys(int value_code_bytes) const {
+    return packed_values + value_code_bytes;
+  }
+  /// All of it; key_block_bytes 0: not known.
+  RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int value_code_bytes,
+                                         int key_block_bytes) const {
+    return packed_keys(value_code_bytes) +
+           (key_block_bytes > 0 ? key_block_bytes : trellis_key_bytes_at_most(head_dim));
+  }
+};
+
 /// Shared memory of the decode kernels, offsets in bytes. What is known when compiling comes first,
 /// then the packed blocks, values and keys; in their place, when there are none left, a tile of 64
 /// uncompressed tokens, and at the end the warps' sums.

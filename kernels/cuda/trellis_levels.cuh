@@ -34,27 +34,16 @@ __device__ inline uint32_t xor_three(uint32_t a, uint32_t b, uint32_t c) {
   return out;
 }
 
-/// A crumb plane of 128 tokens: words 0 .. 3 and 4 .. 7.
-struct SubsetPlane {
-  uint4 head, tail;
-};
-/// j of all tokens of a channel; u: its path plane.
-__device__ inline SubsetPlane subsets_of(uint4 u) {
+/// Words 4 part .. 4 part + 3 of the crumb plane of j of a channel, part 0 or 1; u: its path plane.
+__device__ inline uint4 subsets_of(uint4 u, uint32_t part) {
   const uint32_t y = u.y << 1, z = u.z << 1, w = u.w << 1;  // of the words before word 0
   // Crumb k of word i is token 8 k + i: for the first four words the even bits of the bit planes,
   // for the others the odd ones.
-  const auto head = [](uint32_t high, uint32_t low) {
-    return select_bits<0x55555555u>(low, high << 1);
+  const auto merge = [&](uint32_t high, uint32_t low) {
+    return select_bits<0x55555555u>(low >> part, high << (1 - part));
   };
-  const auto tail = [](uint32_t high, uint32_t low) {
-    return select_bits<0x55555555u>(low >> 1, high);
-  };
-  const uint32_t high[4] = {xor_three(u.x, w, y), xor_three(u.y, u.x, z), xor_three(u.z, u.y, w),
-                            xor_three(u.w, u.z, u.x)};
-  const uint32_t low[4] = {z, w, u.x, u.y};
-  return {
-      {head(high[0], low[0]), head(high[1], low[1]), head(high[2], low[2]), head(high[3], low[3])},
-      {tail(high[0], low[0]), tail(high[1], low[1]), tail(high[2], low[2]), tail(high[3], low[3])}};
+  return {merge(xor_three(u.x, w, y), z), merge(xor_three(u.y, u.x, z), w),
+          merge(xor_three(u.z, u.y, w), u.x), merge(xor_three(u.w, u.z, u.x), u.y)};
 }
 
 /// How far a lane's words are turned to the left to bring its elements of a plane to the bottom of

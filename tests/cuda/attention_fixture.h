@@ -21,8 +21,13 @@ class CudaAttentionTest : public ToleranceTest {
     const bool decode = entry.find("decode") != std::string::npos;
     const int D = shape.head_dim, blocks = kernels::cuda::key_block_bytes_at_most(D) +
                                            kernels::cuda::value_block_bytes_at_most(D);
-    const int most = decode ? kernels::cuda::DecodeShared(D).bytes(D, blocks)
-                            : kernels::cuda::PrefillShared(D).bytes(D, 0);
+    const int most = decode          ? kernels::cuda::DecodeShared(D).bytes(D, blocks)
+                     : shape.trellis ? kernels::cuda::PrefillTrellisShared(D).bytes(
+                                           D,
+                                           kernels::cuda::trellis_value_code_bytes(
+                                               D, shape.value_width, shape.value_wide_pairs),
+                                           0)
+                                     : kernels::cuda::PrefillShared(D).bytes(D, 0);
     const bool fits = most <= queue.shared_memory_limit();
     if (fits) {
       EXPECT_EQ(queue.entries()[0], entry) << shape;
