@@ -87,6 +87,7 @@ int tiles_of(const AttentionParams& p) {
 /// What choose_splits weighs.
 struct Work {
   bool prefill;
+  bool trellis;
   int head_dim;
   int ctas;   // without splits
   int rows;   // of all heads and sequences
@@ -106,8 +107,8 @@ int choose_splits(const Work& work, int most) {
     const int resident =
         std::min(work.ctas_an_sm, (ctas + work.multiprocessors - 1) / work.multiprocessors);
     const int tiles = (work.tiles + splits - 1) / splits;
-    double cycles =
-        waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill, resident));
+    double cycles = waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill,
+                                                                work.trellis, resident));
     if (splits > 1 || !work.prefill) {
       cycles += merge_cycles(work.head_dim, work.rows, splits, work.multiprocessors);
     }
@@ -187,8 +188,8 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   }
   const auto work = [&](int ctas_an_sm) {
     const int heads = first.kv_heads * concurrent;
-    return Work{!decode,         D,         plan.row_tiles * heads, plan.rows * heads, tiles,
-                multiprocessors, ctas_an_sm};
+    return Work{!decode, first.prefix.trellis, D,         plan.row_tiles * heads, plan.rows * heads,
+                tiles,   multiprocessors,      ctas_an_sm};
   };
   if (!all_fast) {
     plan.entry = "rillkv_attention_generic";
