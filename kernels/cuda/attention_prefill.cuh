@@ -140,7 +140,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
       const uint8_t* meta = attention_shared + layout.value_meta;
       write_subsets<D>(attention_shared + layout.value_subsets,
                        meta + format::trellis_value_path_offset(kAttentionTile));
-      prepare_trellis_values(attention_shared + layout.value_scales, meta, p.prefix.value_width, 0);
+      prepare_trellis_values(attention_shared + layout.value_scales, meta, p.prefix.value_width);
     }
   };
   // Policy "ema" only: an extra barrier, before the values are filled.
@@ -173,7 +173,8 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     if constexpr (kTrellis) {
       if (t.kind == TileKind::kBlock) {
         fill_trellis_values<D>(value_tile, packed_values, attention_shared + layout.value_subsets,
-                               attention_shared + layout.value_scales, p.prefix, opaque(thread));
+                               attention_shared + layout.value_scales, p.prefix.value_width,
+                               opaque(thread));
       } else {
         fill_row_values<D, T, kFastThreads>(value_tile, t.kind, p, kv_head, t.number, t.length);
       }
@@ -197,6 +198,10 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     const uint32_t base = query_fragment_base<D>(mine);
 #pragma unroll
     for (int k = 0; k < D; k += 16) load_query_fragment(q[k / 16], base, k);
+  }
+  if constexpr (kTrellis) {
+    static_assert(layout.value_walks == layout.value_scales + kTrellisScaleBytes);
+    prepare_value_walks<D>(attention_shared + layout.value_walks, p.prefix);
   }
   auto* last_index = reinterpret_cast<int*>(attention_shared + layout.last_index);
   for (int row = static_cast<int>(threadIdx.x); row < kPrefillRows; row += kFastThreads) {

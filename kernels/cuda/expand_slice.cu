@@ -156,9 +156,10 @@ __device__ void expand_trellis_slice(const ExpandSliceParams& launch) {
   copy_async_wait<0>();
   __syncthreads();
   write_subsets<D>(subsets, packed + format::trellis_value_path_offset(kAttentionTile));
-  prepare_trellis_values(table, packed, p.prefix.value_width, 0);
+  prepare_trellis_values(table, packed, p.prefix.value_width);
+  prepare_value_walks<D>(table + kTrellisScaleBytes, p.prefix);
   __syncthreads();
-  fill_trellis_values<D>(tile, packed + kMeta, subsets, table, p.prefix, thread);
+  fill_trellis_values<D>(tile, packed + kMeta, subsets, table, p.prefix.value_width, thread);
   __syncthreads();
   store_transposed<D>(launch.values + out, tile);
 }

@@ -2,10 +2,11 @@
 //
 // As with other blocks what belongs to a channel comes first and codes follow. Once a block:
 //
-//   write_subsets            two threads a channel: its path plane to the crumb plane of its subsets
+//   write_subsets            a thread a channel: its path plane to the crumb plane of its subsets
 //   prepare_trellis_keys     a thread a pair: planes, and zero, step and R(t0) folded into the map
 //                            of fill_channels.cuh
 //   prepare_trellis_values   a thread two tokens: their scales, of narrow and of wide channels
+//   prepare_value_walks      once for all blocks: where each warp's channels begin
 //
 // then, behind a barrier, the fills. Keys: a half warp takes a pair, as in fill_channels.cuh, whose
 // widths are equal, so that planes lie in twos: one half warp reads those of the lower channel
@@ -51,11 +52,12 @@ struct LevelWords {
   uint32_t nibbles, crumbs, bits, subsets;
   LevelTurns turns;
 
-  __device__ LevelWords(uint32_t codes, uint32_t subsets, uint32_t thread)
+  /// tails: subset_tails of the head_dim.
+  __device__ LevelWords(uint32_t codes, uint32_t subsets, uint32_t tails, uint32_t thread)
       : nibbles(masked_or<4 * 15>(4 * thread, codes)),
         crumbs(masked_or<4 * 7>(4 * thread, codes)),
         bits(masked_or<4 * 3>(4 * thread, codes)),
-        subsets(masked_or<4 * 7>(4 * thread, subsets)),
+        subsets(masked_or<4 * 3>(4 * thread, subsets) + (thread & 4) / 4 * tails),
         turns(thread) {}
 
   /// z of the channel of kWidth bits whose planes are at `at`, and whose subsets at `subsets_at`.
@@ -72,14 +74,15 @@ struct LevelWords {
   }
 };
 
-/// The crumb planes of the subsets of D channels, from their path planes. Called by the CTA, whose
-/// last 2 D threads do it.
+/// The subsets of D channels, from their path planes. Called by the CTA, whose last D threads do it.
 template <int D>
 __device__ inline void write_subsets(uint8_t* subsets, const uint8_t* path) {
-  const uint32_t thread = opaque(threadIdx.x) - (kFastThreads - 2 * D);
-  if (thread >= 2 * D) return;
-  const uint4 u = load_shared_16(shared_address(path) + 16 * (thread >> 1));
-  store_shared_16(shared_address(subsets) + 16 * thread, subsets_of(u, thread & 1));
+  const uint32_t channel = opaque(threadIdx.x) - (kFastThreads - D);
+  if (channel >= D) return;
+  const SubsetPlane plane = subsets_of(load_shared_16(shared_address(path) + 16 * channel));
+  const uint32_t to = shared_address(subsets) + 16 * channel;
+  store_shared_16(to, plane.head);
+  store_shared_16<subset_tails(D)>(to, plane.tail);
 }
 
 /// ChannelTable of a trellis key block, TrellisTable::bytes of it.
@@ -131,7 +134,7 @@ __device__ inline void prepare_trellis_keys(uint8_t* table, const uint8_t* meta,
                      u.y};
   out.second[pair] = {v.x, v.y, at.nibbles, place};
   out.third[pair] = {at.crumbs, at.bits,
-                     static_cast<uint32_t>(2 * pair + (swap ? 1 : 0)) * plane_sizes().crumbs, 0};
+                     static_cast<uint32_t>(2 * pair + (swap ? 1 : 0)) * plane_sizes().bits, 0};
   out.order[rank] = static_cast<uint16_t>(pair * sizeof(uint4));
 }
 
@@ -143,7 +146,7 @@ __device__ inline void fill_trellis_keys(uint8_t* tile, const uint8_t* codes, ui
                                          int thread) {
   constexpr int kHalf = D / 2, kMine = kHalf / kFastWarps;  // pairs of a warp
   constexpr int kHalfTile = kHalf * 2 * kAttentionTile;
-  const LevelWords words(shared_address(codes), shared_address(subsets),
+  const LevelWords words(shared_address(codes), shared_address(subsets), subset_tails(D),
                          static_cast<uint32_t>(thread));
   const uint32_t chunk = opaque(static_cast<uint32_t>(thread & 15) << 4);
   const size_t angles = opaque(__cvta_generic_to_global(rotations));
@@ -167,7 +170,7 @@ __device__ inline void fill_trellis_keys(uint8_t* tile, const uint8_t* codes, ui
       const auto later = static_cast<uint32_t>(next), half = static_cast<uint32_t>(next >> 1),
                  quarter = static_cast<uint32_t>(next >> 2);
       words.template expand<w.value>(zb, {second.z + later, third.x + half, third.y + quarter},
-                                     third.z + half, constants);
+                                     third.z + quarter, constants);
     };
     for_trellis_width(byte_of<2>(place), both);
     const uint4 map = load_shared_16(at);
@@ -187,11 +190,11 @@ __device__ inline void fill_trellis_keys(uint8_t* tile, const uint8_t* codes, ui
 }
 
 /// Scales of tokens: fp16 [2: narrow, wide channels][16 words][8 tokens of a word, as in a chunk of
-/// a tile (tile_order.h)], of z; kTrellisScaleBytes of them. Called by 64 threads from `first` on.
-__device__ inline void prepare_trellis_values(uint8_t* table, const uint8_t* scales, int width,
-                                              int first) {
-  const int thread = opaque(static_cast<int>(threadIdx.x)) - first;
-  if (thread < 0 || thread >= 64) return;
+/// a tile (tile_order.h)], of z; kTrellisScaleBytes of them. Called by the CTA, whose first 64
+/// threads do it.
+__device__ inline void prepare_trellis_values(uint8_t* table, const uint8_t* scales, int width) {
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  if (thread >= 64) return;
   const uint8_t* at = scales + (thread >> 2) + 16 * (thread & 3);
   const auto unit = static_cast<float>(2 << width);
   const float a = unit * step8_fast(at[0]), b = unit * step8_fast(at[64]);
@@ -201,52 +204,75 @@ __device__ inline void prepare_trellis_values(uint8_t* table, const uint8_t* sca
   out[64] = Pair<__half>::pack(kWide * a, kWide * b);
 }
 
+/// Where the warps begin with the narrow pairs of any value block, and with the wide ones: uint4
+/// [2][kFastWarps]: offsets of the planes of b of the first pair's lower channel by kind, and 16
+/// times that pair and the one after the last, of 16 bits each. Called by the CTA, once.
+template <int D>
+__device__ inline void prepare_value_walks(uint8_t* walks, const PackedPrefix& prefix) {
+  constexpr int kHalf = D / 2, kMine = kHalf / kFastWarps;
+  const int thread = static_cast<int>(threadIdx.x), mine = thread % kFastWarps * kMine;
+  if (thread >= 2 * kFastWarps) return;
+  const int width = prefix.value_width, wide = prefix.value_wide_pairs;
+  const bool of_wide = thread >= kFastWarps;
+  const int begin = of_wide ? mine : max(mine, wide);
+  const int end = max(of_wide ? min(mine + kMine, wide) : mine + kMine, begin);
+  const format::PlaneOffsets at =
+      format::plane_offsets(format::trellis_value_planes(begin, width, wide),
+                            format::trellis_value_planes(kHalf, width, wide), kAttentionTile);
+  reinterpret_cast<uint4*>(walks)[thread] = {at.nibbles, at.crumbs, at.bits,
+                                             static_cast<uint32_t>(begin << 4 | end << 20)};
+}
+
 /// Called by the CTA, `thread` its thread. `codes`: the planes of b; `subsets` and `scales` from
-/// write_subsets and prepare_trellis_values.
+/// write_subsets and prepare_trellis_values, behind the latter prepare_value_walks's.
 template <int D>
 __device__ inline void fill_trellis_values(uint8_t* tile, const uint8_t* codes,
                                            const uint8_t* subsets, const uint8_t* scales,
-                                           const PackedPrefix& prefix, int thread) {
-  constexpr int kHalf = D / 2, kMine = kHalf / kFastWarps;  // pairs of a warp
-  const LevelWords words(shared_address(codes), shared_address(subsets),
-                         static_cast<uint32_t>(thread));
+                                           int value_width, int thread) {
+  const auto lane = static_cast<uint32_t>(thread), side = lane & 16;
   const LevelConstants constants;
-  const int side = thread >> 4 & 1, mine = thread / 32 * kMine;  // the lower or the upper channel
-  const uint32_t chunk = static_cast<uint32_t>(thread & 15) << 4;
-  const uint32_t row =
-      shared_address(tile) + static_cast<uint32_t>(side * kHalf) * 2 * kAttentionTile;
-  const int wide_pairs = prefix.value_wide_pairs;
+  LevelWords words(shared_address(codes), shared_address(subsets), subset_tails(D), lane);
+  // The upper channel's planes are the next ones.
+  words.nibbles += side * (plane_sizes().nibbles / 16);
+  words.crumbs += side * (plane_sizes().crumbs / 16);
+  words.bits += side * (plane_sizes().bits / 16);
+  words.subsets += side;
+  const uint32_t tables = shared_address(scales), chunk = (lane & 15) << 4;
+  const uint32_t rows = shared_address(tile) + side * (D / 2 * 2 * kAttentionTile / 16);
 #pragma unroll 1
   for (int wide = 1; wide >= 0; --wide) {
-    const int begin = wide != 0 ? mine : max(mine, wide_pairs);
-    const int end = wide != 0 ? min(mine + kMine, wide_pairs) : mine + kMine;
-    if (begin >= end) continue;
-    const uint4 scale = load_shared_16(shared_address(scales) + 256 * wide + chunk);
-    const format::PlaneCounts total =
-        format::trellis_value_planes(kHalf, prefix.value_width, wide_pairs);
-    const format::PlaneCounts before =
-        format::trellis_value_planes(begin, prefix.value_width, wide_pairs);
-    for_trellis_width(static_cast<uint32_t>(prefix.value_width + wide), [&](auto w) {
-      constexpr format::PlaneCounts kPlanes = format::planes_of(w.value - 1);
-      constexpr format::PlaneOffsets kPair = format::plane_extents(2 * kPlanes, kAttentionTile);
-      const uint32_t lower = twice_power<-(w.value + 1)>();
+    const uint4 walk = load_shared_16<kTrellisScaleBytes>(
+        tables + static_cast<uint32_t>(wide * 16 * kFastWarps) + 16 * (lane / 32));
+    uint32_t pair = walk.w & 0xffffu;  // times 16
+    const uint32_t end = walk.w >> 16;
+    if (pair == end) continue;
+    const uint4 scale = load_shared_16(tables + static_cast<uint32_t>(256 * wide) + chunk);
+    LevelWords at = words;
+    at.nibbles += walk.x;
+    at.crumbs += walk.y;
+    at.bits += walk.z;
+    at.subsets += 2 * pair;
+    uint32_t row = rows + 16 * pair;
+    for_trellis_width(static_cast<uint32_t>(value_width + wide), [&](auto w) {
+      constexpr format::PlaneOffsets kPair =
+          format::plane_extents(2 * format::planes_of(w.value - 1), kAttentionTile);
+      constexpr uint32_t kLower = twice_power<-(w.value + 1)>();
+      // value = a z + a 2^-(w + 1)
       const uint32_t a[4] = {scale.x, scale.y, scale.z, scale.w};
-      uint32_t half[4];  // value = a z + a 2^-(w + 1)
-#pragma unroll
-      for (int k = 0; k < 4; ++k) half[k] = hmul2(a[k], lower);
-      format::PlaneOffsets at = format::plane_offsets(
-          before + static_cast<uint32_t>(side) * kPlanes, total, kAttentionTile);
-      uint32_t subsets_at = static_cast<uint32_t>(2 * begin + side) * plane_sizes().crumbs;
+      const uint32_t half[4] = {hmul2(a[0], kLower), hmul2(a[1], kLower), hmul2(a[2], kLower),
+                                hmul2(a[3], kLower)};
 #pragma unroll 1
-      for (int pair = begin; pair < end; ++pair) {
+      for (; pair < end; pair += 16) {
         uint32_t z[4];
-        words.template expand<w.value>(z, at, subsets_at, constants);
-        store_shared_16(row + static_cast<uint32_t>(pair * 2 * kAttentionTile) +
-                            (chunk ^ static_cast<uint32_t>(pair & 7) << 4),
+        at.template expand<w.value>(z, {}, 0, constants);
+        store_shared_16(row + xor_masked<0x70u>(chunk, pair),
                         {hfma2(a[0], z[0], half[0]), hfma2(a[1], z[1], half[1]),
                          hfma2(a[2], z[2], half[2]), hfma2(a[3], z[3], half[3])});
-        at = at + kPair;
-        subsets_at += 2 * plane_sizes().crumbs;
+        at.nibbles += kPair.nibbles;
+        at.crumbs += kPair.crumbs;
+        at.bits += kPair.bits;
+        at.subsets += 2 * plane_sizes().bits;
+        row += 2 * kAttentionTile;
       }
     });
   }

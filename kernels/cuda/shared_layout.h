@@ -326,11 +326,17 @@ struct PrefillShared {
   }
 };
 
-/// Bytes of a TrellisTable and of the scales' table (fill_trellis.cuh).
+/// Bytes of a TrellisTable, of the values' tables and of subsets (fill_trellis.cuh). The latter are
+/// crumb planes whose second halves come after all first ones, in other banks.
 RILLKV_HOST_DEVICE constexpr int trellis_table_bytes(int head_dim) {
   return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 50));
 }
 inline constexpr int kTrellisScaleBytes = 512;
+inline constexpr int kTrellisWalkBytes = 16 * 2 * kFastWarps;
+RILLKV_HOST_DEVICE constexpr int subset_tails(int head_dim) { return 16 * head_dim + 64; }
+RILLKV_HOST_DEVICE constexpr int subset_bytes(int head_dim) {
+  return subset_tails(head_dim) + 16 * head_dim;
+}
 /// A trellis block of 128 tokens up to its planes of b, and a value block's bytes of those.
 RILLKV_HOST_DEVICE constexpr int trellis_key_meta_bytes(int head_dim) {
   return static_cast<int>(
@@ -357,9 +363,10 @@ struct PrefillTrellisShared {
   int next;           // pointers to two tiles' blocks
   int key_table;      // the key block's TrellisTable
   int rotation;       // float[D]: cos and sin of R(t0)
-  int key_subsets;    // crumb planes of the key block's subsets
-  int value_subsets;  // of the value block's
+  int key_subsets;    // of the key block
+  int value_subsets;  // of the value block
   int value_scales;   // the value block's scales
+  int value_walks;    // where warps begin in any value block
   int value_meta;     // the value block up to its planes of b
   int packed_values;  // its planes of b
 
@@ -370,9 +377,10 @@ struct PrefillTrellisShared {
         key_table(next + 64),
         rotation(key_table + trellis_table_bytes(head_dim)),
         key_subsets(rotation + 4 * head_dim),
-        value_subsets(key_subsets + 32 * head_dim),
-        value_scales(value_subsets + 32 * head_dim),
-        value_meta(value_scales + kTrellisScaleBytes),
+        value_subsets(key_subsets + subset_bytes(head_dim)),
+        value_scales(value_subsets + subset_bytes(head_dim)),
+        value_walks(value_scales + kTrellisScaleBytes),
+        value_meta(value_walks + kTrellisWalkBytes),
         packed_values(value_meta + trellis_value_meta_bytes(head_dim)) {}
   /// The key block, behind so many bytes of packed values.
   RILLKV_HOST_DEVICE constexpr int packed_keys(int value_code_bytes) const {

@@ -28,22 +28,34 @@ __device__ inline float step8_fast(uint32_t i) {
 }
 
 // LOP3's last operand, as in expand_codes.cuh.
+/// a ^ (b & kMask).
+template <uint32_t kMask>
+__device__ inline uint32_t xor_masked(uint32_t a, uint32_t b) {
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0x78;" : "=r"(out) : "r"(a), "r"(b), "n"(kMask));
+  return out;
+}
 __device__ inline uint32_t xor_three(uint32_t a, uint32_t b, uint32_t c) {
   uint32_t out;
   asm("lop3.b32 %0, %1, %2, %3, 0x96;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
   return out;
 }
 
-/// Words 4 part .. 4 part + 3 of the crumb plane of j of a channel, part 0 or 1; u: its path plane.
-__device__ inline uint4 subsets_of(uint4 u, uint32_t part) {
+/// A crumb plane of 128 tokens: words 0 .. 3 and 4 .. 7.
+struct SubsetPlane {
+  uint4 head, tail;
+};
+/// j of all tokens of a channel; u: its path plane.
+__device__ inline SubsetPlane subsets_of(uint4 u) {
   const uint32_t y = u.y << 1, z = u.z << 1, w = u.w << 1;  // of the words before word 0
+  const uint32_t high[4] = {xor_three(u.x, w, y), xor_three(u.y, u.x, z), xor_three(u.z, u.y, w),
+                            xor_three(u.w, u.z, u.x)};
+  const uint32_t low[4] = {z, w, u.x, u.y};
   // Crumb k of word i is token 8 k + i: for the first four words the even bits of the bit planes,
   // for the others the odd ones.
-  const auto merge = [&](uint32_t high, uint32_t low) {
-    return select_bits<0x55555555u>(low >> part, high << (1 - part));
-  };
-  return {merge(xor_three(u.x, w, y), z), merge(xor_three(u.y, u.x, z), w),
-          merge(xor_three(u.z, u.y, w), u.x), merge(xor_three(u.w, u.z, u.x), u.y)};
+  const auto head = [&](int i) { return select_bits<0x55555555u>(low[i], high[i] << 1); };
+  const auto tail = [&](int i) { return select_bits<0x55555555u>(low[i] >> 1, high[i]); };
+  return {{head(0), head(1), head(2), head(3)}, {tail(0), tail(1), tail(2), tail(3)}};
 }
 
 /// How far a lane's words are turned to the left to bring its elements of a plane to the bottom of

@@ -87,6 +87,15 @@ __device__ inline float token_block_value(const uint8_t* block, int token, int c
   return lo + step * static_cast<float>(code);
 }
 
+/// format::step8 to the bit: nvcc would put its table on the stack.
+static __constant__ const float kStepMantissas[8] = {
+    format::step8_mantissa(0), format::step8_mantissa(1), format::step8_mantissa(2),
+    format::step8_mantissa(3), format::step8_mantissa(4), format::step8_mantissa(5),
+    format::step8_mantissa(6), format::step8_mantissa(7)};
+__device__ inline float step8_of(uint32_t i) {
+  return kStepMantissas[i & 7] * (0x1p-17f * static_cast<float>(1u << (i >> 3)));
+}
+
 /// Level of a token of a trellis channel of `width` bits: `path` and `b` are its planes.
 __device__ inline float trellis_level(const uint8_t* path, const format::Planes<const uint8_t>& b,
                                       int width, int token, int block_size) {
@@ -113,7 +122,7 @@ __device__ inline float trellis_key_value(const uint8_t* block, const uint32_t* 
       block + path + static_cast<size_t>(position) * format::plane_bytes(block_size, 1), planes,
       width, token, block_size);
   const float zero = static_cast<float>(reinterpret_cast<const int16_t*>(block)[channel]);
-  return format::step8(block[format::trellis_step_offset(head_dim) + channel]) * (zero + level);
+  return step8_of(block[format::trellis_step_offset(head_dim) + channel]) * (zero + level);
 }
 
 /// Value (token, channel) of a trellis value block.
@@ -129,7 +138,7 @@ __device__ inline float trellis_value(const uint8_t* block, int token, int chann
   at.path += static_cast<size_t>(position) * format::plane_bytes(block_size, 1);
   const float level = trellis_level(at.path, at.b, width, token, block_size);
   const float odd = 2.0f * level + static_cast<float>(1 - (2 << width));
-  return format::step8(block[token]) * (width > value_width ? format::kWideGain * odd : odd);
+  return step8_of(block[token]) * (width > value_width ? format::kWideGain * odd : odd);
 }
 
 /// Value (token, channel) of the sinks of a kv head.
