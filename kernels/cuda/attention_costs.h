@@ -14,13 +14,13 @@ namespace rillkv::kernels::cuda {
 /// others (copies of registers, signs); decode's for 8 query rows. Of presets balanced and
 /// balanced-trellis.
 constexpr int instructions_a_tile(int head_dim, bool prefill, bool trellis = false) {
-  if (prefill && trellis) return head_dim == 64 ? 9400 : 13650;
+  if (prefill && trellis) return head_dim == 64 ? 10477 : 15389;
   if (prefill) return head_dim == 64 ? 9398 : 13642;
   return head_dim == 64 ? 3159 : 5314;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill, bool trellis = false) {
-  if (prefill && trellis) return head_dim == 64 ? 2752 : 5358;
+  if (prefill && trellis) return head_dim == 64 ? 3021 : 5840;
   if (prefill) return head_dim == 64 ? 2752 : 5358;
   return head_dim == 64 ? 709 : 1378;
 }

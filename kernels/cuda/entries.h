@@ -1,4 +1,4 @@
-// All CUDA entries by name. The fast paths are the eight prefill_* and decode_* ones.
+// All CUDA entries by name. The fast paths are the prefill_* and decode_* ones.
 #pragma once
 
 #define RILLKV_CUDA_ENTRIES(X)        \
