@@ -7,8 +7,8 @@
 //   interval A(n):  fill V(n)      and  s = Q K(n)^T, softmax     copy codes of K(n+1) meanwhile
 //   interval B(n):  fill K(n+1)    and  o += p V(n)               copy V(n+1), scales of K(n+2)
 //
-// In A(n) two warps prepare K(n+1) from its scales (prepare_channels). Values of trellis blocks have
-// such a part, too: scales and paths of V(n+1) are copied in A(n) and prepared in B(n).
+// In A(n) two warps prepare K(n+1) from its scales (prepare_channels). Values of trellis blocks
+// have such a part, too: scales and paths of V(n+1) are copied in A(n) and prepared in B(n).
 //
 // Each warp does both halves of an interval. Warps w and w + 4 share a scheduler and take the
 // halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor

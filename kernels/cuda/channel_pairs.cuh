@@ -34,8 +34,8 @@ struct PairPlace {
   uint32_t total;   // plane_counts of the block
   int rank;         // by the width of the lower channel
 
-  /// A thread a pair, called by the D / 64 warps that hold them all, in order. narrower: 0x11 counts
-  /// planes of widths that are smaller by one; pairs of none come last.
+  /// A thread a pair, called by the D / 64 warps that hold them all, in order. narrower: 0x11
+  /// counts planes of widths that are smaller by one; pairs of none come last.
   __device__ PairPlace(const uint8_t* widths, int pair, uint32_t narrower = 0)
       : own(widths[pair] - narrower) {
     constexpr int kHalf = D / 2;

@@ -2,8 +2,8 @@
 //
 // A CTA owns the keys or the values of one block of one kv head: 256 threads. It copies the packed
 // block to shared memory, turns it into the very tile that the fused kernels multiply
-// (fill_channels.cuh, fill_tokens.cuh, fill_trellis.cuh), and copies that to its place, 16 bytes a lane, 64 or more
-// bytes of a row together.
+// (fill_channels.cuh, fill_tokens.cuh, fill_trellis.cuh), and copies that to its place, 16 bytes a
+// lane, 64 or more bytes of a row together.
 //
 // Tiles of channels are [channel][position] and leave transposed. ldmatrix.trans gives lane l of a
 // warp, of each of four 8 x 8 matrices, the columns 2 (l % 4) and the next of row l / 4: of what

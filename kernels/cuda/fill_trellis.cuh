@@ -74,7 +74,8 @@ struct LevelWords {
   }
 };
 
-/// The subsets of D channels, from their path planes. Called by the CTA, whose last D threads do it.
+/// The subsets of D channels, from their path planes. Called by the CTA, whose last D threads do
+/// it.
 template <int D>
 __device__ inline void write_subsets(uint8_t* subsets, const uint8_t* path) {
   const uint32_t channel = opaque(threadIdx.x) - (kFastThreads - D);
@@ -85,7 +86,8 @@ __device__ inline void write_subsets(uint8_t* subsets, const uint8_t* path) {
   store_shared_16<subset_tails(D)>(to, plane.tail);
 }
 
-/// ChannelTable of a trellis key block, TrellisTable::bytes of it.
+/// ChannelTable of a trellis key block, trellis_table_bytes of it; `third` has the channel read
+/// first's place among the subsets, too.
 struct TrellisTable {
   uint4* first;     // [D/2] u0, v0, ua, ub
   uint4* second;    // [D/2] va, vb, nibbles, place
