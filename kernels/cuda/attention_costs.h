@@ -43,7 +43,7 @@ inline constexpr double kPartBytesACycle = 32;
 
 constexpr int attention_warps(bool prefill) { return prefill ? kFastWarps : kDecodeWarps; }
 /// Cycles that a CTA takes for a tile when `resident` of them share an SM.
-constexpr double tile_cycles(int head_dim, bool prefill, bool trellis, int resident) {
+constexpr double tile_cycles(int head_dim, bool prefill, int resident, bool trellis = false) {
   return resident * std::max(instructions_a_tile(head_dim, prefill, trellis) /
                                  issue_rate(resident * attention_warps(prefill)),
                              1.0 * wavefronts_a_tile(head_dim, prefill, trellis));

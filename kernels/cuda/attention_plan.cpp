@@ -86,8 +86,7 @@ int tiles_of(const AttentionParams& p) {
 
 /// What choose_splits weighs.
 struct Work {
-  bool prefill;
-  bool trellis;
+  bool prefill, trellis;
   int head_dim;
   int ctas;   // without splits
   int rows;   // of all heads and sequences
@@ -108,7 +107,7 @@ int choose_splits(const Work& work, int most) {
         std::min(work.ctas_an_sm, (ctas + work.multiprocessors - 1) / work.multiprocessors);
     const int tiles = (work.tiles + splits - 1) / splits;
     double cycles = waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill,
-                                                                work.trellis, resident));
+                                                                resident, work.trellis));
     if (splits > 1 || !work.prefill) {
       cycles += merge_cycles(work.head_dim, work.rows, splits, work.multiprocessors);
     }

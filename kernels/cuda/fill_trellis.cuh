@@ -109,7 +109,7 @@ __device__ inline void prepare_trellis_keys(uint8_t* table, const uint8_t* meta,
   const int pair = opaque(static_cast<int>(threadIdx.x));
   // Of the planes of b, whose widths are smaller by one.
   const auto [own, before, total, rank] =
-      PairPlace<D>(meta + format::trellis_widths_offset(D), pair, 0x11);
+      PairPlace<D, 1>(meta + format::trellis_widths_offset(D), pair);
   const bool swap = (rank & 1) != 0;
   format::PlaneOffsets at = plane_offsets(before, total, kAttentionTile);
   if (swap) at = at + plane_sizes();
