@@ -14,9 +14,12 @@
 
 namespace rillkv::bench {
 
-/// Warp instructions of rillkv_expand_slice_* for a block of one kv head, keys and values, preset
-/// balanced.
-inline double instructions_a_block(int head_dim) { return head_dim == 64 ? 5364 : 8578; }
+/// Warp instructions of rillkv_expand_slice_* for a block of one kv head, keys and values, presets
+/// balanced and balanced-trellis.
+inline double instructions_a_block(int head_dim, bool trellis = false) {
+  if (trellis) return head_dim == 64 ? 7021 : 11317;
+  return head_dim == 64 ? 5364 : 8578;
+}
 /// Of rillkv_slice_queries for a row, with two parts.
 inline double instructions_a_query_row(int head_dim) { return 36.6 * head_dim / 64; }
 /// Of rillkv_fold_slice for a row.
@@ -63,8 +66,9 @@ inline SlicePrediction predict_slices(const Gpu& gpu, const kernels::cuda::Atten
     const double packed = model_cache_bytes(p) / p.prefix.block_count * blocks;
     const double written = block_heads * 128 * D * 2 * 2;
     result.expand_s +=
-        kMemoryWaits + std::max({block_heads * instructions_a_block(p.head_dim) / issue,
-                                 (packed + written) / kL2BytesASecond, packed / gpu.bandwidth});
+        kMemoryWaits +
+        std::max({block_heads * instructions_a_block(p.head_dim, p.prefix.trellis) / issue,
+                  (packed + written) / kL2BytesASecond, packed / gpu.bandwidth});
     result.library_s += 4 * rows * tokens * D * kv_heads / rate;
     const double folded = kv_heads * rows * D * (2 * plan.parts + 2 * 4);
     result.fold_s +=

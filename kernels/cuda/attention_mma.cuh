@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/fill_trellis.cuh"
 #include "kernels/cuda/tile_fill.cuh"
 
 namespace rillkv::kernels::cuda {
@@ -337,6 +338,46 @@ __device__ inline void copy_key_codes(uint8_t* to, const AttentionParams& p, con
                                           p.prefix.keys_symmetric ? 0 : p.key_block_bytes);
   const auto scales = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
   copy_block_async<D, kThreads>(to + scales, block + scales, bytes - scales);
+}
+
+/// Trellis key blocks travel in two parts, too: up to the planes of b and R(t0), then those.
+template <int D>
+__device__ inline void copy_trellis_key_meta(uint8_t* to, float* start, const uint8_t* block,
+                                             const float* rotation) {
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  if (16 * thread < trellis_key_meta_bytes(D)) {
+    copy_async_16(shared_address(to + 16 * thread), block + 16 * thread);
+  } else if (thread >= kFastThreads - D / 4) {
+    const int i = 4 * (thread - (kFastThreads - D / 4));
+    copy_async_16(shared_address(start + i), rotation + i);
+  }
+}
+template <int D>
+__device__ inline void copy_trellis_key_codes(uint8_t* to, const AttentionParams& p,
+                                              const uint8_t* block) {
+  int bytes = p.key_block_bytes;
+  if (bytes <= 0) {
+    const uint8_t* widths = block + format::trellis_widths_offset(D);
+    uint32_t sum = 0;  // of the lower channels, as wide as the upper ones
+#pragma unroll
+    for (int i = 0; i < D / 64; ++i) sum += widths[lane_id() + 32 * i] & 15;
+    sum = __reduce_add_sync(0xffffffffu, sum);
+    bytes =
+        static_cast<int>(format::trellis_key_bytes(D, kAttentionTile, static_cast<int>(2 * sum)));
+  }
+  constexpr int kMeta = trellis_key_meta_bytes(D);
+  copy_block_async<D>(to + kMeta, block + kMeta, bytes - kMeta);
+}
+template <int D>
+__device__ inline void copy_trellis_value_meta(uint8_t* to, const uint8_t* block) {
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  if (16 * thread < trellis_value_meta_bytes(D)) {
+    copy_async_16(shared_address(to + 16 * thread), block + 16 * thread);
+  }
+}
+template <int D>
+__device__ inline int trellis_value_codes(const AttentionParams& p) {
+  return trellis_value_code_bytes(D, p.prefix.value_width, p.prefix.value_wide_pairs);
 }
 
 /// Bytes of a value block; 0 for policy "ema", whose blocks differ.

@@ -7,7 +7,8 @@
 //   interval A(n):  fill V(n)      and  s = Q K(n)^T, softmax     copy codes of K(n+1) meanwhile
 //   interval B(n):  fill K(n+1)    and  o += p V(n)               copy V(n+1), scales of K(n+2)
 //
-// In A(n) two warps prepare K(n+1) from its scales (prepare_channels).
+// In A(n) two warps prepare K(n+1) from its scales (prepare_channels). Values of trellis blocks
+// have such a part, too: scales and paths of V(n+1) are copied in A(n) and prepared in B(n).
 //
 // Each warp does both halves of an interval. Warps w and w + 4 share a scheduler and take the
 // halves in opposite order, so at any time one fills (ALU) while the other multiplies (tensor
@@ -17,6 +18,8 @@
 // The design follows FlashAttention-2 (Dao 2023) for the softmax and the register layout.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/shared_layout.h"
 
@@ -24,7 +27,8 @@ namespace rillkv::kernels::cuda {
 
 extern __shared__ __align__(1024) uint8_t attention_shared[];
 
-template <int D, typename T>
+/// kTrellis: blocks are trellis blocks.
+template <int D, typename T, bool kTrellis = false>
 __device__ void prefill(const AttentionLaunchParams& launch) {
   const AttentionParams& p = launch.sequences[blockIdx.z];
   const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
@@ -41,22 +45,28 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   int begin, end;
   split_range(visible.count(), split, launch.splits, begin, end);
 
-  constexpr PrefillShared layout(D);
+  constexpr std::conditional_t<kTrellis, PrefillTrellisShared, PrefillShared> layout(D);
   uint8_t* key_tile = attention_shared;
   uint8_t* value_tile = attention_shared + layout.values;
-  uint8_t* packed_keys = attention_shared + layout.packed_keys;
+  uint8_t* packed_keys;
+  if constexpr (kTrellis) {
+    packed_keys = attention_shared + layout.packed_keys(trellis_value_codes<D>(p));
+  } else {
+    packed_keys = attention_shared + layout.packed_keys;
+  }
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   uint8_t* packed_values = attention_shared + layout.packed_values;
   uint8_t* key_table = attention_shared + layout.key_table;
-  uint8_t* value_table = attention_shared + layout.value_table;
 
   // Pointers to packed blocks travel like the blocks: fetched into shared memory an interval before
   // they are needed, so that nobody waits for them and no register holds them. Two tiles' keys are
-  // under way: those of odd and of even number.
+  // under way: those of odd and of even number; and two tiles' values if they have a part that
+  // travels first.
   auto* next = reinterpret_cast<const void**>(attention_shared + layout.next);
   const auto is_block = [&](int tile) {
     return tile < end && tile >= visible.sinks && tile < visible.sinks + visible.blocks;
   };
+  const auto tile_of = [&](int i) { return tile_at(p, visible, i, kAttentionTile); };
   const auto fetch_key_pointers = [&](int tile) {
     if (threadIdx.x == 0 && is_block(tile)) {
       const int block = tile - visible.sinks;
@@ -68,7 +78,7 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   const auto fetch_value_pointer = [&](int tile) {
     if (threadIdx.x == 0 && is_block(tile)) {
       copy_async_8(
-          shared_address(next + 4),
+          shared_address(next + 4 + (kTrellis ? tile & 1 : 0)),
           p.prefix.values + static_cast<int64_t>(tile - visible.sinks) * p.kv_heads + kv_head);
     }
   };
@@ -77,38 +87,106 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   };
   const auto copy_scales = [&](int tile) {
     if (is_block(tile)) {
-      copy_key_scales<D>(packed_keys, start, p, key_block(tile),
-                         static_cast<const float*>(next[2 * (tile & 1) + 1]));
+      const auto* rotation = static_cast<const float*>(next[2 * (tile & 1) + 1]);
+      if constexpr (kTrellis) {
+        copy_trellis_key_meta<D>(packed_keys, start, key_block(tile), rotation);
+      } else {
+        copy_key_scales<D>(packed_keys, start, p, key_block(tile), rotation);
+      }
     }
   };
   const auto copy_keys = [&](int tile) {
-    if (is_block(tile)) copy_key_codes<D>(packed_keys, p, key_block(tile), key_block(tile));
+    if (!is_block(tile)) return;
+    if constexpr (kTrellis) {
+      copy_trellis_key_codes<D>(packed_keys, p, key_block(tile));
+    } else {
+      copy_key_codes<D>(packed_keys, p, key_block(tile), key_block(tile));
+    }
+  };
+  const auto copy_value_meta = [&](int tile) {
+    if constexpr (kTrellis) {
+      if (is_block(tile)) {
+        copy_trellis_value_meta<D>(attention_shared + layout.value_meta,
+                                   static_cast<const uint8_t*>(next[4 + (tile & 1)]));
+      }
+    }
   };
   const auto copy_values = [&](int tile) {
-    if (is_block(tile)) {
+    if (!is_block(tile)) return;
+    if constexpr (kTrellis) {
+      copy_block_async<D>(
+          packed_values,
+          static_cast<const uint8_t*>(next[4 + (tile & 1)]) + trellis_value_meta_bytes(D),
+          trellis_value_codes<D>(p));
+    } else {
       copy_value_block<D>(packed_values, static_cast<const uint8_t*>(next[4]),
                           value_block_size<D>(p));
     }
   };
   const auto prepare_keys = [&](int tile) {
-    if (is_block(tile) && threadIdx.x < D / 2) {
+    if constexpr (kTrellis) {
+      if (!is_block(tile)) return;
+      write_subsets<D>(attention_shared + layout.key_subsets,
+                       packed_keys + format::trellis_key_path_offset(D));
+      if (threadIdx.x < D / 2) prepare_trellis_keys<D>(key_table, packed_keys, start);
+    } else if (is_block(tile) && threadIdx.x < D / 2) {
       prepare_channels<D, true>(key_table, packed_keys, p.prefix.keys_symmetric, start);
+    }
+  };
+  // In the interval before the values are filled.
+  const auto prepare_value_meta = [&](int tile) {
+    if constexpr (kTrellis) {
+      if (!is_block(tile)) return;
+      const uint8_t* meta = attention_shared + layout.value_meta;
+      write_subsets<D>(attention_shared + layout.value_subsets,
+                       meta + format::trellis_value_path_offset(kAttentionTile));
+      prepare_trellis_values(attention_shared + layout.value_scales, meta, p.prefix.value_width);
     }
   };
   // Policy "ema" only: an extra barrier, before the values are filled.
   const auto prepare_values = [&](int tile) {
-    if (p.prefix.values_channel_major && is_block(tile)) {
-      if (threadIdx.x < D / 2) {
-        prepare_channels<D, false>(value_table, packed_values, true, nullptr);
+    if constexpr (!kTrellis) {
+      if (p.prefix.values_channel_major && is_block(tile)) {
+        if (threadIdx.x < D / 2) {
+          prepare_channels<D, false>(attention_shared + layout.value_table, packed_values, true,
+                                     nullptr);
+        }
+        __syncthreads();
       }
-      __syncthreads();
     }
   };
-  const auto tile_of = [&](int i) { return tile_at(p, visible, i, kAttentionTile); };
-
+  const auto fill_key_tile = [&](int i) {
+    const Tile t = tile_of(i);
+    if constexpr (kTrellis) {
+      if (t.kind == TileKind::kBlock) {
+        fill_trellis_keys<D>(key_tile, packed_keys + trellis_key_meta_bytes(D), key_table,
+                             attention_shared + layout.key_subsets, p.in_block_half,
+                             opaque(thread));
+      } else {
+        fill_row_keys<D, T, kFastThreads>(key_tile, t.kind, p, kv_head, t.number, t.length);
+      }
+    } else {
+      fill_keys<D, T>(key_tile, t, p, kv_head, packed_keys, key_table, opaque(thread));
+    }
+  };
+  const auto fill_value_tile = [&](const Tile& t) {
+    if constexpr (kTrellis) {
+      if (t.kind == TileKind::kBlock) {
+        fill_trellis_values<D>(value_tile, packed_values, attention_shared + layout.value_subsets,
+                               attention_shared + layout.value_scales, p.prefix.value_width,
+                               opaque(thread));
+      } else {
+        fill_row_values<D, T, kFastThreads>(value_tile, t.kind, p, kv_head, t.number, t.length);
+      }
+    } else {
+      fill_values<D, T>(value_tile, t, p, kv_head, packed_values,
+                        attention_shared + layout.value_table, opaque(thread));
+    }
+  };
   fetch_key_pointers(begin);
   fetch_key_pointers(begin + 1);
   fetch_value_pointer(begin);
+  if constexpr (kTrellis) fetch_value_pointer(begin + 1);
   copy_async_commit();
 
   // Queries pass through the key tile's memory into registers, where they stay.
@@ -121,6 +199,10 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
 #pragma unroll
     for (int k = 0; k < D; k += 16) load_query_fragment(q[k / 16], base, k);
   }
+  if constexpr (kTrellis) {
+    static_assert(layout.value_walks == layout.value_scales + kTrellisScaleBytes);
+    prepare_value_walks<D>(attention_shared + layout.value_walks, p.prefix);
+  }
   auto* last_index = reinterpret_cast<int*>(attention_shared + layout.last_index);
   for (int row = static_cast<int>(threadIdx.x); row < kPrefillRows; row += kFastThreads) {
     last_index[row] = first_query + min(cta_row + row, rows - 1) / group;
@@ -129,16 +211,17 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
   __syncthreads();
   copy_scales(begin);
   copy_keys(begin);
+  copy_value_meta(begin);
   copy_values(begin);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();
   prepare_keys(begin);
+  prepare_value_meta(begin);
   __syncthreads();
   copy_scales(begin + 1);
   copy_async_commit();
-  if (begin < end)
-    fill_keys<D, T>(key_tile, tile_of(begin), p, kv_head, packed_keys, key_table, opaque(thread));
+  if (begin < end) fill_key_tile(begin);
   copy_async_wait<0>();
   __syncthreads();
   prepare_values(begin);
@@ -153,13 +236,14 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     // ---- interval A ----
     copy_keys(i + 1);
     fetch_key_pointers(i + 2);
-    fetch_value_pointer(i + 1);
+    copy_value_meta(i + 1);
+    fetch_value_pointer(i + (kTrellis ? 2 : 1));
     copy_async_commit();
     prepare_keys(i + 1);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
-        fill_values<D, T>(value_tile, tile, p, kv_head, packed_values, value_table, opaque(thread));
+        fill_value_tile(tile);
       } else {
         float s[kAttentionTile / 8][4];
         with_layout(!keys_by_channel(tile), [&](auto layout) {
@@ -203,18 +287,19 @@ __device__ void prefill(const AttentionLaunchParams& launch) {
     copy_values(i + 1);
     copy_scales(i + 2);
     copy_async_commit();
+    prepare_value_meta(i + 1);
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       if ((half == 0) == ((warp_id() & 4) != 0)) {
-        if (i + 1 < end)
-          fill_keys<D, T>(key_tile, tile_of(i + 1), p, kv_head, packed_keys, key_table,
-                          opaque(thread));
+        if (i + 1 < end) fill_key_tile(i + 1);
       } else {
-        with_layout(values_by_channel(tile, p), [&](auto layout) {
-          constexpr bool by_column = decltype(layout)::by_column;
-          add_values<D>(o, probabilities,
-                        tile_operand<by_column, row_bytes<D>(by_column)>(value_tile), tile.length);
-        });
+        with_layout(kTrellis ? keys_by_channel(tile) : values_by_channel(tile, p),
+                    [&](auto layout) {
+                      constexpr bool by_column = decltype(layout)::by_column;
+                      add_values<D>(o, probabilities,
+                                    tile_operand<by_column, row_bytes<D>(by_column)>(value_tile),
+                                    tile.length);
+                    });
       }
     }
     copy_async_wait<0>();

@@ -2,8 +2,8 @@
 //
 // A CTA owns the keys or the values of one block of one kv head: 256 threads. It copies the packed
 // block to shared memory, turns it into the very tile that the fused kernels multiply
-// (fill_channels.cuh, fill_tokens.cuh), and copies that to its place, 16 bytes a lane, 64 or more
-// bytes of a row together.
+// (fill_channels.cuh, fill_tokens.cuh, fill_trellis.cuh), and copies that to its place, 16 bytes a
+// lane, 64 or more bytes of a row together.
 //
 // Tiles of channels are [channel][position] and leave transposed. ldmatrix.trans gives lane l of a
 // warp, of each of four 8 x 8 matrices, the columns 2 (l % 4) and the next of row l / 4: of what
@@ -117,6 +117,53 @@ __device__ void expand_slice(const ExpandSliceParams& launch) {
   }
 }
 
+/// The same of trellis blocks, whose tiles are all [channel][position].
+template <int D>
+__device__ void expand_trellis_slice(const ExpandSliceParams& launch) {
+  const AttentionParams& p = launch.sequence;
+  const int block = launch.first_block + static_cast<int>(blockIdx.x);
+  const int kv_head = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
+  const int64_t pointer = static_cast<int64_t>(block) * p.kv_heads + kv_head;
+  const int64_t out =
+      (static_cast<int64_t>(kv_head) * launch.blocks + blockIdx.x) * (kAttentionTile * D);
+
+  constexpr ExpandTrellisShared layout(D);
+  uint8_t* tile = expand_memory;
+  uint8_t* table = expand_memory + layout.table;
+  uint8_t* subsets = expand_memory + layout.subsets;
+  uint8_t* packed = expand_memory + layout.packed;
+
+  if (blockIdx.z == 0) {
+    float* start = reinterpret_cast<float*>(expand_memory + layout.rotation);
+    const uint8_t* keys = p.prefix.keys[pointer];
+    copy_trellis_key_meta<D>(packed, start, keys, p.prefix.rotations[block]);
+    copy_trellis_key_codes<D>(packed, p, keys);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    write_subsets<D>(subsets, packed + format::trellis_key_path_offset(D));
+    if (thread < D / 2) prepare_trellis_keys<D>(table, packed, start);
+    __syncthreads();
+    fill_trellis_keys<D>(tile, packed + trellis_key_meta_bytes(D), table, subsets, p.in_block_half,
+                         thread);
+    __syncthreads();
+    store_transposed<D>(launch.keys + out, tile);
+    return;
+  }
+  constexpr int kMeta = trellis_value_meta_bytes(D);
+  copy_block_async<D>(packed, p.prefix.values[pointer], kMeta + trellis_value_codes<D>(p));
+  copy_async_commit();
+  copy_async_wait<0>();
+  __syncthreads();
+  write_subsets<D>(subsets, packed + format::trellis_value_path_offset(kAttentionTile));
+  prepare_trellis_values(table, packed, p.prefix.value_width);
+  prepare_value_walks<D>(table + kTrellisScaleBytes, p.prefix);
+  __syncthreads();
+  fill_trellis_values<D>(tile, packed + kMeta, subsets, table, p.prefix.value_width, thread);
+  __syncthreads();
+  store_transposed<D>(launch.values + out, tile);
+}
+
 }  // namespace
 }  // namespace rillkv::kernels::cuda
 
@@ -128,4 +175,16 @@ extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kExpandThrea
 extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kExpandThreads, 3)
     rillkv_expand_slice_d128(const __grid_constant__ rillkv::kernels::cuda::ExpandSliceParams p) {
   rillkv::kernels::cuda::expand_slice<128>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kExpandThreads, 3)
+    rillkv_expand_slice_trellis_d64(
+        const __grid_constant__ rillkv::kernels::cuda::ExpandSliceParams p) {
+  rillkv::kernels::cuda::expand_trellis_slice<64>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kExpandThreads, 3)
+    rillkv_expand_slice_trellis_d128(
+        const __grid_constant__ rillkv::kernels::cuda::ExpandSliceParams p) {
+  rillkv::kernels::cuda::expand_trellis_slice<128>(p);
 }

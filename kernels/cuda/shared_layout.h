@@ -334,6 +334,74 @@ struct PrefillShared {
   }
 };
 
+/// Bytes of a TrellisTable, of the values' tables and of subsets (fill_trellis.cuh). The latter are
+/// crumb planes whose second halves come after all first ones, in other banks.
+RILLKV_HOST_DEVICE constexpr int trellis_table_bytes(int head_dim) {
+  return static_cast<int>(format::align_up(static_cast<size_t>(head_dim) / 2 * 50));
+}
+inline constexpr int kTrellisScaleBytes = 512;
+inline constexpr int kTrellisWalkBytes = 16 * 2 * kFastWarps;
+RILLKV_HOST_DEVICE constexpr int subset_tails(int head_dim) { return 16 * head_dim + 64; }
+RILLKV_HOST_DEVICE constexpr int subset_bytes(int head_dim) {
+  return subset_tails(head_dim) + 16 * head_dim;
+}
+/// A trellis block of 128 tokens up to its planes of b, and a value block's bytes of those.
+RILLKV_HOST_DEVICE constexpr int trellis_key_meta_bytes(int head_dim) {
+  return static_cast<int>(
+      format::trellis_codes_offset(format::trellis_key_path_offset(head_dim), head_dim, 128));
+}
+RILLKV_HOST_DEVICE constexpr int trellis_value_meta_bytes(int head_dim) {
+  return static_cast<int>(
+      format::trellis_codes_offset(format::trellis_value_path_offset(128), head_dim, 128));
+}
+RILLKV_HOST_DEVICE constexpr int trellis_value_code_bytes(int head_dim, int width, int wide_pairs) {
+  return static_cast<int>(format::trellis_value_bytes(head_dim, 128, width, wide_pairs)) -
+         trellis_value_meta_bytes(head_dim);
+}
+RILLKV_HOST_DEVICE constexpr int trellis_key_bytes_at_most(int head_dim) {
+  return static_cast<int>(
+      format::trellis_key_bytes(head_dim, 128, format::kMaxTrellisWidth * head_dim));
+}
+
+/// PrefillShared of rillkv_prefill_trellis_*. Packed keys come after the packed values, whose size
+/// every block has.
+struct PrefillTrellisShared {
+  int values;         // value tile (the key tile is at 0)
+  int last_index;     // int[128 rows], the last index a row sees
+  int next;           // pointers to two tiles' blocks
+  int key_table;      // the key block's TrellisTable
+  int rotation;       // float[D]: cos and sin of R(t0)
+  int key_subsets;    // of the key block
+  int value_subsets;  // of the value block
+  int value_scales;   // the value block's scales
+  int value_walks;    // where warps begin in any value block
+  int value_meta;     // the value block up to its planes of b
+  int packed_values;  // its planes of b
+
+  RILLKV_HOST_DEVICE constexpr explicit PrefillTrellisShared(int head_dim)
+      : values(128 * 2 * head_dim),
+        last_index(values + 128 * 2 * head_dim),
+        next(last_index + 4 * 128),
+        key_table(next + 64),
+        rotation(key_table + trellis_table_bytes(head_dim)),
+        key_subsets(rotation + 4 * head_dim),
+        value_subsets(key_subsets + subset_bytes(head_dim)),
+        value_scales(value_subsets + subset_bytes(head_dim)),
+        value_walks(value_scales + kTrellisScaleBytes),
+        value_meta(value_walks + kTrellisWalkBytes),
+        packed_values(value_meta + trellis_value_meta_bytes(head_dim)) {}
+  /// The key block, behind so many bytes of packed values.
+  RILLKV_HOST_DEVICE constexpr int packed_keys(int value_code_bytes) const {
+    return packed_values + value_code_bytes;
+  }
+  /// All of it; key_block_bytes 0: not known.
+  RILLKV_HOST_DEVICE constexpr int bytes(int head_dim, int value_code_bytes,
+                                         int key_block_bytes) const {
+    return packed_keys(value_code_bytes) +
+           (key_block_bytes > 0 ? key_block_bytes : trellis_key_bytes_at_most(head_dim));
+  }
+};
+
 /// Shared memory of the decode kernels, offsets in bytes. What is known when compiling comes first,
 /// then the packed blocks, values and keys; in their place, when there are none left, a tile of 64
 /// uncompressed tokens, and at the end the warps' sums.
@@ -368,8 +436,12 @@ struct DecodeShared {
         values((sequence + DecodeSequence::kBytes + 511) & ~511) {}  // a tile's swizzle wants it
   /// Bytes of a row of queries: two rows of 4 lanes' 16 bytes meet all banks.
   RILLKV_HOST_DEVICE static constexpr int query_stride(int head_dim) { return 4 * head_dim + 64; }
-  /// Of packed values: what precedes the packed keys. Token blocks have one size.
+  /// Of packed values: what precedes the packed keys. Token and trellis blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
+    if (x.trellis) {
+      return static_cast<int>(
+          format::trellis_value_bytes(head_dim, 128, x.value_width, x.value_wide_pairs));
+    }
     return x.values_channel_major ? value_block_bytes_at_most(head_dim)
                                   : static_cast<int>(format::token_block_bytes(
                                         128, head_dim, x.value_groups, false, x.value_bits));

@@ -37,13 +37,26 @@ int seen_by_all(const AttentionParams& p) {
 
 size_t largest_block_bytes(const AttentionParams& p) {
   const int D = p.head_dim;
-  const size_t widest = format::channel_block_bytes(D, kAttentionTile, false, 8 * D);
+  const PackedPrefix& x = p.prefix;
+  const auto widest =
+      static_cast<size_t>(x.trellis ? trellis_key_bytes_at_most(D) : key_block_bytes_at_most(D));
   const size_t keys = p.key_block_bytes > 0 ? static_cast<size_t>(p.key_block_bytes) : widest;
-  const size_t values = p.prefix.values_channel_major
-                            ? format::channel_block_bytes(D, kAttentionTile, true, 8 * D)
-                            : format::token_block_bytes(kAttentionTile, D, p.prefix.value_groups,
-                                                        false, p.prefix.value_bits);
+  if (x.trellis) {
+    return std::max(
+        keys, format::trellis_value_bytes(D, kAttentionTile, x.value_width, x.value_wide_pairs));
+  }
+  const size_t values =
+      x.values_channel_major
+          ? format::channel_block_bytes(D, kAttentionTile, true, 8 * D)
+          : format::token_block_bytes(kAttentionTile, D, x.value_groups, false, x.value_bits);
   return std::max(keys, values);
+}
+
+/// Shared memory of a CTA of rillkv_expand_slice_*.
+int expand_shared_bytes(const AttentionParams& p) {
+  const int block = static_cast<int>(largest_block_bytes(p));
+  return p.prefix.trellis ? ExpandTrellisShared(p.head_dim).bytes(block)
+                          : ExpandShared(p.head_dim).bytes(block);
 }
 
 std::string describe(const char* what, int count, int heads, int head_dim) {
@@ -74,10 +87,7 @@ SlicePlan plan_slices(const Queue& queue, const AttentionParams& sequence, size_
                       int least_blocks) {
   SlicePlan plan;
   if (!attend_folding_takes(queue, sequence)) return plan;
-  const ExpandShared shared(sequence.head_dim);
-  if (shared.bytes(static_cast<int>(largest_block_bytes(sequence))) > queue.shared_memory_limit()) {
-    return plan;
-  }
+  if (expand_shared_bytes(sequence) > queue.shared_memory_limit()) return plan;
   const int seen = seen_by_all(sequence);
   plan.rows = sequence.query_count * (sequence.heads / sequence.kv_heads);
   plan.kv_heads = sequence.kv_heads;
@@ -127,10 +137,12 @@ void expand_slice(Queue& queue, const AttentionParams& sequence, int first, int 
                   uint16_t* keys, uint16_t* values) {
   const int D = sequence.head_dim;
   const ExpandSliceParams params = {sequence, first, blocks, keys, values};
-  submit(queue, D == 64 ? "rillkv_expand_slice_d64" : "rillkv_expand_slice_d128", blocks,
-         sequence.kv_heads, 2, kExpandThreads,
-         ExpandShared(D).bytes(static_cast<int>(largest_block_bytes(sequence))), params,
-         [&] { return describe("blocks", blocks, sequence.kv_heads, D); });
+  const char* entry =
+      sequence.prefix.trellis
+          ? (D == 64 ? "rillkv_expand_slice_trellis_d64" : "rillkv_expand_slice_trellis_d128")
+          : (D == 64 ? "rillkv_expand_slice_d64" : "rillkv_expand_slice_d128");
+  submit(queue, entry, blocks, sequence.kv_heads, 2, kExpandThreads, expand_shared_bytes(sequence),
+         params, [&] { return describe("blocks", blocks, sequence.kv_heads, D); });
 }
 
 void fold_slice(Queue& queue, const FoldSliceParams& params, int kv_heads) {

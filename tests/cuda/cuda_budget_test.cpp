@@ -35,7 +35,23 @@ class RecordingQueue final : public cuda::Queue {
   std::map<std::string, Use> uses;
 };
 
-/// Launches every entry at block_size 128 with the shapes of preset "balanced".
+/// Sequences that fast paths over trellis blocks take, and how many queries.
+constexpr int kTrellisQueries[] = {256};
+cuda::AttentionParams trellis_shape(int head_dim, Dtype dtype) {
+  cuda::AttentionParams p;
+  p.heads = p.kv_heads = 1;
+  p.head_dim = head_dim;
+  p.dtype = dtype;
+  p.prefix.block_count = 4;
+  p.prefix.trellis = true;
+  p.prefix.value_width = 4;
+  p.prefix.value_wide_pairs = head_dim / 2 * 5 / 8;
+  p.key_block_bytes =
+      static_cast<int32_t>(format::trellis_key_bytes(head_dim, 128, head_dim * 65 / 16));
+  return p;
+}
+
+/// Launches every entry at block_size 128 with the shapes of presets balanced and balanced-trellis.
 std::map<std::string, Use> launched() {
   RecordingQueue queue;
   alignas(256) static uint8_t unused = 0;  // a workspace that nothing writes to
@@ -54,6 +70,17 @@ std::map<std::string, Use> launched() {
         cuda::attend(queue, &p, 1, &unused, size_t{1} << 30);
       }
     }
+  }
+  for (int head_dim : {64, 128}) {
+    kernels::cuda::AttentionParams p = trellis_shape(head_dim, Dtype::kBFloat16);
+    for (auto dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
+      for (int queries : kTrellisQueries) {
+        p.dtype = dtype;
+        p.query_count = queries;
+        cuda::attend(queue, &p, 1, &unused, size_t{1} << 30);
+      }
+    }
+    cuda::expand_slice(queue, p, 0, 4, nullptr, nullptr);
   }
   for (int head_dim : {64, 128}) {
     kernels::cuda::AttentionParams p;

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "tests/cuda/slice_fixture.h"
+#include "tests/reference/trellis_block.h"
 
 namespace rillkv::test {
 namespace {
@@ -14,7 +15,29 @@ struct Decoded {
   std::vector<std::vector<double>> values, sizes;
 };
 
+/// Of trellis blocks the scale is centre and unit of fill_trellis.cuh.
+Decoded decode_trellis(const std::vector<uint8_t>& bytes, const Shape& s, bool keys) {
+  const auto D = static_cast<size_t>(s.head_dim), half = D / 2;
+  Decoded result;
+  result.values = keys ? reference::trellis_key_values(bytes.data(), s.block_size, s.head_dim)
+                       : reference::trellis_value_values(bytes.data(), s.block_size, s.head_dim,
+                                                         s.value_width, s.value_wide_pairs);
+  for (size_t t = 0; t < static_cast<size_t>(s.block_size); ++t) {
+    result.sizes.emplace_back();
+    for (size_t c = 0; c < D; ++c) {
+      const bool wide = c % half < static_cast<size_t>(s.value_wide_pairs);
+      const int width = keys ? bytes[3 * D + c % half] & 15 : s.value_width + (wide ? 1 : 0);
+      const double step = reference::trellis_step(keys ? bytes[2 * D + c] : bytes[t]);
+      const int zero = static_cast<int16_t>(bytes[2 * c] | bytes[2 * c + 1] << 8);
+      const double unit = std::ldexp(step, width);
+      result.sizes.back().push_back(keys ? std::fabs(step * zero + unit) + unit : 2 * unit + step);
+    }
+  }
+  return result;
+}
+
 Decoded decode(const std::vector<uint8_t>& bytes, const Shape& s, bool keys) {
+  if (s.trellis) return decode_trellis(bytes, s, keys);
   const bool by_channel = keys || s.ema, symmetric = s.ema;
   const int D = s.head_dim, B = s.block_size;
   const auto block = by_channel ? reference::read_channel_block(bytes.data(), B, D, symmetric)
@@ -130,6 +153,44 @@ TEST_P(CudaExpandSlice, SlicesOfEveryWidth) {
                        .blocks = 1,
                        .seed = 211},
                       0, 1);
+    }
+  }
+}
+
+TEST_P(CudaExpandSlice, TrellisSlices) {
+  under_every_order([&] {
+    for (int head_dim : {64, 128}) {
+      check_expansion({.heads = 2,
+                       .kv_heads = 2,
+                       .head_dim = head_dim,
+                       .dtype = Dtype::kBFloat16,
+                       .trellis = true,
+                       .key_widths = {1, 2, 3, 4, 5, 6, 7},
+                       .value_wide_pairs = head_dim / 2 - 9,
+                       .blocks = 4,
+                       .position_shift = 1000,
+                       .seed = 205},
+                      1, 2);
+    }
+  });
+}
+
+TEST_P(CudaExpandSlice, TrellisSlicesOfEveryWidth) {
+  for (int head_dim : {64, 128}) {
+    for (int width = 1; width <= 7; ++width) {
+      for (int wide : {0, 1, head_dim / 4, head_dim / 2 - 1}) {
+        if (wide > 0 && width == 7) continue;
+        check_expansion({.heads = 1,
+                         .head_dim = head_dim,
+                         .dtype = Dtype::kBFloat16,
+                         .trellis = true,
+                         .key_widths = {width},
+                         .value_width = width,
+                         .value_wide_pairs = wide,
+                         .blocks = 1,
+                         .seed = 215},
+                        0, 1);
+      }
     }
   }
 }

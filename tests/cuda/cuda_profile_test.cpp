@@ -108,6 +108,26 @@ TEST(CudaProfileTest, ValuesOfAnyWidthHaveNoBankConflicts) {
   }
 }
 
+/// Of widths 1 .. 7, and with so many wide pairs of values.
+Shape trellis_shape_of(int head_dim, int queries, Dtype dtype, int value_width, int wide_pairs) {
+  Shape shape = shape_of(head_dim, queries, false, dtype);
+  shape.trellis = true;
+  shape.key_widths.pop_back();
+  shape.value_width = value_width;
+  shape.value_wide_pairs = wide_pairs;
+  return shape;
+}
+
+TEST(CudaProfileTest, PrefillOverTrellisBlocksHasNoBankConflictsAndWastesNoSectors) {
+  for (int head_dim : {64, 128}) {
+    expect_no_waste(trellis_shape_of(head_dim, 64, Dtype::kBFloat16, 4, head_dim / 4));
+    for (int width = 1; width <= 7; ++width) {
+      const int wide = width < 7 ? head_dim / 2 - 9 : 0;
+      expect_no_waste(trellis_shape_of(head_dim, 64, Dtype::kFloat16, width, wide));
+    }
+  }
+}
+
 /// One launch packs two blocks of one kv head, from an empty tail; `instructions`: of its warps;
 /// `bit_planes`: that its key blocks have.
 Profile profile_of_pack(int head_dim, Dtype dtype, uint64_t& instructions, uint64_t& bit_planes) {
@@ -172,23 +192,38 @@ TileCost cost_of_tile(Shape shape) {
   return cost;
 }
 
-// What the performance model counts a tile of 128 packed tokens at, for one CTA: preset balanced,
-// whose widths are 4 or 5 bits for most channels.
+/// That of this shape is what the performance model counts; another nvcc may emit a few more or
+/// less.
+void expect_cost(const Shape& shape, bool prefill) {
+  const TileCost cost = cost_of_tile(shape);
+  const double instructions =
+      kernels::cuda::instructions_a_tile(shape.head_dim, prefill, shape.trellis);
+  EXPECT_NEAR(cost.instructions, instructions, 0.05 * instructions) << prefill << " " << shape;
+  const double wavefronts =
+      kernels::cuda::wavefronts_a_tile(shape.head_dim, prefill, shape.trellis);
+  EXPECT_NEAR(cost.wavefronts, wavefronts, 0.05 * wavefronts) << prefill << " " << shape;
+}
+
+// A tile of 128 packed tokens, for one CTA: preset balanced, whose widths are 4 or 5 bits for most
+// channels.
 TEST(CudaProfileTest, ATileCostsWhatTheModelSays) {
   for (int head_dim : {64, 128}) {
     for (bool prefill : {false, true}) {
       Shape shape = shape_of(head_dim, prefill ? 32 : 2, false, Dtype::kBFloat16);
       shape.key_widths = {4, 4, 4, 5};
       shape.equal_shares = true;
-      const TileCost cost = cost_of_tile(shape);
-      // Another nvcc may emit a few more or less.
-      const double instructions = kernels::cuda::instructions_a_tile(head_dim, prefill);
-      EXPECT_NEAR(cost.instructions, instructions, 0.05 * instructions)
-          << head_dim << (prefill ? " prefill" : " decode");
-      const double wavefronts = kernels::cuda::wavefronts_a_tile(head_dim, prefill);
-      EXPECT_NEAR(cost.wavefronts, wavefronts, 0.05 * wavefronts)
-          << head_dim << (prefill ? " prefill" : " decode");
+      expect_cost(shape, prefill);
     }
+  }
+}
+
+// The same of preset balanced-trellis: keys of 4.0625 bits, values of 4.625.
+TEST(CudaProfileTest, ATrellisTileCostsWhatTheModelSays) {
+  for (int head_dim : {64, 128}) {
+    Shape shape = trellis_shape_of(head_dim, 32, Dtype::kBFloat16, 4, head_dim / 2 * 5 / 8);
+    shape.key_widths = {3, 4, 4, 4, 4, 4, 4, 5};
+    shape.equal_shares = true;
+    expect_cost(shape, true);
   }
 }
 

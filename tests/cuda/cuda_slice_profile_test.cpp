@@ -74,7 +74,23 @@ TEST(CudaSliceProfile, NoBankConflictsAndNoWastedSectors) {
   }
 }
 
-// What slice_model.h counts: preset balanced, whose widths are 4 or 5 bits for most channels.
+TEST(CudaSliceProfile, TrellisBlocksHaveNoBankConflictsAndWasteNoSectors) {
+  for (int head_dim : {64, 128}) {
+    for (int width = 1; width < 7; ++width) {
+      const Shape shape = {.head_dim = head_dim,
+                           .dtype = Dtype::kFloat16,
+                           .trellis = true,
+                           .key_widths = {1, 2, 3, 4, 5, 6, 7},
+                           .value_width = width,
+                           .value_wide_pairs = head_dim / 2 - 9,
+                           .seed = 6};
+      expect_no_waste(count(shape, 2, 32, 2).expansion, shape);
+    }
+  }
+}
+
+// What slice_model.h counts: preset balanced, whose widths are 4 or 5 bits for most channels; and
+// the expansion of balanced-trellis.
 TEST(CudaSliceProfile, InstructionsAreThoseOfTheModel) {
   const auto expect_near = [](uint64_t counted, double model, const std::string& what) {
     // Another nvcc may emit a few more or less.
@@ -91,6 +107,14 @@ TEST(CudaSliceProfile, InstructionsAreThoseOfTheModel) {
     const std::string of = " at head_dim " + std::to_string(head_dim);
     expect_near((many.expansion.warp_instructions - few.expansion.warp_instructions) / 4,
                 bench::instructions_a_block(head_dim), "expansion of a block" + of);
+    Shape trellis = shape;
+    trellis.trellis = true;
+    trellis.key_widths = {3, 4, 4, 4, 4, 4, 4, 5};
+    trellis.value_wide_pairs = head_dim / 2 * 5 / 8;
+    expect_near((count(trellis, 6, 32, 2).expansion.warp_instructions -
+                 count(trellis, 2, 32, 2).expansion.warp_instructions) /
+                    4,
+                bench::instructions_a_block(head_dim, true), "expansion of a trellis block" + of);
     const double rows = 4 * 32;
     expect_near(many.queries.warp_instructions - few.queries.warp_instructions,
                 rows * bench::instructions_a_query_row(head_dim), "queries" + of);

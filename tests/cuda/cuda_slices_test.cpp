@@ -144,6 +144,27 @@ TEST_P(CudaSlices, AttentionIsTheWholeContexts) {
   });
 }
 
+TEST_P(CudaSlices, TrellisBlocks) {
+  for (int head_dim : {64, 128}) {
+    for (Dtype dtype : kFastDtypes) {
+      check({.heads = 6,
+             .kv_heads = 2,
+             .head_dim = head_dim,
+             .dtype = dtype,
+             .trellis = true,
+             .key_widths = {1, 3, 4, 5, 7},
+             .value_wide_pairs = head_dim / 4 + 1,
+             .rotate_output = true,
+             .blocks = 3,
+             .tail = 37,
+             .queries = 23,
+             .position_shift = 300,
+             .seed = 235},
+            {.multiprocessors = 5, .most_blocks = 2, .least_blocks = 2}, 2, 2);
+    }
+  }
+}
+
 // Slices of 4, 2 and 1 blocks, the last ones shorter than the first; and one slice for everything.
 TEST_P(CudaSlices, ManySlicesAndOne) {
   const Shape shape = {.heads = 4,

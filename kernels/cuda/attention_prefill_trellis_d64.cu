@@ -1,0 +1,14 @@
+// Instantiations of the prefill kernel over trellis blocks for head_dim 64.
+#include "kernels/cuda/attention_prefill.cuh"
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kFastThreads, 1)
+    rillkv_prefill_trellis_d64_bf16(
+        const __grid_constant__ rillkv::kernels::cuda::AttentionLaunchParams p) {
+  rillkv::kernels::cuda::prefill<64, __nv_bfloat16, true>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kFastThreads, 1)
+    rillkv_prefill_trellis_d64_fp16(
+        const __grid_constant__ rillkv::kernels::cuda::AttentionLaunchParams p) {
+  rillkv::kernels::cuda::prefill<64, __half, true>(p);
+}
