@@ -26,20 +26,20 @@ __device__ inline CodeScale code_scale(const uint16_t* lo, const uint16_t* step,
   return {symmetric ? 0.0f : half_bits_to_float(lo[i]) + unit, unit};
 }
 
-/// A pair among the D / 2 of a block.
-template <int D>
+/// A pair among the D / 2 of a block; kLess: planes are of so many bits less than the widths.
+template <int D, int kLess = 0>
 struct PairPlace {
-  uint32_t own;     // widths of both channels, as in the block
+  uint32_t own;     // widths of both channels' planes, as in the block if kLess is 0
   uint32_t before;  // plane_counts of the pairs before
   uint32_t total;   // plane_counts of the block
   int rank;         // by the width of the lower channel
 
   /// A thread a pair, called by the D / 64 warps that hold them all, in order.
-  __device__ PairPlace(const uint8_t* widths, int pair) : own(widths[pair]) {
+  __device__ PairPlace(const uint8_t* widths, int pair) : own(widths[pair] - 17 * kLess) {
     constexpr int kHalf = D / 2;
     const int lane = pair % 32;
     const bool upper = pair >= 32;
-    const uint32_t others = kHalf > 32 ? widths[pair ^ 32] : 0;  // of the other warp
+    const uint32_t others = kHalf > 32 ? widths[pair ^ 32] - 17 * kLess : 0;  // of the other warp
 
     // Planes before each pair: a scan.
     const auto planes_of = [](uint32_t both) {
