@@ -52,10 +52,8 @@ struct TileReader {
     float cosine, sine;
     if (tile.kind == TileKind::kBlock) {
       const int j = first_in_block + token;
-      x = channel_block_value(key_block, key_offsets, j, c, p.block_size, D,
-                              p.prefix.keys_symmetric);
-      y = channel_block_value(key_block, key_offsets, j, c + half, p.block_size, D,
-                              p.prefix.keys_symmetric);
+      x = block_key(j, c);
+      y = block_key(j, c + half);
       const float cj = p.rotations.in_block_cos[c * p.block_size + j];
       const float sj = p.rotations.in_block_sin[c * p.block_size + j];
       cosine = start[c] * cj - start[half + c] * sj;
@@ -79,10 +77,21 @@ struct TileReader {
     rotate_pair(x, y, cosine, sine);
   }
 
+  __device__ float block_key(int j, int c) const {
+    return p.prefix.trellis
+               ? trellis_key_value(key_block, key_offsets, j, c, p.block_size, p.head_dim)
+               : channel_block_value(key_block, key_offsets, j, c, p.block_size, p.head_dim,
+                                     p.prefix.keys_symmetric);
+  }
+
   __device__ float value(int token, int c) const {
     const int D = p.head_dim;
     if (tile.kind == TileKind::kBlock) {
       const int j = first_in_block + token;
+      if (p.prefix.trellis) {
+        return trellis_value(value_block, j, c, p.block_size, D, p.prefix.value_width,
+                             p.prefix.value_wide_pairs);
+      }
       if (p.prefix.values_channel_major) {
         return channel_block_value(value_block, value_offsets, j, c, p.block_size, D, true);
       }
@@ -140,9 +149,13 @@ __device__ void attend(const AttentionLaunchParams& launch) {
       reader.key_block = p.prefix.keys[static_cast<int64_t>(block) * p.kv_heads + kv_head];
       reader.value_block = p.prefix.values[static_cast<int64_t>(block) * p.kv_heads + kv_head];
       reader.start = p.prefix.rotations[block];
-      scan_plane_counts(
-          reader.key_block + format::channel_widths_offset(D, p.prefix.keys_symmetric), D,
-          s.key_offsets);
+      if (p.prefix.trellis) {
+        scan_plane_counts(reader.key_block + format::trellis_widths_offset(D), D, s.key_offsets, 1);
+      } else {
+        scan_plane_counts(
+            reader.key_block + format::channel_widths_offset(D, p.prefix.keys_symmetric), D,
+            s.key_offsets);
+      }
       if (p.prefix.values_channel_major) {
         scan_plane_counts(reader.value_block + format::channel_widths_offset(D, true), D,
                           s.value_offsets);

@@ -39,15 +39,35 @@ bool fast_segment(const DenseSegment& s) {
           aligned(s.cos) && aligned(s.sin));
 }
 
+/// Whether there are entries for trellis blocks.
+constexpr bool kTrellisPrefill = false, kTrellisDecode = false;
+
+/// The entry of a fast path, by what its blocks are.
+const char* fast_entry(bool decode, bool trellis, int head_dim, bool bf16) {
+  // [trellis][head_dim 128][bf16]
+  static constexpr const char* kPrefill[2][2][2] = {
+      {{"rillkv_prefill_d64_fp16", "rillkv_prefill_d64_bf16"},
+       {"rillkv_prefill_d128_fp16", "rillkv_prefill_d128_bf16"}},
+      {{"rillkv_prefill_trellis_d64_fp16", "rillkv_prefill_trellis_d64_bf16"},
+       {"rillkv_prefill_trellis_d128_fp16", "rillkv_prefill_trellis_d128_bf16"}}};
+  static constexpr const char* kDecode[2][2][2] = {
+      {{"rillkv_decode_d64_fp16", "rillkv_decode_d64_bf16"},
+       {"rillkv_decode_d128_fp16", "rillkv_decode_d128_bf16"}},
+      {{"rillkv_decode_trellis_d64_fp16", "rillkv_decode_trellis_d64_bf16"},
+       {"rillkv_decode_trellis_d128_fp16", "rillkv_decode_trellis_d128_bf16"}}};
+  return (decode ? kDecode : kPrefill)[trellis ? 1 : 0][head_dim == 128 ? 1 : 0][bf16 ? 1 : 0];
+}
+
 /// What the fast paths assume beyond the parameters' own contract. `blocks`: there are any.
-bool fast(const AttentionParams& p, bool blocks) {
+bool fast(const AttentionParams& p, bool blocks, bool decode) {
   const PackedPrefix& x = p.prefix;
   const int D = p.head_dim;
   if ((D != 64 && D != 128) || p.dtype == Dtype::kFloat32) return false;
+  if (x.trellis && !(decode ? kTrellisDecode : kTrellisPrefill)) return false;
   if (blocks) {
     if (p.block_size != kAttentionTile) return false;
     if (!aligned(p.in_block_half)) return false;
-    if (!x.values_channel_major &&
+    if (!x.values_channel_major && !x.trellis &&
         (x.value_groups > value_groups_at_most(D) || D % x.value_groups != 0)) {
       return false;
     }
@@ -119,9 +139,9 @@ void check(const AttentionParams* sequences, int count) {
   for (int i = 1; i < count; ++i) {
     const AttentionParams& p = sequences[i];
     if (p.heads != first.heads || p.kv_heads != first.kv_heads || p.head_dim != first.head_dim ||
-        p.dtype != first.dtype) {
+        p.dtype != first.dtype || p.prefix.trellis != first.prefix.trellis) {
       throw std::invalid_argument("attend: sequence " + std::to_string(i) +
-                                  " differs from sequence 0 in heads, head_dim or dtype");
+                                  " differs from sequence 0 in heads, head_dim, dtype or policy");
     }
   }
 }
@@ -140,8 +160,12 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   for (int i = 0; i < count; ++i) {
     const AttentionParams& p = sequences[i];
     plan.rows = std::max(plan.rows, p.query_count * (p.heads / p.kv_heads));
+  }
+  const bool decode = plan.rows <= kDecodeRowsAtMost;
+  for (int i = 0; i < count; ++i) {
+    const AttentionParams& p = sequences[i];
     tiles = std::max(tiles, tiles_of(p));
-    all_fast = all_fast && fast(p, steps || p.prefix.block_count > 0);
+    all_fast = all_fast && fast(p, steps || p.prefix.block_count > 0, decode);
     // Blocks to come may be larger than the largest now, unless all have one size.
     known = known && (steps ? p.key_block_bytes > 0 && !p.prefix.keys_symmetric
                             : p.prefix.block_count == 0 || p.key_block_bytes > 0);
@@ -151,7 +175,6 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
     }
   }
   const bool bf16 = first.dtype == Dtype::kBFloat16;
-  const bool decode = plan.rows <= kDecodeRowsAtMost;
   if (all_fast) {
     const int key_bytes = known ? most_key_bytes : key_block_bytes_at_most(D);
     plan.shared_bytes =
@@ -170,16 +193,14 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
     plan.shared_bytes = GenericShared(nullptr, D).bytes;
   } else if (decode) {
     plan.path = Path::kDecode;
-    plan.entry = D == 64 ? (bf16 ? "rillkv_decode_d64_bf16" : "rillkv_decode_d64_fp16")
-                         : (bf16 ? "rillkv_decode_d128_bf16" : "rillkv_decode_d128_fp16");
+    plan.entry = fast_entry(true, first.prefix.trellis, D, bf16);
     plan.row_tiles = (plan.rows + kDecodeRows - 1) / kDecodeRows;
     // An SM has 1 KB more than a block may take, and each block takes 1 KB for the system.
     const int fit = (shared_memory_limit + 1024) / (static_cast<int>(plan.shared_bytes) + 1024);
     plan.splits = choose_splits(work(std::min(fit, kDecodeCtasPerSm)), kMaxDecodeSplits);
   } else {
     plan.path = Path::kPrefill;
-    plan.entry = D == 64 ? (bf16 ? "rillkv_prefill_d64_bf16" : "rillkv_prefill_d64_fp16")
-                         : (bf16 ? "rillkv_prefill_d128_bf16" : "rillkv_prefill_d128_fp16");
+    plan.entry = fast_entry(false, first.prefix.trellis, D, bf16);
     plan.row_tiles = (plan.rows + kPrefillRows - 1) / kPrefillRows;
     plan.splits = choose_splits(work(1), kMaxPrefillSplits);
   }

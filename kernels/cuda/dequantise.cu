@@ -11,6 +11,12 @@ extern __shared__ uint32_t plane_offsets_before[];  // [head_dim + 1]
 
 __device__ float block_value(const DequantiseParams& p, const uint8_t* block, int token,
                              int channel) {
+  if (p.trellis) {
+    return p.channel_major ? trellis_key_value(block, plane_offsets_before, token, channel,
+                                               p.block_size, p.head_dim)
+                           : trellis_value(block, token, channel, p.block_size, p.head_dim, p.bits,
+                                           p.wide_pairs);
+  }
   if (p.channel_major) {
     return channel_block_value(block, plane_offsets_before, token, channel, p.block_size,
                                p.head_dim, p.symmetric);
@@ -22,7 +28,10 @@ __device__ float block_value(const DequantiseParams& p, const uint8_t* block, in
 
 __device__ void dequantise(const DequantiseParams& p) {
   const uint8_t* block = p.blocks[blockIdx.x];
-  if (p.channel_major) {
+  if (p.channel_major && p.trellis) {
+    scan_plane_counts(block + format::trellis_widths_offset(p.head_dim), p.head_dim,
+                      plane_offsets_before, 1);
+  } else if (p.channel_major) {
     scan_plane_counts(block + format::channel_widths_offset(p.head_dim, p.symmetric), p.head_dim,
                       plane_offsets_before);
   }

@@ -63,6 +63,8 @@ struct DequantiseParams {
   bool symmetric = false;
   int32_t groups = 1;          // token blocks
   int32_t bits = 4;            // token blocks; symmetric ones are sinks, of 2..8 or kRowBits
+  bool trellis = false;        // a trellis block: of keys if channel_major, else of values, whose
+  int32_t wide_pairs = 0;      //   width is `bits`
   const float* cos = nullptr;  // [tokens, head_dim / 2]: rotate keys; null: do not
   const float* sin = nullptr;
   float* out = nullptr;  // [kv_heads, tokens, head_dim]

@@ -368,8 +368,12 @@ struct DecodeShared {
   RILLKV_HOST_DEVICE static constexpr int subset_bytes(int head_dim) { return 32 * head_dim + 16; }
   /// Bytes of a row of queries: two rows of 4 lanes' 16 bytes meet all banks.
   RILLKV_HOST_DEVICE static constexpr int query_stride(int head_dim) { return 4 * head_dim + 64; }
-  /// Of packed values: what precedes the packed keys. Token blocks have one size.
+  /// Of packed values: what precedes the packed keys. Token and trellis blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
+    if (x.trellis) {
+      return static_cast<int>(
+          format::trellis_value_bytes(head_dim, 128, x.value_width, x.value_wide_pairs));
+    }
     return x.values_channel_major ? value_block_bytes_at_most(head_dim)
                                   : static_cast<int>(format::token_block_bytes(
                                         128, head_dim, x.value_groups, false, x.value_bits));

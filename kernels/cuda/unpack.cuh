@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/planes.h"
+#include "kernels/steps8.h"
 
 namespace rillkv::kernels::cuda {
 
@@ -25,16 +26,17 @@ __device__ inline format::PlaneOffsets plane_offsets(uint32_t before, uint32_t t
 }
 
 /// Fills offsets[i] with plane_counts of the first i channels in the order of their planes
-/// (format::channel_at) and offsets[head_dim] with the total. Called by all threads of a CTA of at
-/// most 32 warps; ends with a barrier.
-__device__ inline void scan_plane_counts(const uint8_t* widths, int head_dim, uint32_t* offsets) {
+/// (format::channel_at) and offsets[head_dim] with the total, widths being smaller by `less` than
+/// they say. Called by all threads of a CTA of at most 32 warps; ends with a barrier.
+__device__ inline void scan_plane_counts(const uint8_t* widths, int head_dim, uint32_t* offsets,
+                                         int less = 0) {
   if (threadIdx.x < 32) {
     uint32_t carry = 0;
     for (int base = 0; base < head_dim; base += 32) {
       const int i = base + static_cast<int>(threadIdx.x);
       const int c = format::channel_at(i, head_dim);
-      const auto width =
-          static_cast<uint32_t>(i < head_dim ? format::channel_width(widths, c, head_dim) : 0);
+      const auto width = static_cast<uint32_t>(
+          i < head_dim ? format::channel_width(widths, c, head_dim) - less : 0);
       const uint32_t own = plane_counts(width);
       uint32_t sum = own;
       for (int step = 1; step < 32; step *= 2) {
@@ -83,6 +85,51 @@ __device__ inline float token_block_value(const uint8_t* block, int token, int c
   const float lo =
       half_bits_to_float(reinterpret_cast<const uint16_t*>(block)[group * rows + token]);
   return lo + step * static_cast<float>(code);
+}
+
+/// Level of a token of a trellis channel of `width` bits: `path` and `b` are its planes.
+__device__ inline float trellis_level(const uint8_t* path, const format::Planes<const uint8_t>& b,
+                                      int width, int token, int block_size) {
+  uint32_t bits = 0;
+  for (int t = max(token - 3, 0); t <= token; ++t) {
+    bits = bits << 1 | format::plane_element(path, t, block_size, 1);
+  }
+  return static_cast<float>(
+      format::trellis_level(format::code_at(b, width - 1, token, block_size), bits));
+}
+
+/// Value (token, channel) of a trellis key block; offsets as scan_plane_counts leaves them, of
+/// widths that are smaller by one.
+__device__ inline float trellis_key_value(const uint8_t* block, const uint32_t* offsets, int token,
+                                          int channel, int block_size, int head_dim) {
+  const int width =
+      format::channel_width(block + format::trellis_widths_offset(head_dim), channel, head_dim);
+  const int position = format::channel_position(channel, head_dim);
+  const size_t path = format::trellis_key_path_offset(head_dim);
+  const auto planes =
+      format::planes_at(block + format::trellis_codes_offset(path, head_dim, block_size),
+                        plane_offsets(offsets[position], offsets[head_dim], block_size));
+  const float level = trellis_level(
+      block + path + static_cast<size_t>(position) * format::plane_bytes(block_size, 1), planes,
+      width, token, block_size);
+  const float zero = static_cast<float>(reinterpret_cast<const int16_t*>(block)[channel]);
+  return format::step8(block[format::trellis_step_offset(head_dim) + channel]) * (zero + level);
+}
+
+/// Value (token, channel) of a trellis value block.
+__device__ inline float trellis_value(const uint8_t* block, int token, int channel, int block_size,
+                                      int head_dim, int value_width, int wide_pairs) {
+  const int half = head_dim / 2, pair = channel < half ? channel : channel - half;
+  const int width = format::trellis_value_width(pair, value_width, wide_pairs);
+  const int position = format::channel_position(channel, head_dim);
+  format::TrellisPlanes<const uint8_t> at =
+      format::trellis_value_planes(block, block_size, head_dim, value_width, wide_pairs);
+  format::advance(at.b, block_size, format::trellis_value_planes(pair, value_width, wide_pairs));
+  if (channel >= half) format::advance(at.b, block_size, width - 1);
+  at.path += static_cast<size_t>(position) * format::plane_bytes(block_size, 1);
+  const float level = trellis_level(at.path, at.b, width, token, block_size);
+  const float odd = 2.0f * level + static_cast<float>(1 - (2 << width));
+  return format::step8(block[token]) * (width > value_width ? format::kWideGain * odd : odd);
 }
 
 /// Value (token, channel) of the sinks of a kv head.
