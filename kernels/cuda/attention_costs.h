@@ -12,12 +12,14 @@ namespace rillkv::kernels::cuda {
 
 /// Warp instructions a CTA issues for a packed tile of 128 tokens, without what ptxas makes part of
 /// others (copies of registers, signs); decode's for 8 query rows.
-constexpr int instructions_a_tile(int head_dim, bool prefill) {
+constexpr int instructions_a_tile(int head_dim, bool prefill, bool trellis = false) {
+  if (trellis && !prefill) return head_dim == 64 ? 3159 : 5314;
   if (prefill) return head_dim == 64 ? 9398 : 13642;
   return head_dim == 64 ? 3159 : 5314;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
-constexpr int wavefronts_a_tile(int head_dim, bool prefill) {
+constexpr int wavefronts_a_tile(int head_dim, bool prefill, bool trellis = false) {
+  if (trellis && !prefill) return head_dim == 64 ? 709 : 1378;
   if (prefill) return head_dim == 64 ? 2752 : 5358;
   return head_dim == 64 ? 709 : 1378;
 }
@@ -40,10 +42,10 @@ inline constexpr double kPartBytesACycle = 32;
 
 constexpr int attention_warps(bool prefill) { return prefill ? kFastWarps : kDecodeWarps; }
 /// Cycles that a CTA takes for a tile when `resident` of them share an SM.
-constexpr double tile_cycles(int head_dim, bool prefill, int resident) {
-  return resident * std::max(instructions_a_tile(head_dim, prefill) /
+constexpr double tile_cycles(int head_dim, bool prefill, int resident, bool trellis = false) {
+  return resident * std::max(instructions_a_tile(head_dim, prefill, trellis) /
                                  issue_rate(resident * attention_warps(prefill)),
-                             1.0 * wavefronts_a_tile(head_dim, prefill));
+                             1.0 * wavefronts_a_tile(head_dim, prefill, trellis));
 }
 
 /// Cycles that parts cost: written by the attention kernel, launched for, read by the merge.

@@ -336,7 +336,8 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   };
   // Policy "trellis": by D / 32 warps.
   const auto subsets_of_block = [&](uint32_t to, const uint8_t* path, int turn) {
-    const int position = 32 * ((warp + D / 32 * turn) & (kDecodeWarps - 1)) + lane;
+    const int position =
+        32 * ((opaque(warp_id()) + D / 32 * turn) & (kDecodeWarps - 1)) + opaque(lane_id());
     if (position < D) write_subsets<D>(to, path, position);
   };
   // Warps take turns, so that the SM's schedulers have equal work.

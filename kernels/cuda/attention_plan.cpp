@@ -40,7 +40,7 @@ bool fast_segment(const DenseSegment& s) {
 }
 
 /// Whether there are entries for trellis blocks.
-constexpr bool kTrellisPrefill = false, kTrellisDecode = false;
+constexpr bool kTrellisPrefill = false, kTrellisDecode = true;
 
 /// The entry of a fast path, by what its blocks are.
 const char* fast_entry(bool decode, bool trellis, int head_dim, bool bf16) {
@@ -86,7 +86,7 @@ int tiles_of(const AttentionParams& p) {
 
 /// What choose_splits weighs.
 struct Work {
-  bool prefill;
+  bool prefill, trellis;
   int head_dim;
   int ctas;   // without splits
   int rows;   // of all heads and sequences
@@ -106,8 +106,8 @@ int choose_splits(const Work& work, int most) {
     const int resident =
         std::min(work.ctas_an_sm, (ctas + work.multiprocessors - 1) / work.multiprocessors);
     const int tiles = (work.tiles + splits - 1) / splits;
-    double cycles =
-        waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill, resident));
+    double cycles = waves * (kStartCycles + tiles * tile_cycles(work.head_dim, work.prefill,
+                                                                resident, work.trellis));
     if (splits > 1 || !work.prefill) {
       cycles += merge_cycles(work.head_dim, work.rows, splits, work.multiprocessors);
     }
@@ -177,15 +177,15 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   const bool bf16 = first.dtype == Dtype::kBFloat16;
   if (all_fast) {
     const int key_bytes = known ? most_key_bytes : key_block_bytes_at_most(D);
-    plan.shared_bytes =
-        static_cast<size_t>(decode ? DecodeShared(D).bytes(D, key_bytes + most_value_bytes)
-                                   : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));
+    plan.shared_bytes = static_cast<size_t>(
+        decode ? DecodeShared(D, first.prefix.trellis).bytes(D, key_bytes + most_value_bytes)
+               : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));
     all_fast = plan.shared_bytes <= static_cast<size_t>(shared_memory_limit);
   }
   const auto work = [&](int ctas_an_sm) {
     const int heads = first.kv_heads * concurrent;
-    return Work{!decode,         D,         plan.row_tiles * heads, plan.rows * heads, tiles,
-                multiprocessors, ctas_an_sm};
+    return Work{!decode, first.prefix.trellis, D,         plan.row_tiles * heads, plan.rows * heads,
+                tiles,   multiprocessors,      ctas_an_sm};
   };
   if (!all_fast) {
     plan.entry = "rillkv_attention_generic";

@@ -96,17 +96,16 @@ __device__ inline void prepare_keys(const KeyOperands& out, const Scales& scales
 }
 
 /// A lane's codes of a channel block.
-struct ChannelCodes {
-  WordOfPlanes words;
-  ExpandConstants constants;
+struct ChannelCodes : WordOfPlanes {
+  using Constants = ExpandConstants;
   __device__ ChannelCodes(const uint8_t* codes, uint32_t word)
-      : words(shared_address(codes), word) {}
+      : WordOfPlanes(shared_address(codes), word) {}
 };
 
 /// Codes of both channels of a pair, eight tokens: z[e] is of word's token e, the lower channel in
 /// its low half.
-__device__ inline void expand_pair(uint32_t (&z)[8], const ChannelCodes& lane, uint4 place) {
-  const auto& [words, constants] = lane;
+__device__ inline void expand_pair(uint32_t (&z)[8], const ChannelCodes& words, uint4 place,
+                                   const ExpandConstants& constants) {
   const format::PlaneOffsets at = {place.x, place.y, place.z};
   const uint32_t own = place.w & 255;
   const auto finish = [&](auto w, uint32_t high_a, uint32_t low_a, uint32_t high_b,
@@ -152,9 +151,10 @@ __device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& opera
                                       const uint16_t* rotations, int half, int share) {
   const auto lane = static_cast<uint32_t>(lane_id());
   const uint32_t word = static_cast<uint32_t>(8 * half) + (lane >> 2);
-  const auto lane_codes = codes(word);
+  auto lane_codes = codes(word);
   const size_t angles = opaque(__cvta_generic_to_global(rotations + pair_rotations_offset(D)) +
                                16 * static_cast<size_t>(word));
+  const typename decltype(lane_codes)::Constants constants;
   uint32_t pairs = operands.pairs + static_cast<uint32_t>(64 * share) + 16 * (lane & 3);
   uint32_t queries = operands.queries + static_cast<uint32_t>(512 * share) + 16 * lane;
   // Two steps at a time: their cosines and sines are one operand.
@@ -167,7 +167,7 @@ __device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& opera
       const uint32_t row = place.w & ~511u;
       const uint4 low = load_constant_16(angles + row), high = load_constant_16<256>(angles + row);
       uint32_t z[8];
-      expand_pair(z, lane_codes, place);
+      expand_pair(z, lane_codes, place, constants);
       __syncwarp();  // widths may differ
       const uint4 b = load_shared_16(queries);
       queries += 1024;

@@ -157,12 +157,12 @@ struct TrellisCodes {
   WordOfPlanes words;
   LevelTurns turns;
   uint32_t subsets;
-  LevelConstants constants;
+  using Constants = LevelConstants;
 
   __device__ TrellisCodes(const uint8_t* codes, uint32_t subsets_at, uint32_t word)
-      : words(shared_address(codes), word),
-        turns(word),
-        subsets(subset_word<D>(subsets_at, word)) {}
+      : words(shared_address(codes), opaque(word)),
+        turns(opaque(word)),
+        subsets(subset_word<D>(subsets_at, opaque(word))) {}
 
   /// What expand_levels takes, of the lower channel of a pair or of its partner.
   template <int kWidth, bool kNext>
@@ -188,7 +188,8 @@ struct TrellisCodes {
 
 /// As for ChannelCodes.
 template <int D>
-__device__ inline void expand_pair(uint32_t (&z)[8], const TrellisCodes<D>& lane, uint4 place) {
+__device__ inline void expand_pair(uint32_t (&z)[8], const TrellisCodes<D>& lane, uint4 place,
+                                   const LevelConstants& constants) {
   const format::PlaneOffsets at = {place.x, place.y, place.z};
   const uint32_t subset_at = lane.subsets + (place.w >> 9) * 32;
   const auto levels = [&](auto w) {
@@ -197,11 +198,11 @@ __device__ inline void expand_pair(uint32_t (&z)[8], const TrellisCodes<D>& lane
     lane.template merge<w.value, false>(high_a, low_a, at, subset_at);
     lane.template merge<w.value, true>(high_b, low_b, at, subset_at);
     expand_levels<w.value>(x, __byte_perm(high_a, high_b, 0x5410),
-                           kTwo ? __byte_perm(low_a, low_b, 0x5410) : 0, lane.constants);
+                           kTwo ? __byte_perm(low_a, low_b, 0x5410) : 0, constants);
 #pragma unroll
     for (int e = 0; e < 4; ++e) z[e] = x[e];
     expand_levels<w.value>(x, __byte_perm(high_a, high_b, 0x7632),
-                           kTwo ? __byte_perm(low_a, low_b, 0x7632) : 0, lane.constants);
+                           kTwo ? __byte_perm(low_a, low_b, 0x7632) : 0, constants);
 #pragma unroll
     for (int e = 0; e < 4; ++e) z[4 + e] = x[e];
   };
@@ -226,8 +227,8 @@ inline constexpr int kMaxScaleGrowth = 32;
 template <int kChannels>
 __device__ inline TokenWeights weigh_tokens(int& reference, float (&o)[kChannels][4],
                                             const uint8_t* scales, int half, int first_operand) {
-  const uint32_t at = shared_address(scales) +
-                      static_cast<uint32_t>(8 * half + 16 * first_operand + (lane_id() >> 2));
+  const uint32_t at = shared_address(scales) + static_cast<uint32_t>(8 * half + 16 * first_operand +
+                                                                     (opaque(lane_id()) >> 2));
   const uint32_t byte[2][2] = {{load_shared_1<0>(at), load_shared_1<64>(at)},
                                {load_shared_1<16>(at), load_shared_1<80>(at)}};
   const auto most = static_cast<int>(__reduce_max_sync(
@@ -341,13 +342,15 @@ template <int D>
 __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Probabilities (&p)[2],
                                           const uint8_t* codes, uint32_t subsets, int width,
                                           int wide_pairs, int half, int first_operand) {
-  const auto lane = static_cast<uint32_t>(lane_id()), g = lane >> 2;
+  // Opaque: what the widths make of it is not kept through the loop over blocks.
+  const auto lane = static_cast<uint32_t>(opaque(lane_id())), g = lane >> 2;
   // Words `word` and the next one: the lane's tokens of operand t are their nibbles t and t + 4.
   const uint32_t word = static_cast<uint32_t>(8 * half) + 2 * (lane & 3);
   const auto from = static_cast<uint32_t>(first_operand / 2);
   const uint32_t bytes = from | (from + 2) << 4 | (from + 4) << 8 | (from + 6) << 12;
   const LevelTurns turns(word);
-  const uint32_t subset_at = subset_word<D>(subsets, word), codes_at = shared_address(codes);
+  const uint32_t subset_at = subset_word<D>(subsets, word);
+  const uint32_t codes_at = opaque(shared_address(codes));
   const uint32_t magic = opaque(0x64006400u), one = opaque(0x3c003c00u);
   const uint32_t ones[4] = {one, one, one, one};
 #pragma unroll
@@ -360,25 +363,26 @@ __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Proba
     const auto wide = TrellisRows<D>::template of < kMayWiden ? kWidth : kWidth - 1,
                kMayWiden > (codes_at, subset_at, word, g, wide_pairs);
     unrolled<0, D / 16, 1>([&](auto m) {
-      uint32_t x[2][4];
-      const bool any_wide = kMayWiden && 8 * m.value < wide_pairs;
-      if constexpr (kMayWiden) {
-        if (any_wide) trellis_rows<D, kWidth + 1, m.value>(x, wide, turns, bytes, magic);
-      }
-      if (8 * m.value + 8 > wide_pairs) {
-        const bool keep = any_wide && 8 * m.value + static_cast<int>(g) < wide_pairs;
-        uint32_t y[2][4];
-        trellis_rows<D, kWidth, m.value>(y, narrow, turns, bytes, magic);
+      // Where pairs of both widths meet, an operand of each, in which the others' rows are zeros.
+      const bool some_wide = kMayWiden && 8 * m.value < wide_pairs;
+      const bool some_narrow = 8 * m.value + 8 > wide_pairs;
+      const auto add = [&](auto own, const TrellisRows<D>& rows, bool wider) {
+        uint32_t x[2][4];
+        trellis_rows<D, own.value, m.value>(x, rows, turns, bytes, magic);
+        if (some_wide && some_narrow && (8 * m.value + static_cast<int>(g) < wide_pairs) != wider) {
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-          x[e / 4][e % 4] = keep ? x[e / 4][e % 4] : y[e / 4][e % 4];
+          for (int e = 0; e < 8; ++e) x[e / 4][e % 4] = 0;
         }
-      }
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const uint32_t a[4] = {x[0][j], x[1][j], x[0][j + 2], x[1][j + 2]};
-        mma_16x8x16(o[m.value], a, p[j].b[0], p[j].b[1]);
+        for (int j = 0; j < 2; ++j) {
+          const uint32_t a[4] = {x[0][j], x[1][j], x[0][j + 2], x[1][j + 2]};
+          mma_16x8x16(o[m.value], a, p[j].b[0], p[j].b[1]);
+        }
+      };
+      if constexpr (kMayWiden) {
+        if (some_wide) add(Constant<kWidth + 1>(), wide, true);
       }
+      if (some_narrow) add(Constant<kWidth>(), narrow, false);
     });
   });
 }
