@@ -183,16 +183,19 @@ TEST_P(CudaTrellisDecode, OneWrongBitIsSeen) {
   struct Wrong {
     bool keys;
     size_t byte;
-    int bit;
+    int bit, planes;  // in so many planes of 16 bytes
   };
   // Token 0 of word 0 and, of word 3, the token before word 0's second.
-  for (const Wrong& w : {Wrong{true, 0, 1}, Wrong{true, 2 * 64 + 2, 2}, Wrong{true, key_path, 0},
-                         Wrong{true, key_path + 12, 0}, Wrong{true, key_path + codes, 0},
-                         Wrong{false, 0, 2}, Wrong{false, value_path, 0},
-                         Wrong{false, value_path + 12, 0}, Wrong{false, value_path + codes, 0}}) {
+  for (const Wrong& w :
+       {Wrong{true, 0, 1, 1}, Wrong{true, 2 * 64 + 2, 2, 1}, Wrong{true, key_path, 0, 8},
+        Wrong{true, key_path + 12, 0, 8}, Wrong{true, key_path + codes, 0, 8},
+        Wrong{false, 0, 2, 1}, Wrong{false, value_path, 0, 1}, Wrong{false, value_path + 12, 0, 1},
+        Wrong{false, value_path + codes, 0, 1}}) {
     Scenario wrong(shape);
-    (w.keys ? wrong.key_block(0, 0) : wrong.value_block(0, 0))[w.byte] ^=
-        static_cast<uint8_t>(1 << w.bit);
+    auto& block = w.keys ? wrong.key_block(0, 0) : wrong.value_block(0, 0);
+    for (int i = 0; i < w.planes; ++i) {
+      block[w.byte + 16 * static_cast<size_t>(i)] ^= static_cast<uint8_t>(1 << w.bit);
+    }
     DeviceQueue queue(device(), 1);
     attend_on_device(device(), queue, {&wrong});
     EXPECT_EQ(queue.entries().at(0), fast_entry("decode_trellis", 64, Dtype::kFloat16));
