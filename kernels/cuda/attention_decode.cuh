@@ -279,7 +279,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const int first_block = mine.first_block, end_block = mine.end_block, rows = mine.rows;
 
   uint8_t* packed_values = attention_shared + layout.values;
-  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix);
+  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix, kTrellis);
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   const uint32_t queries = shared_address(attention_shared + layout.queries);
   const uint32_t value_table = shared_address(attention_shared + layout.value_table);
@@ -329,7 +329,7 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const auto copy_values = [&](int block) {
     const auto* values = static_cast<const uint8_t*>(pointer(block, 2));
     if constexpr (kTrellis) {
-      copy_trellis_values<D>(packed_values, values, DecodeShared::value_bytes(D, p.prefix));
+      copy_trellis_values<D>(packed_values, values, DecodeShared::value_bytes(D, p.prefix, true));
     } else {
       copy_value_block<D, kDecodeThreads>(packed_values, values, value_block_size<D>(p));
     }
@@ -344,13 +344,12 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const auto prepare = [&](int block) {
     const int from = (block * kPairWarps) & (kDecodeWarps - 1);
     if (block < end_block && warp >= from && warp < from + kPairWarps) {
-      const int pair = 32 * (warp - from) + lane;
       if constexpr (kTrellis) {
         prepare_keys<D>(operands, TrellisScales<D>{packed_keys}, start, queries,
-                        DecodeShared::query_stride(D), rows, pair);
+                        DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
       } else {
         prepare_keys<D>(operands, ChannelScales<D>{packed_keys, p.prefix.keys_symmetric}, start,
-                        queries, DecodeShared::query_stride(D), rows, pair);
+                        queries, DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
       }
     }
     if constexpr (kTrellis) {

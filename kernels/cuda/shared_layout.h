@@ -370,7 +370,12 @@ struct DecodeShared {
   RILLKV_HOST_DEVICE static constexpr int query_stride(int head_dim) { return 4 * head_dim + 64; }
   /// Of packed values: what precedes the packed keys. Token and trellis blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
-    if (x.trellis) {
+    return value_bytes(head_dim, x, x.trellis);
+  }
+  /// The same for a kernel, which knows whether blocks are of policy "trellis".
+  RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x,
+                                                      bool trellis) {
+    if (trellis) {
       return static_cast<int>(
           format::trellis_value_bytes(head_dim, 128, x.value_width, x.value_wide_pairs));
     }
