@@ -192,5 +192,22 @@ TEST(CudaProfileTest, ATileCostsWhatTheModelSays) {
   }
 }
 
+// The same of decode over trellis blocks: preset balanced-trellis, 4.0625 / 4.625 bits.
+TEST(CudaProfileTest, ATrellisTileCostsWhatTheModelSays) {
+  for (int head_dim : {64, 128}) {
+    Shape shape = shape_of(head_dim, 2, false, Dtype::kBFloat16);
+    shape.trellis = true;
+    shape.key_widths = std::vector<int>(16, 4);
+    shape.key_widths[0] = 5;
+    shape.equal_shares = true;
+    shape.value_wide_pairs = 5 * head_dim / 16;
+    const TileCost cost = cost_of_tile(shape);
+    const double instructions = kernels::cuda::instructions_a_tile(head_dim, false, true);
+    EXPECT_NEAR(cost.instructions, instructions, 0.05 * instructions) << head_dim;
+    const double wavefronts = kernels::cuda::wavefronts_a_tile(head_dim, false, true);
+    EXPECT_NEAR(cost.wavefronts, wavefronts, 0.05 * wavefronts) << head_dim;
+  }
+}
+
 }  // namespace
 }  // namespace rillkv::test
