@@ -104,7 +104,9 @@ inline Prediction predict(const Gpu& gpu, const kernels::cuda::AttentionParams& 
   const double rows = prefill ? kernels::cuda::kPrefillRows : 2 * kernels::cuda::kDecodeRows;
   const double work = static_cast<double>(ctas_of_sm) * tiles_a_cta;
   result.mma_s = work * 4 * rows * 128 * p.head_dim / (gpu.mma_flops * gpu.clock);
-  result.issue_s = work * kernels::cuda::instructions_a_tile(p.head_dim, prefill) / (4 * gpu.clock);
+  result.issue_s = work *
+                   kernels::cuda::instructions_a_tile(p.head_dim, prefill, p.prefix.trellis) /
+                   (4 * gpu.clock);
   result.issue_rate = kernels::cuda::issue_rate(std::min(ctas_of_sm, result.ctas_an_sm) *
                                                 kernels::cuda::attention_warps(prefill)) /
                       4;

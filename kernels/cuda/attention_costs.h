@@ -13,13 +13,13 @@ namespace rillkv::kernels::cuda {
 /// Warp instructions a CTA issues for a packed tile of 128 tokens, without what ptxas makes part of
 /// others (copies of registers, signs); decode's for 8 query rows.
 constexpr int instructions_a_tile(int head_dim, bool prefill, bool trellis = false) {
-  if (trellis && !prefill) return head_dim == 64 ? 3159 : 5314;
+  if (trellis && !prefill) return head_dim == 64 ? 4388 : 6830;
   if (prefill) return head_dim == 64 ? 9398 : 13642;
   return head_dim == 64 ? 3159 : 5314;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill, bool trellis = false) {
-  if (trellis && !prefill) return head_dim == 64 ? 709 : 1378;
+  if (trellis && !prefill) return head_dim == 64 ? 1016 : 1710;
   if (prefill) return head_dim == 64 ? 2752 : 5358;
   return head_dim == 64 ? 709 : 1378;
 }

@@ -70,11 +70,24 @@ __device__ constexpr int trellis_value_codes_at() {
       static_cast<size_t>(trellis_value_path_at<D>()), D, kAttentionTile));
 }
 
+/// All threads; kBytes a multiple of 16.
+template <int kBytes>
+__device__ inline void copy_bytes_async(uint8_t* to, const uint8_t* from) {
+  const int thread = opaque(static_cast<int>(threadIdx.x));
+  const uint32_t shared = shared_address(to) + 16 * static_cast<uint32_t>(thread);
+  from += 16 * thread;
+  unrolled<0, kBytes, 16 * kDecodeThreads>([&](auto at) {
+    if (at.value + 16 * kDecodeThreads <= kBytes || 16 * thread < kBytes - at.value) {
+      copy_async_16<at.value>(shared, from);
+    }
+  });
+}
+
 /// Scales, widths and path planes of a key block, and R(t0).
 template <int D>
 __device__ inline void copy_trellis_key_scales(uint8_t* to, float* start, const uint8_t* block,
                                                const float* rotation) {
-  copy_block_async<D, kDecodeThreads>(to, block, trellis_key_codes_at<D>());
+  copy_bytes_async<trellis_key_codes_at<D>()>(to, block);
   const int thread = opaque(static_cast<int>(threadIdx.x)),
             i = 4 * (thread - (kDecodeThreads - D / 4));
   if (i >= 0) copy_async_16(shared_address(start + i), rotation + i);
@@ -99,8 +112,7 @@ __device__ inline void copy_trellis_key_codes(uint8_t* to, const uint8_t* block,
 template <int D>
 __device__ inline void copy_trellis_value_path(uint8_t* to, const uint8_t* block) {
   constexpr int kPath = trellis_value_path_at<D>();
-  copy_block_async<D, kDecodeThreads>(to + kPath, block + kPath,
-                                      trellis_value_codes_at<D>() - kPath);
+  copy_bytes_async<trellis_value_codes_at<D>() - kPath>(to + kPath, block + kPath);
 }
 /// The rest of a value block.
 template <int D>
@@ -162,7 +174,10 @@ struct TrellisCodes {
   __device__ TrellisCodes(const uint8_t* codes, uint32_t subsets_at, uint32_t word)
       : words(shared_address(codes), opaque(word)),
         turns(opaque(word)),
-        subsets(subset_word<D>(subsets_at, opaque(word))) {}
+        subsets(subset_word<D>(subsets_at, opaque(word))) {
+    turns.crumbs = opaque(turns.crumbs);
+    turns.bits = opaque(turns.bits);
+  }
 
   /// What expand_levels takes, of the lower channel of a pair or of its partner.
   template <int kWidth, bool kNext>
@@ -206,7 +221,15 @@ __device__ inline void expand_pair(uint32_t (&z)[8], const TrellisCodes<D>& lane
 #pragma unroll
     for (int e = 0; e < 4; ++e) z[4 + e] = x[e];
   };
-  with_trellis_width((place.w & 255) + 1, levels);
+  // b's bits; the commonest first.
+  const uint32_t part = place.w & 255;
+  if (part == 3) {
+    levels(Constant<4>());
+  } else if (part == 4) {
+    levels(Constant<5>());
+  } else if (part < 8) {
+    with_trellis_width(part + 1, levels);
+  }
 }
 
 // ---- values ----
@@ -348,6 +371,9 @@ __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Proba
   const uint32_t word = static_cast<uint32_t>(8 * half) + 2 * (lane & 3);
   const auto from = static_cast<uint32_t>(first_operand / 2);
   const uint32_t bytes = from | (from + 2) << 4 | (from + 4) << 8 | (from + 6) << 12;
+  // Operands of wider pairs alone, and the one that has a few.
+  const int whole = wide_pairs / 8, mixed = wide_pairs % 8 != 0 ? whole : -1;
+  const auto wide_rows = static_cast<uint32_t>(wide_pairs % 8);
   const LevelTurns turns(word);
   const uint32_t subset_at = subset_word<D>(subsets, word);
   const uint32_t codes_at = opaque(shared_address(codes));
@@ -363,15 +389,14 @@ __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Proba
     const auto wide = TrellisRows<D>::template of < kMayWiden ? kWidth : kWidth - 1,
                kMayWiden > (codes_at, subset_at, word, g, wide_pairs);
     unrolled<0, D / 16, 1>([&](auto m) {
-      // Where pairs of both widths meet, an operand of each, in which the others' rows are zeros.
-      const bool some_wide = kMayWiden && 8 * m.value < wide_pairs;
-      const bool some_narrow = 8 * m.value + 8 > wide_pairs;
-      const auto add = [&](auto own, const TrellisRows<D>& rows, bool wider) {
+      const auto add = [&](auto own, const TrellisRows<D>& rows) {
         uint32_t x[2][4];
         trellis_rows<D, own.value, m.value>(x, rows, turns, bytes, magic);
-        if (some_wide && some_narrow && (8 * m.value + static_cast<int>(g) < wide_pairs) != wider) {
+        if (m.value == mixed) {
+          asm volatile("" ::: "memory");  // a branch, not a choice for every operand
+          const bool keep = (g < wide_rows) == (own.value != kWidth);
 #pragma unroll
-          for (int e = 0; e < 8; ++e) x[e / 4][e % 4] = 0;
+          for (int e = 0; e < 8; ++e) x[e / 4][e % 4] = keep ? x[e / 4][e % 4] : 0;
         }
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
@@ -380,9 +405,14 @@ __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Proba
         }
       };
       if constexpr (kMayWiden) {
-        if (some_wide) add(Constant<kWidth + 1>(), wide, true);
+        if (m.value < whole) {
+          add(Constant<kWidth + 1>(), wide);
+          return;
+        }
+        // Pairs of both widths: an operand of each, in which the others' rows are zeros.
+        if (m.value == mixed) add(Constant<kWidth + 1>(), wide);
       }
-      if (some_narrow) add(Constant<kWidth>(), narrow, false);
+      add(Constant<kWidth>(), narrow);
     });
   });
 }
