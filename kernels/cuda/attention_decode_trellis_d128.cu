@@ -1,5 +1,5 @@
-// Instantiations of the decode kernel for trellis blocks, head_dim 128. Four CTAs an SM, three where
-// shared memory is 164 KB.
+// Instantiations of the decode kernel for trellis blocks, head_dim 128. Four CTAs an SM, three
+// where shared memory is 164 KB.
 #include "kernels/cuda/attention_decode.cuh"
 
 extern "C" __global__ void __launch_bounds__(rillkv::kernels::cuda::kDecodeThreads, 4)

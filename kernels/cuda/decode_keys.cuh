@@ -54,7 +54,8 @@ struct ChannelScales {
   }
 };
 
-/// Called by the D / 64 warps that hold a thread for each pair. `start` cos[D/2], sin[D/2] of R(t0); `queries` [8] rows of float2 [D/2], `stride` apart.
+/// Called by the D / 64 warps that hold a thread for each pair. `start` cos[D/2], sin[D/2] of
+/// R(t0); `queries` [8] rows of float2 [D/2], `stride` apart.
 template <int D, class Scales>
 __device__ inline void prepare_keys(const KeyOperands& out, const Scales& scales,
                                     const float* start, uint32_t queries, int stride, int rows,
