@@ -15,12 +15,14 @@ namespace rillkv::kernels::cuda {
 /// balanced-trellis.
 constexpr int instructions_a_tile(int head_dim, bool prefill, bool trellis = false) {
   if (prefill && trellis) return head_dim == 64 ? 10477 : 15389;
+  if (trellis) return head_dim == 64 ? 4388 : 6830;
   if (prefill) return head_dim == 64 ? 9398 : 13642;
   return head_dim == 64 ? 3159 : 5314;
 }
 /// Cycles of an SM's shared memory for the same: 128 bytes each.
 constexpr int wavefronts_a_tile(int head_dim, bool prefill, bool trellis = false) {
   if (prefill && trellis) return head_dim == 64 ? 3021 : 5840;
+  if (trellis) return head_dim == 64 ? 1016 : 1710;
   if (prefill) return head_dim == 64 ? 2752 : 5358;
   return head_dim == 64 ? 709 : 1378;
 }

@@ -23,6 +23,7 @@
 #include "kernels/cuda/decode_keys.cuh"
 #include "kernels/cuda/decode_rows.cuh"
 #include "kernels/cuda/decode_softmax.cuh"
+#include "kernels/cuda/decode_trellis.cuh"
 #include "kernels/cuda/decode_values.cuh"
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/shared_layout.h"
@@ -128,12 +129,16 @@ __device__ inline void limits_of_rows(int (&limit)[2], int first_index) {
   limit[1] = static_cast<int>(x.y) - first_index + 1;
 }
 
+/// Where things are. kTrellis: of the entries for trellis blocks.
+template <int D, bool kTrellis>
+inline constexpr DecodeShared kDecodeShared(D, kTrellis);
+
 /// The CTA's tiles that are not blocks. Which one it is lies in shared memory, where the pointers
 /// to blocks were: filling a tile takes the registers that outputs leave.
-template <int D, typename T>
+template <int D, typename T, bool kTrellis>
 __device__ inline void attend_rows(DecodeSoftmax& state, float (&o)[D / 16][4],
                                    const AttentionParams& p, const AttentionLaunchParams& launch) {
-  constexpr DecodeShared layout(D);
+  constexpr DecodeShared layout = kDecodeShared<D, kTrellis>;
   uint8_t* tile_memory = attention_shared + layout.values;
 #pragma unroll 1
   for (int i = 0;; ++i) {
@@ -196,10 +201,10 @@ __device__ inline void attend_rows(DecodeSoftmax& state, float (&o)[D / 16][4],
 }
 
 /// The CTA's part: the outputs of its warps, brought to the largest of their maxima.
-template <int D>
+template <int D, bool kTrellis>
 __device__ inline void finish(const DecodeSoftmax& state, const float (&o)[D / 16][4],
                               const AttentionParams& p, const AttentionLaunchParams& launch) {
-  constexpr DecodeShared layout(D);
+  constexpr DecodeShared layout = kDecodeShared<D, kTrellis>;
   const int lane = opaque(lane_id()), warp = warp_id(), my_row = 2 * (lane & 3);
   __syncthreads();
   float* maxima = reinterpret_cast<float*>(attention_shared + layout.maxima);
@@ -260,9 +265,10 @@ __device__ inline void finish(const DecodeSoftmax& state, const float (&o)[D / 1
   }
 }
 
-template <int D, typename T>
+/// kTrellis: blocks are of policy "trellis".
+template <int D, typename T, bool kTrellis = false>
 __device__ void decode(const AttentionLaunchParams& launch) {
-  constexpr DecodeShared layout(D);
+  constexpr DecodeShared layout = kDecodeShared<D, kTrellis>;
   constexpr int kPairWarps = D / 64;  // with a thread a channel pair
   const AttentionParams& p = load_sequence(attention_shared + layout.sequence, launch);
   const int lane = lane_id(), warp = warp_id();
@@ -273,13 +279,17 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   const int first_block = mine.first_block, end_block = mine.end_block, rows = mine.rows;
 
   uint8_t* packed_values = attention_shared + layout.values;
-  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix);
+  uint8_t* packed_keys = packed_values + DecodeShared::value_bytes(D, p.prefix, kTrellis);
   float* start = reinterpret_cast<float*>(attention_shared + layout.rotation);
   const uint32_t queries = shared_address(attention_shared + layout.queries);
   const uint32_t value_table = shared_address(attention_shared + layout.value_table);
   const KeyOperands operands = {shared_address(attention_shared + layout.pairs),
                                 shared_address(attention_shared + layout.operands)};
-  const auto key_codes = static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
+  const uint32_t key_subsets = shared_address(attention_shared + layout.key_subsets);
+  const uint32_t value_subsets = shared_address(attention_shared + layout.value_subsets);
+  const int key_codes =
+      kTrellis ? trellis_key_codes_at<D>()
+               : static_cast<int>(format::channel_codes_offset(D, p.prefix.keys_symmetric));
 
   // Pointers to packed blocks are fetched into shared memory a tile before the blocks, which are
   // fetched a tile before they are worked on: nobody waits for two loads one after the other.
@@ -296,27 +306,56 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   };
   const auto copy_scales = [&](int block) {
     if (block >= end_block) return;
-    copy_key_scales<D, kDecodeThreads>(packed_keys, start, p,
-                                       static_cast<const uint8_t*>(pointer(block, 0)),
-                                       static_cast<const float*>(pointer(block, 1)));
+    const auto* keys = static_cast<const uint8_t*>(pointer(block, 0));
+    const auto* rotation = static_cast<const float*>(pointer(block, 1));
+    if constexpr (kTrellis) {
+      copy_trellis_key_scales<D>(packed_keys, start, keys, rotation);
+    } else {
+      copy_key_scales<D, kDecodeThreads>(packed_keys, start, p, keys, rotation);
+    }
   };
   const auto copy_keys = [&](int block) {  // after its scales
     if (block < end_block) {
-      copy_key_codes<D, kDecodeThreads>(
-          packed_keys, p, static_cast<const uint8_t*>(pointer(block, 0)), packed_keys);
+      const auto* keys = static_cast<const uint8_t*>(pointer(block, 0));
+      if constexpr (kTrellis) {
+        copy_trellis_key_codes<D>(packed_keys, keys, p.key_block_bytes);
+        copy_trellis_value_path<D>(packed_values, static_cast<const uint8_t*>(pointer(block, 2)));
+      } else {
+        copy_key_codes<D, kDecodeThreads>(packed_keys, p, keys, packed_keys);
+      }
     }
     copy_async_commit();
   };
   const auto copy_values = [&](int block) {
-    copy_value_block<D, kDecodeThreads>(
-        packed_values, static_cast<const uint8_t*>(pointer(block, 2)), value_block_size<D>(p));
+    const auto* values = static_cast<const uint8_t*>(pointer(block, 2));
+    if constexpr (kTrellis) {
+      copy_trellis_values<D>(packed_values, values, DecodeShared::value_bytes(D, p.prefix, true));
+    } else {
+      copy_value_block<D, kDecodeThreads>(packed_values, values, value_block_size<D>(p));
+    }
+  };
+  // Policy "trellis": by D / 32 warps.
+  const auto subsets_of_block = [&](uint32_t to, const uint8_t* path, int turn) {
+    const int position =
+        32 * ((opaque(warp_id()) + D / 32 * turn) & (kDecodeWarps - 1)) + opaque(lane_id());
+    if (position < D) write_subsets<D>(to, path, position);
   };
   // Warps take turns, so that the SM's schedulers have equal work.
   const auto prepare = [&](int block) {
     const int from = (block * kPairWarps) & (kDecodeWarps - 1);
     if (block < end_block && warp >= from && warp < from + kPairWarps) {
-      prepare_keys<D>(operands, packed_keys, p.prefix.keys_symmetric, start, queries,
-                      DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
+      if constexpr (kTrellis) {
+        prepare_keys<D>(operands, TrellisScales<D>{packed_keys}, start, queries,
+                        DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
+      } else {
+        prepare_keys<D>(operands, ChannelScales<D>{packed_keys, p.prefix.keys_symmetric}, start,
+                        queries, DecodeShared::query_stride(D), rows, 32 * (warp - from) + lane);
+      }
+    }
+    if constexpr (kTrellis) {
+      if (block < end_block) {
+        subsets_of_block(key_subsets, packed_keys + format::trellis_key_path_offset(D), block + 1);
+      }
     }
   };
 
@@ -346,7 +385,8 @@ __device__ void decode(const AttentionLaunchParams& launch) {
   }
 
   DecodeSoftmax state;
-  float o[D / 16][4] = {};
+  float o[D / 16 + (kTrellis ? 1 : 0)][4] = {};
+  int reference_scale = -1 << 16;  // of policy "trellis": none yet
   const int half = warp >> 1, share = warp & 1;
   const uint32_t exchange =
       shared_address(attention_shared + layout.exchange) + 16 * static_cast<uint32_t>(lane);
@@ -361,7 +401,19 @@ __device__ void decode(const AttentionLaunchParams& launch) {
     copy_async_commit();
 
     float s[4][4] = {};
-    add_key_scores<D>(s, operands, packed_keys + key_codes, p.in_block_half, half, share);
+    if constexpr (kTrellis) {
+      subsets_of_block(value_subsets, packed_values + trellis_value_path_at<D>(), i);
+      add_key_scores<D>(
+          s, operands,
+          [&](uint32_t word) {
+            return TrellisCodes<D>(packed_keys + key_codes, key_subsets, word);
+          },
+          p.in_block_half, half, share);
+    } else {
+      add_key_scores<D>(
+          s, operands, [&](uint32_t word) { return ChannelCodes(packed_keys + key_codes, word); },
+          p.in_block_half, half, share);
+    }
     // This warp keeps operands 2 share and 2 share + 1.
     const auto send = [&](int slot, const float(&x)[4]) {
       store_shared_16(exchange + static_cast<uint32_t>(1024 * (warp ^ 1) + 512 * slot),
@@ -403,22 +455,37 @@ __device__ void decode(const AttentionLaunchParams& launch) {
       });
     }
     Probabilities probabilities[2];
-    softmax(kept, scale_log2, state, probabilities, o);
-    if (p.prefix.values_channel_major) {
-      if (warp < kPairWarps) {
-        prepare_channel_values<D>(value_table, packed_values, static_cast<int>(threadIdx.x));
-      }
-      __syncthreads();
-      add_channel_values<D>(o, probabilities, value_table, packed_values, half, 2 * share);
+    if constexpr (kTrellis) {
+      softmax(kept, scale_log2, state, probabilities, o,
+              weigh_tokens(reference_scale, o, packed_values, half, 2 * share));
+      add_trellis_values<D>(o, probabilities, packed_values + trellis_value_codes_at<D>(),
+                            value_subsets, p.prefix.value_width, p.prefix.value_wide_pairs, half,
+                            2 * share);
     } else {
-      add_token_values<D>(o, probabilities, packed_values, p.prefix.value_groups,
-                          p.prefix.value_bits, half, 2 * share);
+      softmax(kept, scale_log2, state, probabilities, o);
+      if (p.prefix.values_channel_major) {
+        if (warp < kPairWarps) {
+          prepare_channel_values<D>(value_table, packed_values, static_cast<int>(threadIdx.x));
+        }
+        __syncthreads();
+        add_channel_values<D>(o, probabilities, value_table, packed_values, half, 2 * share);
+      } else {
+        add_token_values<D>(o, probabilities, packed_values, p.prefix.value_groups,
+                            p.prefix.value_bits, half, 2 * share);
+      }
     }
     prepare(i + 1);
   }
 
-  attend_rows<D, T>(state, o, p, launch);
-  finish<D>(state, o, p, launch);
+  if constexpr (kTrellis) {
+    float sums[D / 16][4];
+    settle_values<D>(sums, o, reference_scale, p.prefix.value_width, p.prefix.value_wide_pairs);
+    attend_rows<D, T, true>(state, sums, p, launch);
+    finish<D, true>(state, sums, p, launch);
+  } else {
+    attend_rows<D, T, false>(state, o, p, launch);
+    finish<D, false>(state, o, p, launch);
+  }
 }
 
 }  // namespace rillkv::kernels::cuda

@@ -39,9 +39,6 @@ bool fast_segment(const DenseSegment& s) {
           aligned(s.cos) && aligned(s.sin));
 }
 
-/// Whether there are entries for trellis blocks.
-constexpr bool kTrellisPrefill = true, kTrellisDecode = false;
-
 /// The entry of a fast path, by what its blocks are.
 const char* fast_entry(bool decode, bool trellis, int head_dim, bool bf16) {
   // [trellis][head_dim 128][bf16]
@@ -59,11 +56,10 @@ const char* fast_entry(bool decode, bool trellis, int head_dim, bool bf16) {
 }
 
 /// What the fast paths assume beyond the parameters' own contract. `blocks`: there are any.
-bool fast(const AttentionParams& p, bool blocks, bool decode) {
+bool fast(const AttentionParams& p, bool blocks) {
   const PackedPrefix& x = p.prefix;
   const int D = p.head_dim;
   if ((D != 64 && D != 128) || p.dtype == Dtype::kFloat32) return false;
-  if (x.trellis && !(decode ? kTrellisDecode : kTrellisPrefill)) return false;
   if (blocks) {
     if (p.block_size != kAttentionTile) return false;
     if (!aligned(p.in_block_half)) return false;
@@ -165,7 +161,7 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
   for (int i = 0; i < count; ++i) {
     const AttentionParams& p = sequences[i];
     tiles = std::max(tiles, tiles_of(p));
-    all_fast = all_fast && fast(p, steps || p.prefix.block_count > 0, decode);
+    all_fast = all_fast && fast(p, steps || p.prefix.block_count > 0);
     // Blocks to come may be larger than the largest now, unless all have one size.
     known = known && (steps ? p.key_block_bytes > 0 && !p.prefix.keys_symmetric
                             : p.prefix.block_count == 0 || p.key_block_bytes > 0);
@@ -179,7 +175,7 @@ Plan plan_attention(const Queue& queue, const AttentionParams* sequences, int co
     const int key_bytes = known ? most_key_bytes : key_block_bytes_at_most(D);
     const int value_codes = std::max(most_value_bytes - trellis_value_meta_bytes(D), 0);
     plan.shared_bytes = static_cast<size_t>(
-        decode ? DecodeShared(D).bytes(D, key_bytes + most_value_bytes)
+        decode ? DecodeShared(D, first.prefix.trellis).bytes(D, key_bytes + most_value_bytes)
         : first.prefix.trellis
             ? PrefillTrellisShared(D).bytes(D, value_codes, known ? most_key_bytes : 0)
             : PrefillShared(D).bytes(D, known ? most_key_bytes : 0));

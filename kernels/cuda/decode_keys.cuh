@@ -36,14 +36,32 @@ struct KeyOperands {
   uint32_t queries;  // uint4 [D/8 steps][8 rows][4 pairs]: B of z c and z s, B of c and s, -
 };
 
-/// Called by the D / 64 warps that hold a thread for each pair. `meta` is the block, up to its
-/// codes; `start` cos[D/2], sin[D/2] of R(t0); `queries` [8] rows of float2 [D/2], `stride` apart.
+/// What prepare_keys reads of a channel block.
 template <int D>
-__device__ inline void prepare_keys(const KeyOperands& out, const uint8_t* meta, bool symmetric,
+struct ChannelScales {
+  const uint8_t* meta;  // the block, up to its codes
+  bool symmetric;
+
+  __device__ PairPlace<D> place(int pair) const {
+    return {meta + format::channel_widths_offset(D, symmetric), pair};
+  }
+  /// Of a channel whose width `place` tells.
+  __device__ CodeScale scale(int channel, int width) const {
+    const auto* lo = reinterpret_cast<const uint16_t*>(meta);
+    const auto* step =
+        reinterpret_cast<const uint16_t*>(meta + format::channel_step_offset(D, symmetric));
+    return code_scale(lo, step, channel, width, symmetric);
+  }
+};
+
+/// Called by the D / 64 warps that hold a thread for each pair. `start` cos[D/2], sin[D/2] of
+/// R(t0); `queries` [8] rows of float2 [D/2], `stride` apart.
+template <int D, class Scales>
+__device__ inline void prepare_keys(const KeyOperands& out, const Scales& scales,
                                     const float* start, uint32_t queries, int stride, int rows,
                                     int pair) {
   constexpr int kHalf = D / 2;
-  const PairPlace<D> place(meta + format::channel_widths_offset(D, symmetric), pair);
+  const auto place = scales.place(pair);
   const int first = format::first_width(place.own), second = format::second_width(place.own);
   const format::PlaneOffsets at = plane_offsets(place.before, place.total, kAttentionTile);
   store_shared_16(out.pairs + 16 * static_cast<uint32_t>(place.rank),
@@ -51,11 +69,7 @@ __device__ inline void prepare_keys(const KeyOperands& out, const uint8_t* meta,
                    static_cast<uint32_t>(pair) << 9 |
                        (first == second ? static_cast<uint32_t>(first) : place.own)});
 
-  const auto* lo = reinterpret_cast<const uint16_t*>(meta);
-  const auto* step =
-      reinterpret_cast<const uint16_t*>(meta + format::channel_step_offset(D, symmetric));
-  const CodeScale a = code_scale(lo, step, pair, first, symmetric);
-  const CodeScale b = code_scale(lo, step, pair + kHalf, second, symmetric);
+  const CodeScale a = scales.scale(pair, first), b = scales.scale(pair + kHalf, second);
   const float c = kKeyUnit * start[pair], s = kKeyUnit * start[kHalf + pair];
   // Neighbours of one width are neighbours in rank: odd steps take rows in the other order, so that
   // eight lanes meet all banks.
@@ -82,9 +96,16 @@ __device__ inline void prepare_keys(const KeyOperands& out, const uint8_t* meta,
   }
 }
 
+/// A lane's codes of a channel block.
+struct ChannelCodes : WordOfPlanes {
+  using Constants = ExpandConstants;
+  __device__ ChannelCodes(const uint8_t* codes, uint32_t word)
+      : WordOfPlanes(shared_address(codes), word) {}
+};
+
 /// Codes of both channels of a pair, eight tokens: z[e] is of word's token e, the lower channel in
 /// its low half.
-__device__ inline void expand_pair(uint32_t (&z)[8], const WordOfPlanes& words, uint4 place,
+__device__ inline void expand_pair(uint32_t (&z)[8], const ChannelCodes& words, uint4 place,
                                    const ExpandConstants& constants) {
   const format::PlaneOffsets at = {place.x, place.y, place.z};
   const uint32_t own = place.w & 255;
@@ -125,17 +146,16 @@ __device__ inline void expand_pair(uint32_t (&z)[8], const WordOfPlanes& words, 
 }
 
 /// Scores of 64 tokens, half `half` of the block, over the pairs of every other step from `share`
-/// on. `codes` are the block's; `rotations` is AttentionParams::in_block_half.
-template <int D>
-__device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& operands,
-                                      const uint8_t* codes, const uint16_t* rotations, int half,
-                                      int share) {
+/// on. codes(word): the lane's, for expand_pair; `rotations` is AttentionParams::in_block_half.
+template <int D, typename Codes>
+__device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& operands, Codes codes,
+                                      const uint16_t* rotations, int half, int share) {
   const auto lane = static_cast<uint32_t>(lane_id());
   const uint32_t word = static_cast<uint32_t>(8 * half) + (lane >> 2);
-  const WordOfPlanes words(shared_address(codes), word);
+  auto lane_codes = codes(word);
   const size_t angles = opaque(__cvta_generic_to_global(rotations + pair_rotations_offset(D)) +
                                16 * static_cast<size_t>(word));
-  const ExpandConstants constants;
+  const typename decltype(lane_codes)::Constants constants;
   uint32_t pairs = operands.pairs + static_cast<uint32_t>(64 * share) + 16 * (lane & 3);
   uint32_t queries = operands.queries + static_cast<uint32_t>(512 * share) + 16 * lane;
   // Two steps at a time: their cosines and sines are one operand.
@@ -148,7 +168,7 @@ __device__ inline void add_key_scores(float (&s)[4][4], const KeyOperands& opera
       const uint32_t row = place.w & ~511u;
       const uint4 low = load_constant_16(angles + row), high = load_constant_16<256>(angles + row);
       uint32_t z[8];
-      expand_pair(z, words, place, constants);
+      expand_pair(z, lane_codes, place, constants);
       __syncwarp();  // widths may differ
       const uint4 b = load_shared_16(queries);
       queries += 1024;

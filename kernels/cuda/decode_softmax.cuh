@@ -27,11 +27,18 @@ __device__ inline float over_tokens(float x, F f) {
 /// probabilities of up to 2^8, far inside fp16. (The conditional rescaling of FlashAttention-4.)
 inline constexpr float kMaxGrowth = 8.0f;
 
+/// The probability itself.
+struct Unweighted {
+  __device__ float operator()(int, int, float probability) const { return probability; }
+};
+
 /// Scores become probabilities; `scale_log2` of both rows. Earlier sums `o` [channels x rows] fade.
-template <int kOperands, int kChannels>
+/// What values are to be multiplied by is weight(t, i, probability), of the tokens g + 8 i of
+/// operand t.
+template <int kOperands, int kChannels, typename Weight = Unweighted>
 __device__ inline void softmax(const float (&s)[kOperands][4], const float (&scale_log2)[2],
                                DecodeSoftmax& state, Probabilities (&p)[kOperands],
-                               float (&o)[kChannels][4]) {
+                               float (&o)[kChannels][4], Weight weight = {}) {
   float fade[2], exponent[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -54,7 +61,7 @@ __device__ inline void softmax(const float (&s)[kOperands][4], const float (&sca
       const float b = exp2_fast(fmaf(s[t][2 * i + 1], scale_log2[1], -exponent[1]));
       state.sum[0] += a;
       state.sum[1] += b;
-      p[t].b[i] = transposed(Pair<__half>::pack(a, b));
+      p[t].b[i] = transposed(Pair<__half>::pack(weight(t, i, a), weight(t, i, b)));
     }
   }
   // The first tile, and hardly ever another.

@@ -136,6 +136,12 @@ __device__ inline uint32_t load_shared_2(uint32_t address) {
   return x;
 }
 template <int kOffset = 0>
+__device__ inline uint32_t load_shared_1(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u8 %0, [%1 + %2];" : "=r"(x) : "r"(address), "n"(kOffset) : "memory");
+  return x;
+}
+template <int kOffset = 0>
 __device__ inline uint32_t load_shared(uint32_t address) {
   uint32_t x;
   asm volatile("ld.shared.u32 %0, [%1 + %2];" : "=r"(x) : "r"(address), "n"(kOffset) : "memory");

@@ -34,6 +34,10 @@
   X(rillkv_decode_d64_fp16)           \
   X(rillkv_decode_d128_bf16)          \
   X(rillkv_decode_d128_fp16)          \
+  X(rillkv_decode_trellis_d64_bf16)   \
+  X(rillkv_decode_trellis_d64_fp16)   \
+  X(rillkv_decode_trellis_d128_bf16)  \
+  X(rillkv_decode_trellis_d128_fp16)  \
   X(rillkv_merge_d64)                 \
   X(rillkv_merge_d128)                \
   X(rillkv_expand_slice_d64)          \

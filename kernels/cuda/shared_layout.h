@@ -415,12 +415,15 @@ struct DecodeShared {
   int sums;         // float[4 warps][8 rows]
   int exchange;     // uint4[4 warps][2][32 lanes]: scores on their way to another warp
   int value_table;  // uint4[D], policy "ema" (decode_values.cuh)
-  int rotation;     // float[D]: cos and sin of R(t0)
-  int next;         // pointers to four tiles' blocks
-  int sequence;     // DecodeSequence
-  int values;       // packed values; tile; sums
+  int key_subsets;  // policy "trellis": subset_bytes (decode_trellis.cuh)
+  int value_subsets;
+  int rotation;  // float[D]: cos and sin of R(t0)
+  int next;      // pointers to four tiles' blocks
+  int sequence;  // DecodeSequence
+  int values;    // packed values; tile; sums
 
-  RILLKV_HOST_DEVICE constexpr explicit DecodeShared(int head_dim)
+  /// trellis: of the entries for trellis blocks.
+  RILLKV_HOST_DEVICE constexpr explicit DecodeShared(int head_dim, bool trellis = false)
       : pairs(0),
         operands(pairs + 8 * head_dim),
         queries(operands + 64 * head_dim),
@@ -430,15 +433,25 @@ struct DecodeShared {
         sums(maxima + 4 * kDecodeWarps * kDecodeRows),
         exchange(sums + 4 * kDecodeWarps * kDecodeRows),
         value_table(exchange + kDecodeWarps * 2 * 512),
-        rotation(value_table + 16 * head_dim),
+        key_subsets(value_table + (trellis ? 0 : 16 * head_dim)),
+        value_subsets(key_subsets + (trellis ? subset_bytes(head_dim) : 0)),
+        rotation(value_subsets + (trellis ? subset_bytes(head_dim) : 0)),
         next(rotation + 4 * head_dim),
         sequence(next + 128),
         values((sequence + DecodeSequence::kBytes + 511) & ~511) {}  // a tile's swizzle wants it
+  /// Crumb planes of the subsets of a block's channels: their words 0 .. 3, then 4 .. 7, 16 bytes a
+  /// channel each. With 16 bytes between, those of four pairs that are neighbours meet all banks.
+  RILLKV_HOST_DEVICE static constexpr int subset_bytes(int head_dim) { return 32 * head_dim + 16; }
   /// Bytes of a row of queries: two rows of 4 lanes' 16 bytes meet all banks.
   RILLKV_HOST_DEVICE static constexpr int query_stride(int head_dim) { return 4 * head_dim + 64; }
   /// Of packed values: what precedes the packed keys. Token and trellis blocks have one size.
   RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x) {
-    if (x.trellis) {
+    return value_bytes(head_dim, x, x.trellis);
+  }
+  /// The same for a kernel, which knows whether blocks are of policy "trellis".
+  RILLKV_HOST_DEVICE static constexpr int value_bytes(int head_dim, const PackedPrefix& x,
+                                                      bool trellis) {
+    if (trellis) {
       return static_cast<int>(
           format::trellis_value_bytes(head_dim, 128, x.value_width, x.value_wide_pairs));
     }

@@ -21,7 +21,7 @@ class CudaAttentionTest : public ToleranceTest {
     const bool decode = entry.find("decode") != std::string::npos;
     const int D = shape.head_dim, blocks = kernels::cuda::key_block_bytes_at_most(D) +
                                            kernels::cuda::value_block_bytes_at_most(D);
-    const int most = decode          ? kernels::cuda::DecodeShared(D).bytes(D, blocks)
+    const int most = decode ? kernels::cuda::DecodeShared(D, shape.trellis).bytes(D, blocks)
                      : shape.trellis ? kernels::cuda::PrefillTrellisShared(D).bytes(
                                            D,
                                            kernels::cuda::trellis_value_code_bytes(

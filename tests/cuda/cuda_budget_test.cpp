@@ -71,6 +71,22 @@ std::map<std::string, Use> launched() {
       }
     }
   }
+  // Preset balanced-trellis.
+  for (int head_dim : {64, 128}) {
+    for (auto dtype : {kernels::Dtype::kBFloat16, kernels::Dtype::kFloat16}) {
+      kernels::cuda::AttentionParams p;
+      p.heads = p.kv_heads = 1;
+      p.head_dim = head_dim;
+      p.dtype = dtype;
+      p.query_count = 1;
+      p.prefix.block_count = 4;
+      p.prefix.trellis = true;
+      p.prefix.value_wide_pairs = 5 * head_dim / 16;
+      p.key_block_bytes =
+          static_cast<int32_t>(format::trellis_key_bytes(head_dim, 128, head_dim * 65 / 16));
+      cuda::attend(queue, &p, 1, &unused, size_t{1} << 30);
+    }
+  }
   for (int head_dim : {64, 128}) {
     kernels::cuda::AttentionParams p = trellis_shape(head_dim, Dtype::kBFloat16);
     for (auto dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {

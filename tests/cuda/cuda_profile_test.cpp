@@ -220,10 +220,14 @@ TEST(CudaProfileTest, ATileCostsWhatTheModelSays) {
 // The same of preset balanced-trellis: keys of 4.0625 bits, values of 4.625.
 TEST(CudaProfileTest, ATrellisTileCostsWhatTheModelSays) {
   for (int head_dim : {64, 128}) {
-    Shape shape = trellis_shape_of(head_dim, 32, Dtype::kBFloat16, 4, head_dim / 2 * 5 / 8);
-    shape.key_widths = {3, 4, 4, 4, 4, 4, 4, 5};
-    shape.equal_shares = true;
-    expect_cost(shape, true);
+    for (bool prefill : {false, true}) {
+      Shape shape =
+          trellis_shape_of(head_dim, prefill ? 32 : 2, Dtype::kBFloat16, 4, head_dim / 2 * 5 / 8);
+      shape.key_widths = std::vector<int>(16, 4);
+      shape.key_widths[0] = 5;
+      shape.equal_shares = true;
+      expect_cost(shape, prefill);
+    }
   }
 }
 

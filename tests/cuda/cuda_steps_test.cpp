@@ -272,6 +272,38 @@ TEST_P(CudaStepsTest, EmaLayout) {
   }
 }
 
+// One graph over trellis blocks, over splits and without any block, in every entry.
+TEST_P(CudaStepsTest, TrellisLayout) {
+  under_every_order([&] {
+    for (int head_dim : {64, 128}) {
+      for (Dtype dtype : {Dtype::kBFloat16, Dtype::kFloat16}) {
+        const Shape shape = {.heads = 6,
+                             .kv_heads = 2,
+                             .head_dim = head_dim,
+                             .dtype = dtype,
+                             .trellis = true,
+                             .key_widths = {3, 4, 4, 5},
+                             .value_width = 4,
+                             .value_wide_pairs = 5 * head_dim / 16,
+                             .rotate_output = true};
+        check(shape, 2, 12, {{{2, 37}, {0, 0}, {1, 127}}, {{3, 0}, {2, 126}, {0, 5}}});
+        EXPECT_GT(splits_, 1);
+      }
+    }
+  });
+  // 2, 4 and 8 warps merge.
+  for (int planned : {10, 30, 100}) {
+    const Shape shape = {.heads = 2,
+                         .dtype = Dtype::kBFloat16,
+                         .trellis = true,
+                         .key_widths = {4},
+                         .value_wide_pairs = 20,
+                         .rotate_output = true};
+    check(shape, planned, 132, {{{planned == 100 ? 40 : planned, 77}, {3, 0}}});
+    EXPECT_GT(splits_, 8);
+  }
+}
+
 // As many splits as there may be, more than most sequences have tiles: 2, 4 and 8 warps merge.
 TEST_P(CudaStepsTest, ManySplits) {
   for (int planned : {10, 30, 100}) {

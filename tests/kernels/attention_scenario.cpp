@@ -180,7 +180,7 @@ std::vector<uint8_t> Scenario::random_trellis_keys(double size) {
   return bytes;
 }
 
-std::vector<uint8_t> Scenario::random_trellis_values() {
+std::vector<uint8_t> Scenario::random_trellis_values(int n) {
   std::vector<int> widths;
   for (int p = 0; p < shape_.head_dim / 2; ++p) {
     widths.push_back(shape_.value_width + (p < shape_.value_wide_pairs ? 1 : 0));
@@ -190,7 +190,8 @@ std::vector<uint8_t> Scenario::random_trellis_values() {
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random_() & 255);
   std::uniform_real_distribution<double> reach(1.0, 3.0);
   for (size_t t = 0; t < static_cast<size_t>(shape_.block_size); ++t) {
-    const double step = std::ldexp(reach(random_), -shape_.value_width - 1);
+    const int octaves = shape_.value_octaves.empty() ? 0 : shape_.value_octaves[size_t(n)];
+    const double step = std::ldexp(reach(random_), octaves - shape_.value_width - 1);
     bytes[t] = static_cast<uint8_t>(136 + std::lround(8 * std::log2(step)));
   }
   return bytes;
@@ -211,7 +212,7 @@ void Scenario::add_block(int n, int kv_head) {
   };
   if (shape_.trellis) {
     keys_.push_back(random_trellis_keys(size));
-    values_.push_back(random_trellis_values());
+    values_.push_back(random_trellis_values(n));
     return add_tokens(
         reference::trellis_key_values(keys_.back().data(), shape_.block_size, shape_.head_dim),
         reference::trellis_value_values(values_.back().data(), shape_.block_size, shape_.head_dim,

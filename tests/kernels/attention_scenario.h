@@ -31,6 +31,8 @@ struct Shape {
   int value_groups = 1;
   int value_width = 4;  // of trellis blocks, one more for the pairs before value_wide_pairs
   int value_wide_pairs = 0;
+  std::vector<int> value_octaves = {};  // of each trellis block: its values are 2^that times
+                                        // as large
   bool rotate_output = false;
   int sink_capacity = 8;
   int sinks = 8;
@@ -98,7 +100,7 @@ class Scenario {
   void add_block(int n, int kv_head);
   std::vector<int> random_pair_widths();
   std::vector<uint8_t> random_trellis_keys(double size);
-  std::vector<uint8_t> random_trellis_values();
+  std::vector<uint8_t> random_trellis_values(int n);
   void add_dense(Dense& dense, int count, int64_t first_index);
   double key_size(int64_t index) const;
   void add_rotation(int64_t position, std::vector<float>& cosines, std::vector<float>& sines) const;
