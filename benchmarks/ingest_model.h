@@ -1,5 +1,6 @@
 // What taking a chunk into the cache should cost on a GPU, policy "adaptive", preset balanced (and
-// of packing what error feedback and policy "trellis" take instead), bf16: rillkv_ingest_* and rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run
+// of packing what error feedback and policy "trellis" take instead), bf16: rillkv_ingest_* and
+// rillkv_pack_* (kernels/cuda/ingest.h), one launch each. Nothing is run
 // or measured: instructions are counted by the PTX executor (CudaIngestModelTest compares; it
 // counts PTX, of which ptxas folds negations and moves), latencies are those of
 // kernels/cuda/attention_costs.h.
@@ -96,12 +97,12 @@ inline double value_rows_chain_cycles(const IngestShape& s) {
          instructions_of_value_rows(s) / kernels::cuda::kIssueRate;
 }
 
-// ---- keys with error feedback: positions wait for one another (kernels/cuda/feedback_tile.cuh) ----
+// ---- keys with error feedback: positions wait for one another (feedback_tile.cuh) ----
 
 /// Everything before the rounding: the tile; variances, two sums of the block's tokens; the order,
 /// M, from moments in the L2 cache; its factors, eight pivots a panel, each a division that waits
-/// for the one before (60 cycles) and its multiply-adds, two barriers and what the next panel takes;
-/// the search for widths.
+/// for the one before (60 cycles) and its multiply-adds, two barriers and what the next panel
+/// takes; the search for widths.
 inline double feedback_plan_cycles(const IngestShape& s) {
   const double tile = 2 * kL2Cycles + 2.0 * s.block_size * s.head_dim / kL2BytesACycle;
   const double variances = 2 * kAddCycles * s.block_size + 2 * kDivideCycles;
@@ -119,8 +120,8 @@ inline constexpr double kAffinePositionCycles =
     4 * kAddCycles + kReduceCycles + 10 + 75 + 8 * kAddCycles + 12 + 2 * kAddCycles + kHandOnCycles;
 
 /// A position of trellis codes (kernels/cuda/trellis_coder.cuh) of up to 128 tokens and 4 bits or
-/// more, by one warp: extremes and two ranges, whose errors add up 16 at a time and four shuffles; a
-/// token's four distances, 38 instructions and four tokens a lane; three tokens of the walk in turn
+/// more, by one warp: extremes and two ranges, whose errors add up 16 at a time and four shuffles;
+/// a token's four distances, 38 instructions and four tokens a lane; three tokens of the walk in turn
 /// (three additions and minima, and a shuffle), of which nothing is shorter; choices, 46
 /// instructions a token; maps, 16 a token; 32 maps followed, two instructions each; codes.
 inline constexpr double kWalkCycles = 3 * (kAddCycles + 5) + kShuffleCycles + 3;  // three tokens

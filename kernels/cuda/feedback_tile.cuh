@@ -1,5 +1,5 @@
-// A key block of rillkv_pack_feedback_* or rillkv_pack_trellis_* that is a tile: up to 128 tokens of
-// 64 or 128 elements of 16 bits (kernels/feedback.h). One CTA: positions wait for one another.
+// A key block of rillkv_pack_feedback_* or rillkv_pack_trellis_* that is a tile: up to 128 tokens
+// of 64 or 128 elements of 16 bits (kernels/feedback.h). One CTA: positions wait for one another.
 //
 //   1. The keys, transposed, to shared memory; then a thread a channel sums its variance, while one
 //      warp weighs the pairs and puts them in order.

@@ -65,9 +65,10 @@ struct IngestParams {
 
 inline constexpr int kMaxBlocksPerPack = 64;
 
-/// rillkv_pack_{bf16,fp16,fp32} (policies "adaptive" and "trellis"): every block that a chunk completes, keys and
-/// values of all kv heads, and the pointers to them. Block b holds the virtual tokens b *
-/// block_size ...: the first tail_count of them are the tail's rows, the others the chunk's.
+/// rillkv_pack_{bf16,fp16,fp32} (policies "adaptive" and "trellis"): every block that a chunk
+/// completes, keys and values of all kv heads, and the pointers to them. Block b holds the virtual
+/// tokens b * block_size ...: the first tail_count of them are the tail's rows, the others the
+/// chunk's.
 /// Virtual tokens after the last block go to the tail's rows 0 ... .
 struct PackParams {
   Activation keys;              // [chunk tokens after the sinks, kv_heads, D]

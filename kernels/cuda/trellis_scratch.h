@@ -21,9 +21,9 @@ struct alignas(16) TrellisScratch {
   uint8_t choices[kTokens];
 };
 
-/// Of a CTA of values (trellis_values.cuh), offsets in bytes. Codes: a word of four tokens' for each
-/// channel, words of the same tokens side by side; the one more a row keeps those of a channel in
-/// banks of their own.
+/// Of a CTA of values (trellis_values.cuh), offsets in bytes. Codes: a word of four tokens' for
+/// each channel, words of the same tokens side by side; the one more a row keeps those of a channel
+/// in banks of their own.
 struct TrellisValuesShared {
   int inverses = 0;  // float[block_size]
   int weights;       // float[block_size]

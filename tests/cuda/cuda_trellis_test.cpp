@@ -115,8 +115,8 @@ TEST_P(CudaTrellisTest, EveryWidth) {
 }
 
 // Paths of equal error: all errors are small dyadic numbers, since steps are powers of two. Keys of
-// 3 bits are a scalar quantiser's levels at the first step that is tried, which no other betters, and
-// so are nearly all values (3.75 (k + 0.5), with 15 the largest magnitude).
+// 3 bits are a scalar quantiser's levels at the first step that is tried, which no other betters,
+// and so are nearly all values (3.75 (k + 0.5), with 15 the largest magnitude).
 TEST_P(CudaTrellisTest, TheFirstOfEqualPathsWins) {
   for (Dtype dtype : {Dtype::kFloat16, Dtype::kFloat32}) {
     PackCase c = {1, 64, 128, 0, 128, 1, dtype, 3, 64, 0, true, {3}};
