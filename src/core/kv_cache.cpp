@@ -97,10 +97,6 @@ QuantizedKvCache::State::State(const CacheGeometry& geometry_in, const Compressi
   }
   kernel_dtype(dtype);  // rejects what the kernels do not read
   config.validate_for(geometry.head_dim);
-  RILLKV_CHECK(
-      backend == nullptr || config.policy != Policy::kTrellis,
-      "QuantizedKvCache: policy 'trellis' is not there on CUDA devices yet: expected policy "
-      "'adaptive' (with error_feedback, if you like), or the CPU");
   const bool dense = config.policy == Policy::kDense;
   if (backend != nullptr) stream = backend->stream();
   const int64_t sinks = dense ? 0 : config.attention_sink_size;

@@ -209,8 +209,8 @@ TEST_P(CudaCache, TheGenericPathIsTheSameAsTheCpu) {
   }
 }
 
-// Error feedback: tiles and any other shape, chunks that complete several blocks or part of one,
-// and under the stress protocol short blocks.
+// Error feedback, with affine codes and with trellis codes: tiles and any other shape, chunks that
+// complete several blocks or part of one, and under the stress protocol short blocks.
 TEST_P(CudaCache, ErrorFeedbackIsTheSameAsTheCpus) {
   struct Case {
     int64_t heads, kv_heads, head_dim;
@@ -232,8 +232,12 @@ TEST_P(CudaCache, ErrorFeedbackIsTheSameAsTheCpus) {
   };
   uint64_t i = 0;
   for (const Case& c : cases) {
-    check("balanced", c.protocol, geometry(c.heads, c.kv_heads, c.head_dim), c.dtype, c.chunks, ++i,
-          {str_cat("block_size=", c.block_size), "error_feedback=true"});
+    const CacheGeometry g = geometry(c.heads, c.kv_heads, c.head_dim);
+    const std::string block_size = str_cat("block_size=", c.block_size);
+    check("balanced", c.protocol, g, c.dtype, c.chunks, ++i, {block_size, "error_feedback=true"});
+    if (HasFatalFailure()) return;
+    const char* preset = i % 2 == 0 ? "balanced-trellis" : "compact-trellis";
+    check(preset, c.protocol, g, c.dtype, c.chunks, i, {block_size});
     if (HasFatalFailure()) return;
   }
 }

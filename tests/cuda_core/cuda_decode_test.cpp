@@ -113,10 +113,11 @@ TEST_P(CudaDecode, StepsEqualCpuCaches) {
 // token would have stored.
 TEST_P(CudaDecode, GraphsEqualLaunches) {
   const at::Tensor tokens = random_tokens(config_, 142, 4);
-  for (const char* feedback : {"error_feedback=false", "error_feedback=true"}) {
-    SCOPED_TRACE(feedback);
-    CompressionConfig config = balanced_;
-    config.set(feedback);
+  CompressionConfig feedback = balanced_;
+  feedback.set("error_feedback=true");
+  for (const CompressionConfig& config :
+       {balanced_, feedback, CompressionConfig::preset("balanced-trellis")}) {
+    SCOPED_TRACE(config.to_json());
     LlamaModel model = make_model(at::kHalf);
     QuantizedKvCache with = cache_of(model, config), without = cache_of(model, config);
     if (on_executor()) traffic(*backend()) = {};
@@ -135,19 +136,22 @@ TEST_P(CudaDecode, GraphsEqualLaunches) {
 // Moments are summed by steps, and fade when the block that they complete is packed: the blocks are
 // those of a cache that is fed the same tokens one by one, without steps.
 TEST_P(CudaDecode, StepsWithErrorFeedbackEqualChunksOfOneToken) {
-  CompressionConfig config = balanced_;
-  config.set("error_feedback=true");
+  CompressionConfig feedback = balanced_;
+  feedback.set("error_feedback=true");
   const at::Tensor tokens = random_tokens(config_, 270, 7);
   LlamaModel model = make_model(at::kHalf);
-  QuantizedKvCache steps = cache_of(model, config), chunks = cache_of(model, config);
-  decode(model, steps, tokens, 130);
-  for (int64_t begin = 0; begin < tokens.size(0);) {
-    const int64_t end = begin == 0 ? 130 : begin + 1;
-    model->forward(tokens.slice(0, begin, end), chunks, Logits::kNone);
-    begin = end;
+  for (const CompressionConfig& config :
+       {feedback, CompressionConfig::preset("balanced-trellis")}) {
+    QuantizedKvCache steps = cache_of(model, config), chunks = cache_of(model, config);
+    decode(model, steps, tokens, 130);
+    for (int64_t begin = 0; begin < tokens.size(0);) {
+      const int64_t end = begin == 0 ? 130 : begin + 1;
+      model->forward(tokens.slice(0, begin, end), chunks, Logits::kNone);
+      begin = end;
+    }
+    EXPECT_EQ(steps.blocks(0).size(), 2u);
+    expect_same_bytes(steps, chunks, 0);  // attention between the layers rounds otherwise
   }
-  EXPECT_EQ(steps.blocks(0).size(), 2u);
-  expect_same_bytes(steps, chunks, 0);  // attention between the layers rounds otherwise
 }
 
 // A graph is nobody's: it is replayed for another cache when the one it was captured with is gone.
