@@ -121,8 +121,8 @@ inline constexpr double kAffinePositionCycles =
 
 /// A position of trellis codes (kernels/cuda/trellis_coder.cuh) of up to 128 tokens and 4 bits or
 /// more, by one warp: extremes and two ranges, whose errors add up 16 at a time and four shuffles;
-/// a token's four distances, 38 instructions and four tokens a lane; three tokens of the walk in turn
-/// (three additions and minima, and a shuffle), of which nothing is shorter; choices, 46
+/// a token's four distances, 38 instructions and four tokens a lane; three tokens of the walk in
+/// turn (three additions and minima, and a shuffle), of which nothing is shorter; choices, 46
 /// instructions a token; maps, 16 a token; 32 maps followed, two instructions each; codes.
 inline constexpr double kWalkCycles = 3 * (kAddCycles + 5) + kShuffleCycles + 3;  // three tokens
 inline double trellis_position_cycles(const IngestShape& s) {

@@ -10,8 +10,8 @@
 //             states   all eight    p, p+2, p+4, p+6 2p, 2p+1, 2p+4, 2p+5  4p, 4p+1, 4p+2, 4p+3
 //
 //           Three additions and minima and one shuffle in turn: about 55 cycles on an H100, in
-//           which 51 instructions are issued, 18 a token. (A lane a state and a shuffle a token: 32;
-//           a thread with all states: 27 instructions; either with choices kept: 5 to 8 more.)
+//           which 51 instructions are issued, 18 a token. (A lane a state and a shuffle a token:
+//           32; a thread with all states: 27 instructions; with choices kept: 5 to 8 more.)
 //   choose  From the metrics that walk left, a token a lane: which predecessor won.
 //   trace   Four tokens backwards are a map of eight states, which a lane composes of four lookups
 //           of bytes; maps are followed one after the other, two instructions each (10 cycles).
