@@ -70,8 +70,8 @@ __device__ inline uint32_t symmetric_code(float x, float step, int width, uint32
 }
 
 /// Word `index` of all words of a row's planes (nibble planes, crumbs, bits, in that order), made
-/// of `count` codes, code_at(0) and so on; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and `word`
-/// from the start of the row's planes of that kind.
+/// of `count` codes, code_at(0) and so on; where it goes: `plane` 0 nibbles, 1 crumbs, 2 bits, and
+/// `word` from the start of the row's planes of that kind.
 struct PlaneWord {
   uint32_t bits;
   int plane;

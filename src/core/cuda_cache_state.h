@@ -1,5 +1,5 @@
-// What the layers of one CUDA cache of policy "adaptive" or "trellis" share in device memory: tables
-// of blocks, statistics, and the word that says what could not be quantised.
+// What the layers of one CUDA cache of policy "adaptive" or "trellis" share in device memory:
+// tables of blocks, statistics, and the word that says what could not be quantised.
 #pragma once
 
 #include <ATen/core/Tensor.h>

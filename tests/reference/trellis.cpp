@@ -339,7 +339,7 @@ std::vector<int> scale_choices(const std::vector<double>& x, int width, int wide
     scales.push_back(std::max(widest - k, 0));
     errors.push_back(error);
     // A sum of head_dim / 16 squares and a fold of 4; the granular part has 4 roundings.
-    slacks.push_back(off + std::ldexp(error, -24) * (head_dim / 16 + 10));
+    slacks.push_back(off + std::ldexp(error, -24) * (head_dim / 16.0 + 10));
   }
   // The first error that is not above the next; more than one where rounding may decide.
   std::vector<int> choices;
