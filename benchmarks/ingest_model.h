@@ -113,7 +113,7 @@ inline double feedback_plan_cycles(const IngestShape& s) {
 }
 /// Errors of four positions to the next warp's eight, and the barrier between four positions.
 inline constexpr double kHandOnCycles =
-    (kBarrierCycles + 4 * kSharedCycles / 2 + 4 * 8 * 4 / 2) / 4;
+    (kBarrierCycles + 4 * kSharedCycles / 2 + 4 * 8 * 4 / 2) / 4.0;
 /// A position of affine codes: its extremes, its scale (a quotient, two roundings to fp16 and a
 /// reciprocal), eight dependent steps from a key to its error, and what the next position takes.
 inline constexpr double kAffinePositionCycles =

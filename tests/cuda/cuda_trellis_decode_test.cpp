@@ -1,7 +1,5 @@
 // CUDA decode attention over trellis blocks against naive attention in double. Any bits are a
 // trellis block, so the blocks are noise with sensible scales.
-#include <algorithm>
-
 #include "tests/cuda/attention_fixture.h"
 
 namespace rillkv::test {

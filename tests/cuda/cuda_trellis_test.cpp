@@ -2,7 +2,6 @@
 // tests: everything that rillkv_pack_trellis_* writes.
 #include <string>
 
-#include "kernels/trellis.h"
 #include "tests/cuda/feedback_packer.h"
 
 namespace rillkv::test {
