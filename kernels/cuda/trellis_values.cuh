@@ -31,9 +31,9 @@ __device__ inline float fold_half_warp(float sum) {
 }
 
 /// Step 1: the scale of a token whose channels lane + 16 k are x[k], zero from the last on. Called
-/// by whole warps, a token each half. x loses its signs.
+/// by whole warps, a token each half.
 template <int kOwn>
-__device__ inline int search_value_scale(const PackParams& p, float (&x)[kOwn], int lane) {
+__device__ inline int search_value_scale(const PackParams& p, const float (&x)[kOwn], int lane) {
   const int pairs = p.head_dim / 2;
   float most = 0.0f;
 #pragma unroll
@@ -43,12 +43,11 @@ __device__ inline int search_value_scale(const PackParams& p, float (&x)[kOwn], 
     most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, span));
   }
   const int widest = format::nearest8(__fdiv_rn(most, p.reaches[0]));
-  float reach[kOwn];
+  uint32_t wide = 0;  // a bit a channel
 #pragma unroll
   for (int n = 0; n < kOwn; ++n) {
     const int channel = lane + kLanes * n, pair = channel < pairs ? channel : channel - pairs;
-    x[n] = fabsf(x[n]);
-    reach[n] = pair < p.wide_pairs ? p.reaches[1] : p.reaches[0];
+    wide |= pair < p.wide_pairs ? 1u << n : 0u;
   }
   int best = 0;
   float least = HUGE_VALF;
@@ -60,7 +59,8 @@ __device__ inline int search_value_scale(const PackParams& p, float (&x)[kOwn], 
     float squares = 0.0f;
 #pragma unroll
     for (int n = 0; n < kOwn; ++n) {
-      const float beyond = fmaxf(__fmaf_rn(-size, reach[n], x[n]), 0.0f);
+      const float reach = (wide & 1u << n) != 0 ? p.reaches[1] : p.reaches[0];
+      const float beyond = fmaxf(__fmaf_rn(-size, reach, fabsf(x[n])), 0.0f);
       squares = __fmaf_rn(beyond, beyond, squares);
     }
     const float error =
