@@ -162,8 +162,8 @@ struct WordOfPlanes {
   }
 };
 
-/// f(width as a Constant) for a width of 1 to 8.
-template <typename F>
+/// f(width as a Constant) for a width of 1 to kMost, 7 or 8.
+template <int kMost = format::kMaxWidth, typename F>
 __device__ inline void for_width(uint32_t width, F f) {
   switch (width) {
     case 1:
@@ -179,9 +179,10 @@ __device__ inline void for_width(uint32_t width, F f) {
     case 6:
       return f(Constant<6>());
     case 7:
-      return f(Constant<7>());
+      if constexpr (kMost > 7) return f(Constant<7>());
+      [[fallthrough]];
     default:
-      return f(Constant<8>());
+      return f(Constant<kMost>());
   }
 }
 

@@ -26,32 +26,12 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention_mma.cuh"
+#include "kernels/cuda/channel_pairs.cuh"
 #include "kernels/cuda/decode_keys.cuh"
 #include "kernels/cuda/decode_values.cuh"
 #include "kernels/cuda/trellis_levels.cuh"
 
 namespace rillkv::kernels::cuda {
-
-/// f(width as a Constant) for a width of 1 to 7.
-template <typename F>
-__device__ inline void with_trellis_width(uint32_t width, F f) {
-  switch (width) {
-    case 1:
-      return f(Constant<1>());
-    case 2:
-      return f(Constant<2>());
-    case 3:
-      return f(Constant<3>());
-    case 4:
-      return f(Constant<4>());
-    case 5:
-      return f(Constant<5>());
-    case 6:
-      return f(Constant<6>());
-    default:
-      return f(Constant<7>());
-  }
-}
 
 // ---- copies ----
 
@@ -228,7 +208,7 @@ __device__ inline void expand_pair(uint32_t (&z)[8], const TrellisCodes<D>& lane
   } else if (part == 4) {
     levels(Constant<5>());
   } else if (part < 8) {
-    with_trellis_width(part + 1, levels);
+    for_width<format::kMaxTrellisWidth>(part + 1, levels);
   }
 }
 
@@ -381,7 +361,7 @@ __device__ inline void add_trellis_values(float (&o)[D / 16 + 1][4], const Proba
   const uint32_t ones[4] = {one, one, one, one};
 #pragma unroll
   for (int j = 0; j < 2; ++j) mma_16x8x16(o[D / 16], ones, p[j].b[0], p[j].b[1]);
-  with_trellis_width(static_cast<uint32_t>(width), [&](auto w) {
+  for_width<format::kMaxTrellisWidth>(static_cast<uint32_t>(width), [&](auto w) {
     constexpr int kWidth = w.value;
     constexpr bool kMayWiden = kWidth < format::kMaxTrellisWidth;
     const auto narrow =

@@ -25,27 +25,6 @@
 
 namespace rillkv::kernels::cuda {
 
-/// f(width as a Constant) for a width of 1 to 7.
-template <typename F>
-__device__ inline void for_trellis_width(uint32_t width, F f) {
-  switch (width) {
-    case 1:
-      return f(Constant<1>());
-    case 2:
-      return f(Constant<2>());
-    case 3:
-      return f(Constant<3>());
-    case 4:
-      return f(Constant<4>());
-    case 5:
-      return f(Constant<5>());
-    case 6:
-      return f(Constant<6>());
-    default:
-      return f(Constant<7>());
-  }
-}
-
 /// A lane's words of the planes of trellis channels: word `thread` modulo 16 of the nibbles and
 /// what belongs to its tokens. Addresses in shared memory, of the planes of b and of the subsets.
 struct LevelWords {
@@ -174,7 +153,7 @@ __device__ inline void fill_trellis_keys(uint8_t* tile, const uint8_t* codes, ui
       words.template expand<w.value>(zb, {second.z + later, third.x + half, third.y + quarter},
                                      third.z + quarter, constants);
     };
-    for_trellis_width(byte_of<2>(place), both);
+    for_width<format::kMaxTrellisWidth>(byte_of<2>(place), both);
     const uint4 map = load_shared_16(at);
     uint32_t x[4], y[4];
     const uint32_t c[4] = {cosine.x, cosine.y, cosine.z, cosine.w};
@@ -255,7 +234,7 @@ __device__ inline void fill_trellis_values(uint8_t* tile, const uint8_t* codes,
     at.bits += walk.z;
     at.subsets += 2 * pair;
     uint32_t row = rows + 16 * pair;
-    for_trellis_width(static_cast<uint32_t>(value_width + wide), [&](auto w) {
+    for_width<format::kMaxTrellisWidth>(static_cast<uint32_t>(value_width + wide), [&](auto w) {
       constexpr format::PlaneOffsets kPair =
           format::plane_extents(2 * format::planes_of(w.value - 1), kAttentionTile);
       constexpr uint32_t kLower = twice_power<-(w.value + 1)>();
